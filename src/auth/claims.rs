@@ -1,0 +1,260 @@
+//! The inside of a token: claims (RFC 7519 section 4), read strictly, and what becomes of them.
+
+use std::{collections::HashMap, fmt, sync::Arc};
+
+use jiff::Timestamp;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error, IgnoredAny, MapAccess, Visitor},
+};
+use serde_json::Value;
+
+use crate::topic::{Tenant, TopicFilter};
+
+use super::{
+    AuthError, AuthOptions, Identity, LEEWAY, grants::GrantTemplate, identity::later,
+    keys::KeyError,
+};
+
+/// Filters in one `subscribe` or `publish` claim; more would make every later check slow.
+const MAX_FILTERS: usize = 1000;
+
+/// Bytes of `sub`, `tenant` and `jti`, which stand in keys and logs.
+const MAX_NAME_BYTES: usize = 255;
+
+/// What is demanded of every token, and granted to those that say nothing.
+pub(super) struct ClaimPolicy {
+    issuer: Option<String>,
+    audience: Option<String>,
+    default_subscribe: Vec<GrantTemplate>,
+    default_publish: Vec<GrantTemplate>,
+}
+
+/// A token that was found good in all but time, which has to be asked for at every use.
+pub(super) struct Verified {
+    pub identity: Arc<Identity>,
+    not_before: Option<Timestamp>,
+}
+
+impl Verified {
+    /// # Errors
+    /// [`AuthError::Expired`] or [`AuthError::NotYetValid`].
+    pub fn at(&self, now: Timestamp) -> Result<Arc<Identity>, AuthError> {
+        if self.identity.is_expired(now) {
+            return Err(AuthError::Expired);
+        }
+        if self
+            .not_before
+            .is_some_and(|start| later(now, LEEWAY) < start)
+        {
+            return Err(AuthError::NotYetValid);
+        }
+        Ok(Arc::clone(&self.identity))
+    }
+}
+
+impl ClaimPolicy {
+    /// # Errors
+    /// [`KeyError::DefaultGrant`] for a default grant that is not a topic filter.
+    pub fn new(options: &AuthOptions) -> Result<Self, KeyError> {
+        let subscribe = &options.default_subscribe;
+        let publish = &options.default_publish;
+        Ok(Self {
+            issuer: options.issuer.clone(),
+            audience: options.audience.clone(),
+            default_subscribe: GrantTemplate::parse_all("auth.default_subscribe", subscribe)?,
+            default_publish: GrantTemplate::parse_all("auth.default_publish", publish)?,
+        })
+    }
+
+    /// Reads the payload of a token whose signature is verified.
+    ///
+    /// # Errors
+    /// [`AuthError::BadClaim`], or [`AuthError::Invalid`] for another issuer or audience.
+    pub fn read(&self, payload: &[u8]) -> Result<Verified, AuthError> {
+        let claims: Claims = serde_json::from_slice(payload)
+            .map_err(|_| AuthError::Malformed("claims are not one object of distinct names"))?;
+        self.check_issuer(&claims)?;
+        self.check_audience(&claims)?;
+        let identity = Arc::new(self.identity(&claims)?);
+        let not_before = claims.date("nbf")?;
+        Ok(Verified {
+            identity,
+            not_before,
+        })
+    }
+
+    fn check_issuer(&self, claims: &Claims) -> Result<(), AuthError> {
+        let issuer = claims.string("iss")?;
+        match &self.issuer {
+            Some(wanted) if issuer != Some(wanted) => {
+                Err(AuthError::Invalid("issuer is not accepted"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn check_audience(&self, claims: &Claims) -> Result<(), AuthError> {
+        let audiences = claims.audiences()?;
+        match &self.audience {
+            Some(wanted) if !audiences.contains(&wanted.as_str()) => {
+                Err(AuthError::Invalid("not meant for this audience"))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn identity(&self, claims: &Claims) -> Result<Identity, AuthError> {
+        let subject = claims.name("sub")?.ok_or(bad("sub", MISSING))?;
+        let tenant = claims.name("tenant")?;
+        let defaults = |templates: &[GrantTemplate]| {
+            let fill = |template: &GrantTemplate| template.fill(subject, tenant);
+            templates.iter().filter_map(fill).collect()
+        };
+        Ok(Identity {
+            subject: subject.into(),
+            tenant: tenant.map_or_else(Tenant::none, Tenant::named),
+            subscribe: claims
+                .filters("subscribe")?
+                .unwrap_or_else(|| defaults(&self.default_subscribe)),
+            publish: claims
+                .filters("publish")?
+                .unwrap_or_else(|| defaults(&self.default_publish)),
+            trusted: claims.flag("trusted")?,
+            expires_at: claims.date("exp")?.ok_or(bad("exp", MISSING))?,
+            token_id: claims.name("jti")?.map(Arc::from),
+        })
+    }
+}
+
+const MISSING: &str = "missing";
+
+const fn bad(name: &'static str, problem: &'static str) -> AuthError {
+    AuthError::BadClaim { name, problem }
+}
+
+/// The claims that Tribus reads. All others are ignored.
+const KNOWN: [&str; 10] = [
+    "sub",
+    "exp",
+    "nbf",
+    "iss",
+    "aud",
+    "jti",
+    "tenant",
+    "trusted",
+    "subscribe",
+    "publish",
+];
+
+/// The known claims as they came; each accessor answers `None` only for a claim that is not there at all.
+struct Claims(HashMap<&'static str, Value>);
+
+impl Claims {
+    fn string(&self, name: &'static str) -> Result<Option<&str>, AuthError> {
+        match self.0.get(name) {
+            None => Ok(None),
+            Some(Value::String(text)) => Ok(Some(text)),
+            Some(_) => Err(bad(name, "not a string")),
+        }
+    }
+
+    /// A string that stands in keys and logs.
+    fn name(&self, name: &'static str) -> Result<Option<&str>, AuthError> {
+        let Some(text) = self.string(name)? else {
+            return Ok(None);
+        };
+        if text.is_empty() {
+            return Err(bad(name, "empty"));
+        }
+        if text.len() > MAX_NAME_BYTES {
+            return Err(bad(name, "longer than 255 bytes"));
+        }
+        if text.contains(char::is_control) {
+            return Err(bad(name, "contains a control character"));
+        }
+        Ok(Some(text))
+    }
+
+    fn flag(&self, name: &'static str) -> Result<bool, AuthError> {
+        match self.0.get(name) {
+            None => Ok(false),
+            Some(Value::Bool(flag)) => Ok(*flag),
+            Some(_) => Err(bad(name, "neither true nor false")),
+        }
+    }
+
+    /// A NumericDate: seconds since 1970, fractions allowed (RFC 7519 section 2).
+    fn date(&self, name: &'static str) -> Result<Option<Timestamp>, AuthError> {
+        let seconds = match self.0.get(name) {
+            None => return Ok(None),
+            Some(value) => value.as_f64().ok_or(bad(name, "not a number"))?,
+        };
+        let out_of_range = bad(name, "out of range: seconds since 1970 are expected");
+        if seconds < 0.0 {
+            return Err(out_of_range);
+        }
+        // The cast saturates, and what is beyond the year 9999 is refused: also a date in milliseconds, a common mistake.
+        let millis = Timestamp::from_millisecond((seconds * 1000.0) as i64);
+        millis.map(Some).map_err(|_| out_of_range)
+    }
+
+    fn audiences(&self) -> Result<Vec<&str>, AuthError> {
+        match self.0.get("aud") {
+            None => Ok(Vec::new()),
+            Some(Value::String(one)) => Ok(vec![one]),
+            Some(Value::Array(many)) => strings("aud", many),
+            Some(_) => Err(bad("aud", "neither a string nor a list of strings")),
+        }
+    }
+
+    fn filters(&self, name: &'static str) -> Result<Option<Vec<TopicFilter>>, AuthError> {
+        let list = match self.0.get(name) {
+            None => return Ok(None),
+            Some(Value::Array(list)) => list,
+            Some(_) => return Err(bad(name, "not a list of topic filters")),
+        };
+        if list.len() > MAX_FILTERS {
+            return Err(bad(name, "more than 1000 topic filters"));
+        }
+        let parse = |text| TopicFilter::parse(text).map_err(|_| bad(name, "not a topic filter"));
+        let filters: Result<_, _> = strings(name, list)?.into_iter().map(parse).collect();
+        filters.map(Some)
+    }
+}
+
+fn strings<'v>(name: &'static str, list: &'v [Value]) -> Result<Vec<&'v str>, AuthError> {
+    let string = |value: &'v Value| value.as_str().ok_or(bad(name, "not a list of strings"));
+    list.iter().map(string).collect()
+}
+
+impl<'de> Deserialize<'de> for Claims {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ClaimsVisitor)
+    }
+}
+
+struct ClaimsVisitor;
+
+impl<'de> Visitor<'de> for ClaimsVisitor {
+    type Value = Claims;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object of claims")
+    }
+
+    /// Which of two claims of one name counts differs between parsers, so neither does (RFC 7519 section 4).
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Claims, A::Error> {
+        let mut claims = HashMap::new();
+        while let Some(name) = map.next_key::<String>()? {
+            let Some(known) = KNOWN.into_iter().find(|known| *known == name) else {
+                map.next_value::<IgnoredAny>()?;
+                continue;
+            };
+            if claims.insert(known, map.next_value()?).is_some() {
+                return Err(A::Error::custom("duplicate claim"));
+            }
+        }
+        Ok(Claims(claims))
+    }
+}

@@ -1,0 +1,73 @@
+//! Tokens, keys, grants and tickets: everything that turns a credential into an [`Identity`].
+//!
+//! ```text
+//! "eyJ…" ─▶ token.rs   three parts, header          ─┐
+//!           keys.rs    which configured keys fit      ├─▶ authenticator.rs ─▶ Arc<Identity>
+//!           claims.rs  types, issuer, audience, grants ┘    (cache by SHA-256)
+//! ```
+//!
+//! Invariants: nothing in a token is believed before its signature is verified, except `alg` and `kid`, which only
+//! choose among keys that the operator configured. No token causes I/O. Errors never quote a token.
+
+mod authenticator;
+mod claims;
+mod grants;
+mod identity;
+mod jwks;
+mod keys;
+mod options;
+mod pem;
+mod remote;
+mod revocations;
+mod sign;
+mod tickets;
+mod token;
+
+#[cfg(test)]
+mod test_keys;
+#[cfg(test)]
+mod tests;
+
+pub use authenticator::Authenticator;
+pub use identity::{Identity, LEEWAY};
+pub use keys::{KeyError, KeyFault};
+pub use options::{AuthOptions, Secret};
+pub use remote::RefreshError;
+pub use revocations::{RevocationList, RevocationsFull};
+pub use sign::{NewToken, sign_hs256};
+pub use tickets::{
+    IssueError, Redeem, Redeemed, StreamLease, Ticket, TicketError, TicketStore, TicketUse,
+};
+pub use token::MAX_TOKEN_BYTES;
+
+/// Why a token was not accepted. Every text is fit for the client: none contains a part of the token.
+///
+/// For the protocol's codes: [`AuthError::Expired`] is `token_expired`, [`AuthError::KeysUnavailable`] is
+/// `unavailable`, all others are `unauthorized`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum AuthError {
+    /// Longer than [`MAX_TOKEN_BYTES`]; nothing of it was parsed.
+    #[error("token is too long")]
+    TooLong,
+    /// Not a JWT in compact form (RFC 7515 section 7.1), or its header is not acceptable.
+    #[error("malformed token: {0}")]
+    Malformed(&'static str),
+    /// Well formed, but not signed by a configured key, or not meant for this gateway.
+    #[error("invalid token: {0}")]
+    Invalid(&'static str),
+    /// Rightly signed, but a claim is missing, of the wrong type or out of bounds.
+    #[error("bad claim `{name}`: {problem}")]
+    BadClaim {
+        name: &'static str,
+        problem: &'static str,
+    },
+    /// Valid in all else, but `exp` has passed by more than [`LEEWAY`].
+    #[error("token has expired")]
+    Expired,
+    /// Valid in all else, but `nbf` is more than [`LEEWAY`] ahead.
+    #[error("token is not valid yet")]
+    NotYetValid,
+    /// The key set behind `auth.jwks_url` has never been fetched, and no other key fits. Worth a retry.
+    #[error("verification keys are not available yet")]
+    KeysUnavailable,
+}

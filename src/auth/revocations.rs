@@ -1,0 +1,180 @@
+//! Tokens and subjects that are no longer welcome, though their tokens are still valid.
+
+use std::{
+    collections::HashMap,
+    hash::Hash,
+    sync::{Arc, PoisonError, RwLock},
+};
+
+use jiff::Timestamp;
+
+use crate::topic::Tenant;
+
+use super::Identity;
+
+/// Of tokens, and again of subjects.
+const MAX_ENTRIES: usize = 100_000;
+
+/// 100,000 revocations are in force, so this one is not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("too many revocations are in force")]
+pub struct RevocationsFull;
+
+/// The revocations of this node. They live in memory, each until the time given with it.
+pub struct RevocationList {
+    entries: RwLock<Entries>,
+    capacity: usize,
+}
+
+#[derive(Default)]
+struct Entries {
+    tokens: HashMap<Arc<str>, Timestamp>,
+    subjects: HashMap<(Tenant, Arc<str>), Timestamp>,
+}
+
+impl Default for RevocationList {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RevocationList {
+    /// An empty list.
+    pub fn new() -> Self {
+        Self::with_capacity(MAX_ENTRIES)
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            entries: RwLock::default(),
+            capacity,
+        }
+    }
+
+    /// Revokes the token with this `jti`. `until` should be its `exp` plus [`LEEWAY`](super::LEEWAY) or later.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`], then nothing has changed.
+    pub fn revoke_token(
+        &self,
+        token_id: Arc<str>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), RevocationsFull> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        put(&mut entries.tokens, token_id, until, now, self.capacity)
+    }
+
+    /// Revokes every token of a subject of a tenant, also those yet to be issued, until the time given.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`], then nothing has changed.
+    pub fn revoke_subject(
+        &self,
+        tenant: Tenant,
+        subject: Arc<str>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<(), RevocationsFull> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let key = (tenant, subject);
+        put(&mut entries.subjects, key, until, now, self.capacity)
+    }
+
+    /// Whether the identity's token or its subject is revoked at `now`.
+    pub fn is_revoked(&self, identity: &Identity, now: Timestamp) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        entries.has_token(identity, now) || entries.has_subject(identity, now)
+    }
+}
+
+impl Entries {
+    fn has_token(&self, identity: &Identity, now: Timestamp) -> bool {
+        let token_id = identity.token_id.as_ref();
+        let until = token_id.and_then(|token_id| self.tokens.get(token_id));
+        until.is_some_and(|until| now < *until)
+    }
+
+    fn has_subject(&self, identity: &Identity, now: Timestamp) -> bool {
+        if self.subjects.is_empty() {
+            return false;
+        }
+        let key = (identity.tenant.clone(), Arc::clone(&identity.subject));
+        self.subjects.get(&key).is_some_and(|until| now < *until)
+    }
+}
+
+/// Adds an entry; a revocation is never shortened by another.
+fn put<K: Hash + Eq>(
+    entries: &mut HashMap<K, Timestamp>,
+    key: K,
+    until: Timestamp,
+    now: Timestamp,
+    capacity: usize,
+) -> Result<(), RevocationsFull> {
+    entries.retain(|_, until| now < *until);
+    if entries.len() >= capacity && !entries.contains_key(&key) {
+        return Err(RevocationsFull);
+    }
+    let end = entries.entry(key).or_insert(until);
+    *end = until.max(*end);
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::test_keys::{self, T0, at};
+    use super::*;
+
+    fn alice(tenant: Option<&str>, token_id: Option<&str>) -> Identity {
+        Identity {
+            tenant: tenant.map_or_else(Tenant::none, Tenant::named),
+            token_id: token_id.map(Arc::from),
+            ..test_keys::identity("alice", T0 + 3600)
+        }
+    }
+
+    #[test]
+    fn a_token_is_revoked_by_its_id_until_then() {
+        let list = RevocationList::new();
+        list.revoke_token("t1".into(), at(100), at(0))
+            .expect("room");
+        assert!(list.is_revoked(&alice(None, Some("t1")), at(99)));
+        assert!(!list.is_revoked(&alice(None, Some("t1")), at(100)));
+        assert!(!list.is_revoked(&alice(None, Some("t2")), at(1)));
+        assert!(!list.is_revoked(&alice(None, None), at(1)));
+    }
+
+    #[test]
+    fn a_subject_is_revoked_in_its_tenant_only() {
+        let list = RevocationList::new();
+        let acme = Tenant::named("acme");
+        list.revoke_subject(acme, "alice".into(), at(100), at(0))
+            .expect("room");
+        assert!(list.is_revoked(&alice(Some("acme"), None), at(99)));
+        assert!(!list.is_revoked(&alice(Some("acme"), None), at(100)));
+        assert!(!list.is_revoked(&alice(Some("other"), None), at(1)));
+        assert!(!list.is_revoked(&alice(None, None), at(1)));
+    }
+
+    #[test]
+    fn a_later_shorter_revocation_does_not_lift_the_longer() {
+        let list = RevocationList::new();
+        for until in [100, 10] {
+            list.revoke_token("t1".into(), at(until), at(0))
+                .expect("room");
+        }
+        assert!(list.is_revoked(&alice(None, Some("t1")), at(99)));
+    }
+
+    #[test]
+    fn a_full_list_says_so_until_entries_end() {
+        let list = RevocationList::with_capacity(1);
+        list.revoke_token("t1".into(), at(10), at(0)).expect("room");
+        let full = list.revoke_token("t2".into(), at(10), at(9));
+        assert_eq!(full, Err(RevocationsFull));
+        assert!(list.revoke_token("t1".into(), at(20), at(9)).is_ok());
+        assert!(list.revoke_token("t2".into(), at(30), at(20)).is_ok());
+        assert!(list.is_revoked(&alice(None, Some("t2")), at(21)));
+    }
+}

@@ -1,0 +1,6 @@
+//! Tokens good and hostile against the whole of [`Authenticator`](super::Authenticator).
+
+mod claims;
+mod keys;
+mod refresh;
+mod tokens;

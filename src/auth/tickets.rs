@@ -1,0 +1,318 @@
+//! Tickets: short-lived stand-ins for a token, for URLs, which end up in logs and histories.
+//!
+//! ```text
+//! Once    issued ──30 s──▶ gone          the first use takes it
+//! Stream  issued ──30 s──▶ gone
+//!            └─ first use ─▶ good until the token ends, for reconnects with Last-Event-ID;
+//!                            each takes over from the stream before it
+//! ```
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use jiff::{SignedDuration, Timestamp};
+use tokio::sync::watch;
+
+use super::{Identity, identity::later, remote::sha256};
+
+/// Time from issue to first use: a page load, with room for a slow network.
+const FIRST_USE: SignedDuration = SignedDuration::from_secs(30);
+
+/// A stream ticket whose token has ended is kept this long, so that its client hears `token_expired`, not
+/// `unauthorized`, and asks for a new one.
+const REMEMBER_EXPIRED: SignedDuration = SignedDuration::from_secs(60);
+
+/// About 300 bytes each, besides identities, which they share with connections.
+const MAX_TICKETS: usize = 100_000;
+
+/// 192 bits: out of reach of guessing, and a multiple of three, so base64 is tight.
+const RANDOM_BYTES: usize = 24;
+const TEXT_BYTES: usize = RANDOM_BYTES / 3 * 4;
+
+/// What a ticket may be used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TicketUse {
+    /// One connection or request, on any endpoint.
+    Once,
+    /// `/events` only: one stream at a time, with its reconnects.
+    Stream,
+}
+
+/// A ticket for the client.
+#[derive(Clone, PartialEq)]
+pub struct Ticket {
+    /// 32 characters of base64url. A credential: not for logs.
+    pub text: String,
+    /// Until when it has to be used first.
+    pub expires_at: Timestamp,
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Ticket")
+            .field("text", &"***")
+            .field("expires_at", &self.expires_at)
+            .finish()
+    }
+}
+
+/// Why there is no ticket. Both are `unavailable`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum IssueError {
+    #[error("too many tickets are outstanding")]
+    Full,
+    #[error("the operating system has no randomness to give")]
+    Randomness,
+}
+
+/// Why a ticket was not accepted. All are `unauthorized` but [`TicketError::Expired`], which is `token_expired`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TicketError {
+    /// Never issued, used up, or not used in time: deliberately the same.
+    #[error("ticket is unknown, used up or too old")]
+    Unknown,
+    /// The token it was issued for has ended.
+    #[error("the ticket's token has expired")]
+    Expired,
+    /// A stream ticket elsewhere than on `/events`. It stays good.
+    #[error("ticket is good for /events only")]
+    WrongEndpoint,
+    /// A stream ticket used again without `Last-Event-ID`: not a reconnect. It stays good.
+    #[error("ticket was used before; only a reconnect with Last-Event-ID may use it again")]
+    NotAReconnect,
+}
+
+/// The circumstances in which a ticket is presented.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Redeem {
+    /// Whether the request is for `/events`.
+    pub stream_endpoint: bool,
+    /// Whether it brings a `Last-Event-ID`.
+    pub has_last_event_id: bool,
+}
+
+/// What a ticket was good for. Whether the identity has been revoked meanwhile is for the caller to ask.
+#[derive(Debug)]
+pub struct Redeemed {
+    /// The identity of the token it was issued for.
+    pub identity: Arc<Identity>,
+    /// For a stream ticket: the stream's claim to it.
+    pub lease: Option<StreamLease>,
+}
+
+/// A stream's claim to its ticket, owned by the stream. Dropping it changes nothing.
+#[derive(Debug)]
+pub struct StreamLease {
+    takeovers: watch::Receiver<u64>,
+    own: u64,
+}
+
+impl StreamLease {
+    /// Completes when another stream has taken over, and this one has to end. Never completes otherwise.
+    /// Cancel-safe.
+    pub async fn superseded(&mut self) {
+        let own = self.own;
+        if self
+            .takeovers
+            .wait_for(|latest| *latest != own)
+            .await
+            .is_err()
+        {
+            // The ticket is gone, so nobody can take over any more.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Whether another stream has taken over.
+    pub fn is_superseded(&self) -> bool {
+        *self.takeovers.borrow() != self.own
+    }
+}
+
+/// The outstanding tickets of this node: at most 100,000, each by its hash only.
+pub struct TicketStore {
+    inner: Mutex<Inner>,
+    capacity: usize,
+}
+
+type Hash = [u8; 32];
+
+#[derive(Default)]
+struct Inner {
+    tickets: HashMap<Hash, Entry>,
+    /// The same tickets by the time at which they may be forgotten.
+    ends: BTreeSet<(Timestamp, Hash)>,
+}
+
+struct Entry {
+    identity: Arc<Identity>,
+    ends: Timestamp,
+    kind: Kind,
+}
+
+enum Kind {
+    Once,
+    UnusedStream,
+    /// Counts the streams that took over.
+    Stream(watch::Sender<u64>),
+}
+
+impl Default for TicketStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TicketStore {
+    /// An empty store.
+    pub fn new() -> Self {
+        Self::with_capacity(MAX_TICKETS)
+    }
+
+    fn with_capacity(capacity: usize) -> Self {
+        Self {
+            inner: Mutex::default(),
+            capacity,
+        }
+    }
+
+    /// Makes a ticket for an identity that was verified just now. `now` is the current time.
+    ///
+    /// # Errors
+    /// [`IssueError::Full`] while 100,000 are outstanding, [`IssueError::Randomness`].
+    pub fn issue(
+        &self,
+        identity: Arc<Identity>,
+        usage: TicketUse,
+        now: Timestamp,
+    ) -> Result<Ticket, IssueError> {
+        let text = random_text()?;
+        let expires_at = later(now, FIRST_USE).min(identity.expires_at);
+        let kind = match usage {
+            TicketUse::Once => Kind::Once,
+            TicketUse::Stream => Kind::UnusedStream,
+        };
+        let entry = Entry {
+            ends: later(now, FIRST_USE).min(identity.valid_until()),
+            identity,
+            kind,
+        };
+        let mut inner = self.lock();
+        inner.forget_ended(now);
+        if inner.tickets.len() >= self.capacity {
+            return Err(IssueError::Full);
+        }
+        inner.insert(sha256(text.as_bytes()), entry);
+        Ok(Ticket { text, expires_at })
+    }
+
+    /// Takes a ticket. `now` is the current time.
+    ///
+    /// # Errors
+    /// [`TicketError`]; a ticket that is refused because of the circumstances is not used up.
+    pub fn redeem(&self, text: &str, how: Redeem, now: Timestamp) -> Result<Redeemed, TicketError> {
+        if text.len() != TEXT_BYTES {
+            return Err(TicketError::Unknown);
+        }
+        let hash = sha256(text.as_bytes());
+        let mut inner = self.lock();
+        let entry = inner.remove(&hash).ok_or(TicketError::Unknown)?;
+        let (kept, result) = entry.redeem(how, now);
+        if let Some(entry) = kept {
+            inner.insert(hash, entry);
+        }
+        result
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Inner {
+    fn insert(&mut self, hash: Hash, entry: Entry) {
+        self.ends.insert((entry.ends, hash));
+        self.tickets.insert(hash, entry);
+    }
+
+    fn remove(&mut self, hash: &Hash) -> Option<Entry> {
+        let entry = self.tickets.remove(hash)?;
+        self.ends.remove(&(entry.ends, *hash));
+        Some(entry)
+    }
+
+    fn forget_ended(&mut self, now: Timestamp) {
+        while let Some((ends, hash)) = self.ends.first().copied() {
+            if ends > now {
+                break;
+            }
+            self.remove(&hash);
+        }
+    }
+}
+
+type Outcome = (Option<Entry>, Result<Redeemed, TicketError>);
+
+impl Entry {
+    /// What the ticket gives, and what is left of it.
+    fn redeem(self, how: Redeem, now: Timestamp) -> Outcome {
+        if self.identity.is_expired(now) {
+            let kept = (now < self.ends).then_some(self);
+            return (kept, Err(TicketError::Expired));
+        }
+        if now >= self.ends {
+            return (None, Err(TicketError::Unknown));
+        }
+        match &self.kind {
+            Kind::Once => (None, Ok(self.redeemed(None))),
+            _ if !how.stream_endpoint => (Some(self), Err(TicketError::WrongEndpoint)),
+            Kind::UnusedStream => self.first_stream(),
+            Kind::Stream(_) if !how.has_last_event_id => {
+                (Some(self), Err(TicketError::NotAReconnect))
+            }
+            Kind::Stream(takeovers) => {
+                let lease = take_over(takeovers);
+                let redeemed = self.redeemed(Some(lease));
+                (Some(self), Ok(redeemed))
+            }
+        }
+    }
+
+    fn first_stream(self) -> Outcome {
+        let takeovers = watch::Sender::new(0);
+        let redeemed = self.redeemed(Some(take_over(&takeovers)));
+        let kept = Entry {
+            ends: later(self.identity.valid_until(), REMEMBER_EXPIRED),
+            identity: self.identity,
+            kind: Kind::Stream(takeovers),
+        };
+        (Some(kept), Ok(redeemed))
+    }
+
+    fn redeemed(&self, lease: Option<StreamLease>) -> Redeemed {
+        let identity = Arc::clone(&self.identity);
+        Redeemed { identity, lease }
+    }
+}
+
+fn take_over(takeovers: &watch::Sender<u64>) -> StreamLease {
+    takeovers.send_modify(|count| *count += 1);
+    StreamLease {
+        takeovers: takeovers.subscribe(),
+        own: *takeovers.borrow(),
+    }
+}
+
+fn random_text() -> Result<String, IssueError> {
+    let mut bytes = [0u8; RANDOM_BYTES];
+    getrandom::fill(&mut bytes).map_err(|_| IssueError::Randomness)?;
+    Ok(URL_SAFE_NO_PAD.encode(bytes))
+}
+
+#[cfg(test)]
+#[path = "tickets_tests.rs"]
+mod tests;

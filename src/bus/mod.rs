@@ -1,0 +1,198 @@
+//! The node's bus: the retained window of the log, and the shards that fan it out.
+
+mod history;
+mod shard;
+mod topic_index;
+mod window;
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use tokio::sync::{mpsc, watch};
+
+pub use shard::{Revocation, SessionHandle, Shard, ShardCommand};
+pub use topic_index::TopicIndex;
+pub use window::{Gap, Latest, Page, PageLimits, Range, Retention, Window};
+
+use crate::{
+    engine::{Appended, Engine, EngineError, IdempotencyKey, Tail},
+    event::{Cursor, Draft, Event, LogId},
+    protocol::{ErrorCode, Refusal, ResetReason, Start},
+};
+
+/// How long a cursor that the log has reached, and this node has not, is waited for.
+const TAIL_WAIT: Duration = Duration::from_secs(5);
+
+/// Commands that a shard has not taken yet; they are rare, and a full queue makes the sender wait.
+const SHARD_COMMANDS: usize = 16;
+
+/// One per node, shared by all workers.
+pub struct Bus {
+    log: LogId,
+    engine: Arc<dyn Engine>,
+    feed: Arc<Feed>,
+    shards: RwLock<Vec<mpsc::Sender<ShardCommand>>>,
+}
+
+/// What the engine's tail writes to.
+struct Feed {
+    window: Window,
+    /// The newest sequence; its watchers are the shards and whoever waits for a position.
+    head: watch::Sender<u64>,
+}
+
+impl Tail for Feed {
+    fn extend(&self, events: Vec<Arc<Event>>) {
+        let Some(newest) = events.last().map(|event| event.sequence) else {
+            return;
+        };
+        self.window.extend(events);
+        self.head.send_replace(newest);
+    }
+}
+
+/// Where a subscription starts, once the engine has been asked what it must be asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StartPoint {
+    /// Delivery is of what comes after.
+    pub position: u64,
+    /// The cursor that the client asked for, as it wrote it.
+    pub asked: Option<String>,
+    /// The cursor can not be resumed from.
+    pub reset: Option<ResetReason>,
+    /// So many events of each topic come first.
+    pub rewind: usize,
+}
+
+impl Bus {
+    /// Builds the bus around the engine that `engine` makes for its tail.
+    pub fn open(
+        log: LogId,
+        retention: Retention,
+        engine: impl FnOnce(LogId, Arc<dyn Tail>) -> Arc<dyn Engine>,
+    ) -> Arc<Self> {
+        let feed = Arc::new(Feed {
+            window: Window::new(retention),
+            head: watch::Sender::new(0),
+        });
+        let engine = engine(log.clone(), Arc::clone(&feed) as Arc<dyn Tail>);
+        Arc::new(Self {
+            log,
+            engine,
+            feed,
+            shards: RwLock::default(),
+        })
+    }
+
+    pub fn window(&self) -> &Window {
+        &self.feed.window
+    }
+
+    /// The text of a position's cursor.
+    pub fn cursor(&self, position: u64) -> String {
+        Cursor::new(self.log.clone(), position).to_string()
+    }
+
+    /// Appends to the log, and waits until this node's readers can see what was appended.
+    ///
+    /// # Errors
+    /// `conflict` or `unavailable`, see [`EngineError`].
+    pub async fn publish(
+        &self,
+        drafts: Vec<Draft>,
+        idempotency: Option<IdempotencyKey>,
+    ) -> Result<Appended, Refusal> {
+        let appended = self.engine.append(drafts, idempotency).await?;
+        self.wait_for(appended.last_sequence()).await?;
+        Ok(appended)
+    }
+
+    /// Settles where a subscription starts.
+    ///
+    /// # Errors
+    /// `unavailable` where the engine does not answer, or this node does not catch up with it.
+    pub async fn start(&self, start: &Start) -> Result<StartPoint, Refusal> {
+        let at = |position| StartPoint {
+            position,
+            asked: None,
+            reset: None,
+            rewind: 0,
+        };
+        match start {
+            Start::Now => Ok(at(self.window().head())),
+            Start::Earliest => Ok(at(self.window().earliest())),
+            Start::Rewind(count) => Ok(StartPoint {
+                rewind: *count,
+                ..at(self.window().head())
+            }),
+            Start::After(cursor) => self.resume(cursor).await,
+        }
+    }
+
+    async fn resume(&self, cursor: &Cursor) -> Result<StartPoint, Refusal> {
+        let seen_here = cursor.log == self.log
+            && cursor.check.is_none()
+            && cursor.sequence <= self.window().head();
+        let reached = seen_here || self.engine.reached(cursor).await?;
+        if reached {
+            self.wait_for(cursor.sequence).await?;
+        }
+        Ok(StartPoint {
+            position: if reached {
+                cursor.sequence
+            } else {
+                self.window().head()
+            },
+            asked: Some(cursor.to_string()),
+            reset: (!reached).then_some(ResetReason::UnknownLog),
+            rewind: 0,
+        })
+    }
+
+    async fn wait_for(&self, position: u64) -> Result<(), Refusal> {
+        if self.window().head() >= position {
+            return Ok(());
+        }
+        let mut head = self.feed.head.subscribe();
+        let reached = head.wait_for(|head| *head >= position);
+        match tokio::time::timeout(TAIL_WAIT, reached).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(
+                "this node has not caught up with the log: try again",
+            )),
+        }
+    }
+
+    /// Tells every shard, in turn.
+    pub async fn command(&self, command: ShardCommand) {
+        let shards = self
+            .shards
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        for shard in shards {
+            // A shard that is gone has no sessions left to tell.
+            let _ = shard.send(command.clone()).await;
+        }
+    }
+
+    fn join(&self) -> (watch::Receiver<u64>, mpsc::Receiver<ShardCommand>) {
+        let (sender, receiver) = mpsc::channel(SHARD_COMMANDS);
+        self.shards
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(sender);
+        (self.feed.head.subscribe(), receiver)
+    }
+}
+
+impl From<EngineError> for Refusal {
+    fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Conflict => Self::new(ErrorCode::Conflict, error.to_string()),
+            EngineError::Unavailable(reason) => Self::unavailable(reason),
+        }
+    }
+}

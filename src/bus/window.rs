@@ -1,0 +1,493 @@
+//! The retained part of the log in memory, and every way to read it.
+
+use std::{
+    cmp::Reverse,
+    collections::{BinaryHeap, VecDeque},
+    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    time::{Duration, Instant},
+};
+
+use super::history::{History, TopicHistory};
+use crate::{event::Event, subscription::FilterSet, topic::Tenant};
+
+/// How much of the log is retained; the oldest events go first, whichever bound is hit.
+#[derive(Clone, Copy, Debug)]
+pub struct Retention {
+    pub events: usize,
+    /// What the events take in memory, see [`Event::retained_bytes`].
+    pub bytes: usize,
+    pub age: Option<Duration>,
+}
+
+/// Ephemeral events wait here only until every shard has dispatched them, which takes
+/// milliseconds; a shard that is further behind than this misses them.
+const EPHEMERAL_EVENTS: usize = 8192;
+const EPHEMERAL_BYTES: usize = 16 * 1024 * 1024;
+
+/// Up to this distance a page is found by looking at every event; beyond it, by the topics.
+const SCAN_IS_CHEAP: usize = 512;
+/// The most events that one page looks at, so that no read holds the lock for long.
+const SCAN_MOST: usize = 4096;
+/// The most topics that one page merges.
+const MERGE_TOPICS: usize = 1024;
+
+/// Events between two positions that match, in order.
+#[derive(Debug, Default)]
+pub struct Page {
+    pub events: Vec<Arc<Event>>,
+    /// Everything that matches up to here is in the page or was before it.
+    pub position: u64,
+    /// The position is the end of what was asked for.
+    pub complete: bool,
+}
+
+/// Bounds on a page.
+#[derive(Clone, Copy, Debug)]
+pub struct PageLimits {
+    pub events: usize,
+    /// Of encoded envelopes; a page always takes at least one event.
+    pub bytes: usize,
+}
+
+/// From where to where a page may reach.
+#[derive(Clone, Copy, Debug)]
+pub struct Range {
+    pub after: u64,
+    /// Inclusive; `None` for the end of the log.
+    pub until: Option<u64>,
+}
+
+/// What was asked for is no longer retained: events were missed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Gap;
+
+/// The newest events, for a shard to dispatch.
+#[derive(Debug)]
+pub enum Latest {
+    /// All events of the log up to the position, ephemeral ones too; fewer than asked for means
+    /// that the position is the head.
+    Events(u64),
+    /// The shard is further behind than retention; the head is at the position.
+    Behind(u64),
+}
+
+/// The node's window of the log.
+///
+/// Written by the engine's tail, read by every session at its own pace. The lock is held for
+/// bounded work only, and never across an await.
+#[derive(Debug)]
+pub struct Window {
+    retention: Retention,
+    state: RwLock<State>,
+}
+
+#[derive(Debug)]
+struct State {
+    /// Rising by sequence; ephemeral events leave holes.
+    retained: VecDeque<Retained>,
+    bytes: usize,
+    head: u64,
+    /// The last event trimmed of any topic; 0 for none.
+    trimmed: u64,
+    history: History,
+    ephemeral: VecDeque<Arc<Event>>,
+    ephemeral_bytes: usize,
+}
+
+#[derive(Debug)]
+struct Retained {
+    /// Beside the event, so that a search does not touch every event that it passes.
+    sequence: u64,
+    since: Instant,
+    event: Arc<Event>,
+}
+
+impl Window {
+    pub fn new(retention: Retention) -> Self {
+        Self {
+            retention,
+            state: RwLock::new(State {
+                retained: VecDeque::new(),
+                bytes: 0,
+                head: 0,
+                trimmed: 0,
+                history: History::new(),
+                ephemeral: VecDeque::new(),
+                ephemeral_bytes: 0,
+            }),
+        }
+    }
+
+    /// The sequence of the newest event; 0 where there was none yet.
+    pub fn head(&self) -> u64 {
+        self.read().head
+    }
+
+    /// The position just before the oldest retained event.
+    pub fn earliest(&self) -> u64 {
+        let state = self.read();
+        match state.retained.front() {
+            Some(oldest) => oldest.sequence - 1,
+            None => state.head,
+        }
+    }
+
+    /// Takes the log's next events, in order, and trims what retention no longer holds.
+    pub fn extend(&self, events: Vec<Arc<Event>>) {
+        let now = Instant::now();
+        let mut state = self.write();
+        for event in events {
+            state.push(event, now);
+        }
+        state.trim(&self.retention, now);
+    }
+
+    /// Trims what has become too old since the last event.
+    pub fn trim_expired(&self) {
+        if self.retention.age.is_some() {
+            self.write().trim(&self.retention, Instant::now());
+        }
+    }
+
+    /// Whether something that the filters match was trimmed after the position.
+    pub fn has_gap(&self, tenant: &Tenant, filters: &FilterSet, after: u64) -> bool {
+        self.read().has_gap(tenant, filters, after)
+    }
+
+    /// The next page of retained events that the filters match in a range.
+    ///
+    /// # Errors
+    /// [`Gap`] where matching events after the position were trimmed.
+    pub fn page(
+        &self,
+        tenant: &Tenant,
+        filters: &FilterSet,
+        range: Range,
+        limits: PageLimits,
+    ) -> Result<Page, Gap> {
+        let state = self.read();
+        if state.has_gap(tenant, filters, range.after) {
+            return Err(Gap);
+        }
+        let from = state.index_after(range.after);
+        let to = match range.until {
+            Some(until) => state.index_after(until).max(from),
+            None => state.retained.len(),
+        };
+        let page = PageBuilder::new(range.after, limits);
+        let end = range.until.unwrap_or(state.head);
+        if to - from > SCAN_IS_CHEAP
+            && let Some(topics) = state.topics_of(tenant, filters, range.after)
+        {
+            return Ok(state.merge(page, &topics, filters, end));
+        }
+        Ok(state.scan(page, tenant, filters, from..to, end))
+    }
+
+    /// The sequences of the last `count` retained events of each topic that the filters match, in
+    /// order. At most all that is retained.
+    pub fn rewind(&self, tenant: &Tenant, filters: &FilterSet, count: usize) -> Vec<u64> {
+        let state = self.read();
+        let mut found = Vec::new();
+        for history in state.all_topics_of(tenant, filters) {
+            let newest_first = history.sequences.iter().rev().copied();
+            let matching = newest_first.filter(|sequence| {
+                state
+                    .event(*sequence)
+                    .is_some_and(|event| filters.matches(event))
+            });
+            found.extend(matching.take(count));
+        }
+        found.sort_unstable();
+        found.dedup();
+        found
+    }
+
+    /// The retained event of a sequence.
+    ///
+    /// # Errors
+    /// [`Gap`] where it was trimmed.
+    pub fn event(&self, sequence: u64) -> Result<Arc<Event>, Gap> {
+        self.read().event(sequence).cloned().ok_or(Gap)
+    }
+
+    /// Appends up to `most` of the newest events after a position to `into`.
+    pub fn latest(&self, after: u64, most: usize, into: &mut Vec<Arc<Event>>) -> Latest {
+        let state = self.read();
+        if after < state.trimmed {
+            return Latest::Behind(state.head);
+        }
+        let retained = state.retained.range(state.index_after(after)..);
+        let unseen = state.ephemeral.partition_point(|event| event.sequence <= after);
+        let mut retained = retained.map(|retained| &retained.event).peekable();
+        let mut ephemeral = state.ephemeral.range(unseen..).peekable();
+        for _ in 0..most {
+            let next = match (retained.peek(), ephemeral.peek()) {
+                (Some(one), Some(other)) if other.sequence < one.sequence => ephemeral.next(),
+                (Some(_), _) => retained.next(),
+                (None, _) => ephemeral.next(),
+            };
+            match next {
+                Some(event) => into.push(Arc::clone(event)),
+                None => return Latest::Events(state.head),
+            }
+        }
+        Latest::Events(into.last().map_or(after, |event| event.sequence))
+    }
+
+    fn read(&self) -> RwLockReadGuard<'_, State> {
+        self.state.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write(&self) -> RwLockWriteGuard<'_, State> {
+        self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn push(&mut self, event: Arc<Event>, now: Instant) {
+        debug_assert!(event.sequence > self.head, "the tail is in order");
+        self.head = event.sequence;
+        if event.ephemeral {
+            self.push_ephemeral(event);
+            return;
+        }
+        self.history
+            .push(&event.tenant, &event.topic, event.sequence);
+        self.bytes += event.retained_bytes();
+        self.retained.push_back(Retained {
+            sequence: event.sequence,
+            since: now,
+            event,
+        });
+    }
+
+    fn push_ephemeral(&mut self, event: Arc<Event>) {
+        self.ephemeral_bytes += event.retained_bytes();
+        self.ephemeral.push_back(event);
+        while self.ephemeral.len() > EPHEMERAL_EVENTS || self.ephemeral_bytes > EPHEMERAL_BYTES {
+            let Some(oldest) = self.ephemeral.pop_front() else {
+                return;
+            };
+            self.ephemeral_bytes -= oldest.retained_bytes();
+        }
+    }
+
+    fn trim(&mut self, retention: &Retention, now: Instant) {
+        while let Some(oldest) = self.retained.front() {
+            let too_many = self.retained.len() > retention.events || self.bytes > retention.bytes;
+            let too_old = retention
+                .age
+                .is_some_and(|age| now.duration_since(oldest.since) >= age);
+            if !too_many && !too_old {
+                return;
+            }
+            self.trim_oldest();
+        }
+    }
+
+    fn trim_oldest(&mut self) {
+        let Some(Retained { event, .. }) = self.retained.pop_front() else {
+            return;
+        };
+        self.bytes -= event.retained_bytes();
+        self.trimmed = event.sequence;
+        self.history
+            .trim(&event.tenant, &event.topic, event.sequence);
+    }
+
+    fn has_gap(&self, tenant: &Tenant, filters: &FilterSet, after: u64) -> bool {
+        after < self.trimmed
+            && filters.iter().any(|subscription| {
+                let after = after.max(subscription.after);
+                self.history.trimmed(tenant, &subscription.filter) > after
+            })
+    }
+
+    /// The index of the first retained event after a position.
+    fn index_after(&self, position: u64) -> usize {
+        let Some(oldest) = self.retained.front() else {
+            return 0;
+        };
+        if position < oldest.sequence {
+            return 0;
+        }
+        // Without holes the index follows from the sequence; holes only move it forward.
+        let without_holes = (position - oldest.sequence) as usize + 1;
+        let last = without_holes.min(self.retained.len());
+        if last > 0 && self.retained[last - 1].sequence == position {
+            return last;
+        }
+        self.retained
+            .partition_point(|retained| retained.sequence <= position)
+    }
+
+    fn event(&self, sequence: u64) -> Option<&Arc<Event>> {
+        let at = self.index_after(sequence).checked_sub(1)?;
+        let found = self.retained.get(at)?;
+        (found.sequence == sequence).then_some(&found.event)
+    }
+
+    /// The topics that hold something for the filters after a position; `None` where there are
+    /// so many to look at that reading the log in order is cheaper.
+    fn topics_of<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        filters: &'a FilterSet,
+        after: u64,
+    ) -> Option<Vec<&'a TopicHistory>> {
+        let mut found = Vec::new();
+        let mut looked_at = 0;
+        for history in self.all_histories_near(tenant, filters) {
+            looked_at += 1;
+            if looked_at > MERGE_TOPICS {
+                return None;
+            }
+            if let Some(history) = history
+                && history.has_after(after)
+            {
+                found.push(history);
+            }
+        }
+        Some(found)
+    }
+
+    /// Each topic that the filters may match once for each such filter; `None` for one that was
+    /// looked at and does not match.
+    fn all_histories_near<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        filters: &'a FilterSet,
+    ) -> impl Iterator<Item = Option<&'a TopicHistory>> + use<'a> {
+        let literals = filters
+            .literals()
+            .iter()
+            .map(|subscription| self.history.topic(tenant, subscription.filter.as_str()));
+        let patterns = filters.patterns().iter().flat_map(|subscription| {
+            let filter = &subscription.filter;
+            self.history
+                .with_prefix_of(tenant, filter)
+                .map(|(topic, history)| filter.matches(topic.as_str()).then_some(history))
+        });
+        literals.chain(patterns)
+    }
+
+    fn all_topics_of<'a>(
+        &'a self,
+        tenant: &'a Tenant,
+        filters: &'a FilterSet,
+    ) -> impl Iterator<Item = &'a TopicHistory> {
+        self.all_histories_near(tenant, filters).flatten()
+    }
+
+    /// Reads the log in order.
+    fn scan(
+        &self,
+        mut page: PageBuilder,
+        tenant: &Tenant,
+        filters: &FilterSet,
+        indices: std::ops::Range<usize>,
+        end: u64,
+    ) -> Page {
+        let all_looked_at = indices.len() <= SCAN_MOST;
+        for retained in self.retained.range(indices).take(SCAN_MOST) {
+            let event = &retained.event;
+            if event.tenant == *tenant && filters.matches(event) && !page.push(event) {
+                return page.cut();
+            }
+            page.position = retained.sequence;
+        }
+        if all_looked_at {
+            page.complete(end)
+        } else {
+            page.cut()
+        }
+    }
+
+    /// Reads the given topics only, in the order of the log.
+    fn merge(
+        &self,
+        mut page: PageBuilder,
+        topics: &[&TopicHistory],
+        filters: &FilterSet,
+        end: u64,
+    ) -> Page {
+        let after = page.position;
+        let mut readers: Vec<_> = topics.iter().map(|topic| topic.after(after)).collect();
+        let mut next = BinaryHeap::new();
+        for (reader, sequences) in readers.iter_mut().enumerate() {
+            next.extend(sequences.next().map(|sequence| Reverse((sequence, reader))));
+        }
+        let mut looked_at = 0;
+        while let Some(Reverse((sequence, reader))) = next.pop() {
+            if sequence > end {
+                break;
+            }
+            looked_at += 1;
+            if looked_at > SCAN_MOST {
+                return page.cut();
+            }
+            let following = readers[reader].next();
+            next.extend(following.map(|following| Reverse((following, reader))));
+            // A topic that two filters match comes twice.
+            if sequence == page.position {
+                continue;
+            }
+            if let Some(event) = self.event(sequence)
+                && filters.matches(event)
+                && !page.push(event)
+            {
+                return page.cut();
+            }
+            page.position = sequence;
+        }
+        page.complete(end)
+    }
+}
+
+struct PageBuilder {
+    events: Vec<Arc<Event>>,
+    bytes: usize,
+    position: u64,
+    limits: PageLimits,
+}
+
+impl PageBuilder {
+    fn new(after: u64, limits: PageLimits) -> Self {
+        Self {
+            events: Vec::new(),
+            bytes: 0,
+            position: after,
+            limits,
+        }
+    }
+
+    /// False where the event does not fit any more.
+    fn push(&mut self, event: &Arc<Event>) -> bool {
+        let len = event.json().len();
+        let full = self.events.len() >= self.limits.events
+            || (!self.events.is_empty() && self.bytes + len > self.limits.bytes);
+        if !full {
+            self.bytes += len;
+            self.events.push(Arc::clone(event));
+        }
+        !full
+    }
+
+    /// The page ends at its last position, and there may be more.
+    fn cut(self) -> Page {
+        Page {
+            events: self.events,
+            position: self.position,
+            complete: false,
+        }
+    }
+
+    fn complete(self, end: u64) -> Page {
+        Page {
+            events: self.events,
+            position: end.max(self.position),
+            complete: true,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! The command line: `serve`, `token`, `check-config`, `publish`, `subscribe`.
+
+mod backoff;
+mod endpoint;
+mod failure;
+mod tag;
+
+mod check_config;
+pub mod publish;
+mod serve;
+pub mod subscribe;
+mod token;
+
+#[cfg(test)]
+mod scripted;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// A real-time gateway: every event to every client, over WebSocket, SSE and long-poll, with one
+/// cursor that is good on all three.
+#[derive(Debug, Parser)]
+#[command(name = "tribus", version, arg_required_else_help = true)]
+pub struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Serve(serve::Args),
+    Token(token::Args),
+    CheckConfig(check_config::Args),
+    Publish(publish::Args),
+    Subscribe(subscribe::Args),
+}
+
+impl Cli {
+    /// Runs the command to its end.
+    ///
+    /// # Errors
+    /// With what went wrong and what to do, for a person to read.
+    pub fn run(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Serve(args) => serve::run(args),
+            Command::Token(args) => token::run(args),
+            Command::CheckConfig(args) => check_config::run(&args),
+            Command::Publish(args) => as_client(publish::run(args)),
+            Command::Subscribe(args) => as_client(subscribe::run(args)),
+        }
+    }
+}
+
+fn as_client(
+    command: impl Future<Output = anyhow::Result<ExitCode>>,
+) -> anyhow::Result<ExitCode> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(command)
+}

@@ -1,0 +1,161 @@
+//! `tribus serve`: the gateway itself.
+
+use std::{
+    fmt::Write,
+    net::SocketAddr,
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+
+use crate::{
+    auth::{NewToken, Secret, sign_hs256},
+    config::{Config, LogConfig, LogFormat},
+    gateway::Gateway,
+};
+
+/// A development token outlives a working day, and not a week.
+const DEVELOPMENT_TTL: Duration = Duration::from_secs(24 * 3600);
+
+/// Run the gateway.
+///
+/// Every key of the configuration can also be set in the environment: TRIBUS__SECTION__KEY, such as
+/// TRIBUS__AUTH__HS256_SECRET. Flags win over the environment, which wins over the file.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  tribus serve                               development mode: a random secret, loopback only
+  TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex 32) tribus serve --listen 0.0.0.0:8080
+  tribus serve --config /etc/tribus.toml")]
+pub struct Args {
+    #[command(flatten)]
+    pub source: ConfigArgs,
+}
+
+/// Where the configuration comes from.
+#[derive(Debug, clap::Args)]
+pub struct ConfigArgs {
+    /// Configuration file (TOML).
+    #[arg(long, value_name = "FILE", env = "TRIBUS_CONFIG")]
+    pub config: Option<PathBuf>,
+    /// Address for clients, such as 0.0.0.0:8080.
+    #[arg(long, value_name = "ADDRESS")]
+    pub listen: Option<String>,
+    /// Address for operators; keep it out of clients' reach.
+    #[arg(long, value_name = "ADDRESS")]
+    pub admin_listen: Option<String>,
+    /// Worker threads; one a core by default.
+    #[arg(long, value_name = "N")]
+    pub workers: Option<usize>,
+}
+
+impl ConfigArgs {
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn load(&self) -> anyhow::Result<Config> {
+        let workers = self.workers.map(|workers| workers.to_string());
+        let flags: Vec<(&str, String)> = [
+            ("listen", self.listen.clone()),
+            ("admin_listen", self.admin_listen.clone()),
+            ("workers", workers),
+        ]
+        .into_iter()
+        .filter_map(|(key, value)| Some((key, value?)))
+        .collect();
+        Ok(Config::load(self.config.as_deref(), &flags)?)
+    }
+}
+
+pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    let mut config = args.source.load()?;
+    start_logging(&config.log)?;
+    let development = if config.auth.options().has_keys() {
+        None
+    } else {
+        Some(enter_development_mode(&mut config)?)
+    };
+    actix_web::rt::System::new().block_on(async {
+        let gateway = Gateway::bind(config)?;
+        let address = gateway.address()?;
+        tracing::info!(%address, admin = %gateway.admin_address()?, "listening");
+        if let Some(secret) = &development {
+            eprintln!("{}", development_notice(secret, address)?);
+        }
+        gateway.run(stop_signal()).await
+    })?;
+    tracing::info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Without keys nobody could connect, so for trying things out the gateway makes a secret that
+/// ends with the process. Only on loopback: a token for everything is printed.
+fn enter_development_mode(config: &mut Config) -> anyhow::Result<Secret> {
+    let is_loopback = |address: &str| {
+        std::net::ToSocketAddrs::to_socket_addrs(address)
+            .is_ok_and(|mut addresses| addresses.all(|address| address.ip().is_loopback()))
+    };
+    if !is_loopback(&config.listen) {
+        anyhow::bail!(
+            "no key is configured, and without one the gateway serves on loopback only, not on {}\n\
+             set auth.hs256_secret (for example TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex \
+             32)), auth.public_key_file, auth.jwks_file or auth.jwks_url",
+            config.listen
+        );
+    }
+    let secret = Secret::random().context("the operating system has no randomness to give")?;
+    config.auth.hs256_secret = Some(secret.clone());
+    Ok(secret)
+}
+
+fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<String> {
+    let everything = Some(vec!["**".to_owned()]);
+    let token = sign_hs256(
+        secret,
+        &NewToken {
+            subject: "developer".to_owned(),
+            subscribe: everything.clone(),
+            publish: everything,
+            ttl: DEVELOPMENT_TTL,
+            ..NewToken::default()
+        },
+    );
+    let mut notice = String::new();
+    writeln!(
+        notice,
+        "\n  DEVELOPMENT MODE: no key is configured, so this secret and this token were made up now,\n  \
+         end with this process, and are good on this machine only. Not for production.\n"
+    )?;
+    writeln!(notice, "  Open in a browser:\n\n    http://{address}/#token={token}\n")?;
+    writeln!(notice, "  Or in another terminal:\n\n    export TRIBUS_URL=http://{address}")?;
+    writeln!(notice, "    export TRIBUS_TOKEN={token}")?;
+    Ok(notice)
+}
+
+/// Completes on SIGINT or SIGTERM.
+async fn stop_signal() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let interrupt = tokio::signal::ctrl_c();
+    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
+        let _ = interrupt.await;
+        return;
+    };
+    tokio::select! {
+        _ = interrupt => {}
+        _ = terminate.recv() => {}
+    }
+    tracing::info!("draining");
+}
+
+fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
+    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+        .context("configuration key `log.level`: write a level such as info, or directives")?;
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    match log.format {
+        LogFormat::Text => builder.init(),
+        LogFormat::Json => builder.json().init(),
+    }
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! Which publishes were accepted lately, so that a repeated one is answered and not appended.
+
+use std::{
+    collections::{HashMap, VecDeque, hash_map::Entry},
+    time::{Duration, Instant},
+};
+
+use crate::{protocol::Fingerprint, topic::Tenant};
+
+/// How long a key is remembered (protocol, section 7).
+const WINDOW: Duration = Duration::from_secs(600);
+
+/// A publisher's key with its scope, and what was asked under it. Digests only, so that an entry
+/// has one size, however long the client's key is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct IdempotencyKey {
+    /// Of tenant, subject and the client's key.
+    scoped: [u8; 16],
+    /// Of the request, see `PublishRequest::fingerprint`.
+    request: [u8; 16],
+}
+
+impl IdempotencyKey {
+    pub fn new(tenant: &Tenant, subject: &str, key: &str, request: [u8; 16]) -> Self {
+        let mut digest = Fingerprint::new();
+        match tenant.as_deref() {
+            Some(tenant) => digest.field(tenant.as_bytes()),
+            // No tenant's name is empty.
+            None => digest.field(&[]),
+        }
+        digest.field(subject.as_bytes());
+        digest.field(key.as_bytes());
+        Self {
+            scoped: digest.finish(),
+            request,
+        }
+    }
+}
+
+/// What was answered to a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Answer {
+    request: [u8; 16],
+    first: u64,
+    count: u32,
+}
+
+/// The outcome of looking a key up.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    New,
+    /// The first sequence and the count that were answered before.
+    Before(u64, u64),
+    Conflict,
+    /// Every slot holds a key that may still come again.
+    Full,
+}
+
+/// Keys of the last ten minutes, at most `capacity` of them.
+#[derive(Debug)]
+pub(super) struct IdempotencyWindow {
+    answers: HashMap<[u8; 16], Answer, ahash::RandomState>,
+    by_age: VecDeque<(Instant, [u8; 16])>,
+    capacity: usize,
+}
+
+impl IdempotencyWindow {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            answers: HashMap::default(),
+            by_age: VecDeque::new(),
+            capacity,
+        }
+    }
+
+    pub(super) fn look_up(&mut self, key: &IdempotencyKey, now: Instant) -> Known {
+        self.forget_expired(now);
+        match self.answers.get(&key.scoped) {
+            Some(answer) if answer.request == key.request => {
+                Known::Before(answer.first, u64::from(answer.count))
+            }
+            Some(_) => Known::Conflict,
+            None if self.answers.len() >= self.capacity => Known::Full,
+            None => Known::New,
+        }
+    }
+
+    pub(super) fn remember(&mut self, key: &IdempotencyKey, first: u64, count: u32, now: Instant) {
+        if let Entry::Vacant(slot) = self.answers.entry(key.scoped) {
+            slot.insert(Answer {
+                request: key.request,
+                first,
+                count,
+            });
+            self.by_age.push_back((now, key.scoped));
+        }
+    }
+
+    fn forget_expired(&mut self, now: Instant) {
+        while let Some((since, key)) = self.by_age.front()
+            && now.duration_since(*since) >= WINDOW
+        {
+            self.answers.remove(key);
+            self.by_age.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(subject: &str, key: &str, request: u8) -> IdempotencyKey {
+        IdempotencyKey::new(&Tenant::none(), subject, key, [request; 16])
+    }
+
+    #[test]
+    fn a_key_is_known_for_ten_minutes_in_its_scope() {
+        let mut window = IdempotencyWindow::new(10);
+        let start = Instant::now();
+        assert_eq!(window.look_up(&key("a", "k", 1), start), Known::New);
+        window.remember(&key("a", "k", 1), 7, 2, start);
+        let late = start + WINDOW - Duration::from_millis(1);
+        assert_eq!(window.look_up(&key("a", "k", 1), late), Known::Before(7, 2));
+        assert_eq!(window.look_up(&key("a", "k", 2), late), Known::Conflict);
+        assert_eq!(window.look_up(&key("b", "k", 1), late), Known::New);
+        assert_eq!(window.look_up(&key("a", "k", 1), start + WINDOW), Known::New);
+        assert!(window.answers.is_empty() && window.by_age.is_empty());
+    }
+
+    #[test]
+    fn scope_and_key_do_not_run_into_each_other() {
+        assert_ne!(key("ab", "c", 1).scoped, key("a", "bc", 1).scoped);
+        let tenant = IdempotencyKey::new(&Tenant::named("t"), "a", "c", [1; 16]);
+        assert_ne!(tenant.scoped, key("a", "c", 1).scoped);
+    }
+
+    #[test]
+    fn a_full_window_says_so_and_forgets_nothing_early() {
+        let mut window = IdempotencyWindow::new(1);
+        let start = Instant::now();
+        window.remember(&key("a", "k", 1), 1, 1, start);
+        assert_eq!(window.look_up(&key("a", "l", 1), start), Known::Full);
+        assert_eq!(window.look_up(&key("a", "k", 1), start), Known::Before(1, 1));
+        assert_eq!(window.look_up(&key("a", "l", 1), start + WINDOW), Known::New);
+    }
+}

@@ -1,0 +1,33 @@
+//! Tribus: a real-time gateway. One bus feeds WebSocket, SSE and long-poll, with one cursor that
+//! is good on all of them.
+//!
+//! The modules in reading order; nothing imports from a module further down, but for `session`
+//! and `bus::shard`, which are two halves of one thing.
+
+pub mod topic;
+
+pub mod event;
+
+pub mod subscription;
+
+pub mod protocol;
+
+pub mod auth;
+
+pub mod engine;
+
+pub mod bus;
+
+pub mod session;
+
+pub mod config;
+
+pub mod transport;
+
+pub mod admin;
+
+pub mod page;
+
+pub mod gateway;
+
+pub mod cli;

@@ -1,0 +1,206 @@
+//! What clients send on `/ws`.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::value::RawValue;
+
+use super::{
+    Publish, Refusal, SubscribeRequest, SubscriptionLimits,
+    subscribe::{RawSubscribe, RawTopics},
+};
+use crate::topic::TopicFilter;
+
+/// A client's `ref`: a JSON string or number, echoed as it came.
+#[derive(Clone, Debug, Serialize)]
+#[serde(transparent)]
+pub struct Ref(Box<RawValue>);
+
+impl Ref {
+    /// Long enough for a UUID or a trace id; it is kept while a replay runs.
+    const MAX_BYTES: usize = 128;
+}
+
+impl<'de> Deserialize<'de> for Ref {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        use serde::de::Error;
+        let raw = Box::<RawValue>::deserialize(deserializer)?;
+        let first = raw.get().bytes().next().unwrap_or(b' ');
+        if first != b'"' && first != b'-' && !first.is_ascii_digit() {
+            return Err(D::Error::custom("`ref` must be a string or a number"));
+        }
+        if raw.get().len() > Self::MAX_BYTES {
+            return Err(D::Error::custom("`ref` is longer than 128 bytes"));
+        }
+        Ok(Self(raw))
+    }
+}
+
+/// One message of a client, with the `ref` that its reply echoes.
+pub struct ClientFrame<'a> {
+    pub reference: Option<Ref>,
+    /// The refusal where the message makes no sense; its reply still echoes the `ref`.
+    pub message: Result<ClientMessage<'a>, Refusal>,
+}
+
+pub enum ClientMessage<'a> {
+    Auth { token: Cow<'a, str> },
+    Subscribe(SubscribeRequest),
+    Unsubscribe(Vec<TopicFilter>),
+    Publish(Box<Publish<'a>>),
+    Ping,
+}
+
+/// Only as much as it takes to know what a message is.
+#[derive(Deserialize)]
+struct Head<'a> {
+    #[serde(borrow, rename = "type")]
+    message_type: Cow<'a, str>,
+    #[serde(default, rename = "ref")]
+    reference: Option<Ref>,
+}
+
+#[derive(Deserialize)]
+struct RefOnly {
+    #[serde(default, rename = "ref")]
+    reference: Option<Ref>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Auth<'a> {
+    #[serde(borrow)]
+    token: Cow<'a, str>,
+    #[serde(rename = "type")]
+    _message_type: serde::de::IgnoredAny,
+    #[serde(default, rename = "ref")]
+    _reference: serde::de::IgnoredAny,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Ping {
+    #[serde(rename = "type")]
+    _message_type: serde::de::IgnoredAny,
+    #[serde(default, rename = "ref")]
+    _reference: serde::de::IgnoredAny,
+}
+
+impl<'a> ClientFrame<'a> {
+    /// Reads one message; never fails, since a refused message is answered, not dropped.
+    pub fn parse(text: &'a str, limits: SubscriptionLimits) -> Self {
+        match decode::<Head<'a>>(text) {
+            Ok(head) => Self {
+                reference: head.reference,
+                message: parse_message(&head.message_type, text, limits),
+            },
+            Err(refusal) => Self {
+                reference: decode::<RefOnly>(text).ok().and_then(|only| only.reference),
+                message: Err(refusal),
+            },
+        }
+    }
+}
+
+fn parse_message<'a>(
+    message_type: &str,
+    text: &'a str,
+    limits: SubscriptionLimits,
+) -> Result<ClientMessage<'a>, Refusal> {
+    match message_type {
+        "auth" => decode::<Auth<'a>>(text).map(|auth| ClientMessage::Auth { token: auth.token }),
+        "subscribe" => {
+            let raw: RawSubscribe = decode(text)?;
+            let request = raw.into_message(limits)?;
+            Ok(ClientMessage::Subscribe(request))
+        }
+        "unsubscribe" => {
+            let raw: RawTopics = decode(text)?;
+            Ok(ClientMessage::Unsubscribe(raw.into_filters(limits)?))
+        }
+        "publish" => decode(text).map(|publish| ClientMessage::Publish(Box::new(publish))),
+        "ping" => decode::<Ping>(text).map(|_| ClientMessage::Ping),
+        other => Err(Refusal::bad_request(format!(
+            "unknown type {:?}: send auth, subscribe, unsubscribe, publish or ping",
+            other.chars().take(40).collect::<String>()
+        ))),
+    }
+}
+
+/// Reads JSON; the refusal names the field where one is missing, wrong or unknown.
+pub(super) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+    let mut deserializer = serde_json::Deserializer::from_str(text);
+    let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
+        let path = error.path().to_string();
+        describe(error.inner(), &path)
+    })?;
+    deserializer.end().map_err(|error| describe(&error, "."))?;
+    Ok(value)
+}
+
+/// As [`decode`], for values that keep nothing of the text.
+pub(super) fn decode_owned<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+    decode(text)
+}
+
+fn describe(error: &serde_json::Error, path: &str) -> Refusal {
+    let detail: String = error.to_string().chars().take(200).collect();
+    if !error.is_data() {
+        return Refusal::bad_request(format!("not JSON: {detail}"));
+    }
+    let place = if path == "." {
+        String::new()
+    } else {
+        format!("`{path}`: ")
+    };
+    Refusal::bad_request(format!("{place}{detail}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::protocol::ErrorCode;
+
+    fn refusal(text: &str) -> (Option<String>, Refusal) {
+        let frame = ClientFrame::parse(text, SubscriptionLimits::default());
+        let reference = frame
+            .reference
+            .map(|reference| serde_json::to_string(&reference).unwrap());
+        (reference, frame.message.err().expect("a refusal"))
+    }
+
+    #[test]
+    fn a_refused_message_still_echoes_its_ref() {
+        for (text, reference) in [
+            (r#"{"ref":7}"#, Some("7")),
+            (r#"{"type":"nope","ref":"a"}"#, Some("\"a\"")),
+            (r#"{"type":"ping","ref":1,"x":2}"#, Some("1")),
+            (r#"{"type":"ping","ref":{}}"#, None),
+            (r#"{"type":5,"ref":-1.5}"#, Some("-1.5")),
+            ("{", None),
+        ] {
+            let (echoed, refusal) = refusal(text);
+            assert_eq!(echoed.as_deref(), reference, "{text}");
+            assert_eq!(refusal.code, ErrorCode::BadRequest, "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (text, named) in [
+            (r#"{"type":"ping","extra":2}"#, "`extra`"),
+            (r#"{"type":"auth"}"#, "`token`"),
+            (r#"{"type":"auth","token":5}"#, "token"),
+            (r#"{"type":"subscribe"}"#, "topics"),
+            (r#"{"type":"subscribe","topics":[]}"#, "topics"),
+            (r#"{"type":"subscribe","topics":"a"}"#, "topics"),
+            (r#"{"type":"subscribe","topics":["a"],"rewind":101}"#, "rewind"),
+            (r#"{"type":"unsubscribe"}"#, "topics"),
+            (r#"{"type":"shout"}"#, "shout"),
+            (r#"{"type":"ping"} x"#, "not JSON"),
+        ] {
+            let (_, refusal) = refusal(text);
+            assert!(refusal.message.contains(named), "{text}: {refusal}");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! The wire protocol's frames, errors and close codes, as `docs/protocol.md` states them. Pure.
+
+mod client;
+mod error;
+mod msgpack;
+mod publish;
+mod server;
+mod subscribe;
+
+pub use client::{ClientFrame, ClientMessage, Ref};
+pub use error::{CloseReason, ErrorCode, Refusal};
+pub use msgpack::{MsgpackError, json_to_msgpack, msgpack_to_json};
+pub(crate) use publish::Fingerprint;
+pub use publish::{Publish, PublishLimits, PublishRequest, Publisher};
+pub use server::{ResetReason, ServerFrame};
+pub use subscribe::{Query, Start, SubscribeRequest, SubscriptionLimits};

@@ -1,0 +1,672 @@
+//! One client, without I/O: who it is, what it wants to see, up to where it was served, and a
+//! bounded mailbox of what to send next. Transports pump it; the shard feeds it.
+//!
+//! A session reads the log in one of two ways. *Live*, the shard offers it each new event. *From
+//! the log*, the session takes pages at the pace at which its transport drains the mailbox, until
+//! a page reaches the end of the log; from that position on it is live. Resuming, catching up
+//! after having been slow, and a late subscribe are all this one operation:
+//!
+//! ```text
+//!            mailbox full, or a replay begins
+//!   Live ───────────────────────────────────▶ From the log
+//!        ◀───────────────────────────────────
+//!            a page reached the end of the log
+//! ```
+//!
+//! The seam is exact because a session and its shard live on one thread: an offer is skipped
+//! unless its sequence is after the session's position, and the position is where the page ended.
+
+use std::{
+    cell::OnceCell,
+    collections::VecDeque,
+    rc::Rc,
+    sync::Arc,
+    task::Waker,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+
+use crate::{
+    auth::Identity,
+    bus::{Bus, Gap, Page, PageLimits, Range, StartPoint, Window},
+    event::Event,
+    protocol::{
+        CloseReason, ErrorCode, Ref, Refusal, ResetReason, ServerFrame, SubscribeRequest,
+        SubscriptionLimits,
+    },
+    subscription::FilterSet,
+    topic::TopicFilter,
+};
+
+/// Events waiting in one mailbox. Enough for a burst between two turns of the transport; what is
+/// more is read from the log.
+const MAILBOX_EVENTS: usize = 128;
+/// Bytes of events waiting in one mailbox; one event always fits.
+const MAILBOX_BYTES: usize = 128 * 1024;
+/// A mailbox that was larger than this gives its memory back when it is empty.
+const MAILBOX_IDLE_CAPACITY: usize = 8;
+/// Replies waiting in one mailbox before the transport should stop reading the client's messages.
+const MAILBOX_FRAMES: usize = 64;
+/// Subscribes that wait for their turn, since replays of one session run one after the other.
+const WAITING_REPLAYS: usize = 64;
+
+/// Bounds on a session, from the configuration.
+#[derive(Clone, Copy, Debug)]
+pub struct SessionLimits {
+    pub subscriptions: SubscriptionLimits,
+}
+
+/// One event on its way to the sessions of one shard. What is not the event's own
+/// encoding is made at most once, by the first session that needs it.
+#[derive(Debug)]
+pub struct Delivery {
+    pub event: Arc<Event>,
+    pub msgpack_frame: OnceCell<Bytes>,
+}
+
+impl Delivery {
+    pub fn new(event: Arc<Event>) -> Self {
+        Self {
+            event,
+            msgpack_frame: OnceCell::new(),
+        }
+    }
+}
+
+/// What a transport is to send.
+#[derive(Clone, Debug)]
+pub enum Outgoing {
+    Event(Rc<Delivery>),
+    Frame(Box<ServerFrame>),
+}
+
+/// How the start of subscriptions is told.
+#[derive(Clone, Debug)]
+pub enum Announcement {
+    /// The connection's own, from its URL or body.
+    Connected {
+        message: &'static str,
+        connection_id: Box<str>,
+        heartbeat_ms: u64,
+    },
+    /// A `subscribe` message's.
+    Subscribed { reference: Option<Ref> },
+}
+
+/// Subscriptions that replay before they join the session's others.
+#[derive(Debug)]
+struct Replay {
+    filters: FilterSet,
+    /// Everything that the filters match up to here was put into the mailbox, or is not wanted.
+    position: u64,
+    /// Where the session's other subscriptions were when the replay began, and wait for it.
+    /// `None` until then.
+    until: Option<u64>,
+    /// Single events that come before anything else.
+    rewind: VecDeque<u64>,
+    asked: Option<String>,
+    reset: Option<ResetReason>,
+    /// A page was read, so that a gap from here on is the connection's own slowness.
+    under_way: bool,
+    announcement: Announcement,
+}
+
+pub struct Session {
+    identity: Arc<Identity>,
+    limits: SessionLimits,
+    filters: FilterSet,
+    /// A matching topic is all that an offered event needs.
+    plain: bool,
+    reading: Reading,
+    /// Everything that the filters match up to here was put into the mailbox. A live session is
+    /// also past all that its shard dispatched.
+    position: u64,
+    replays: VecDeque<Replay>,
+    mailbox: Mailbox,
+    waker: Option<Waker>,
+    closed: Option<CloseReason>,
+    last_sent: Instant,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Reading {
+    Live,
+    FromLog,
+}
+
+#[derive(Default)]
+struct Mailbox {
+    queue: VecDeque<Outgoing>,
+    events: usize,
+    bytes: usize,
+}
+
+impl Session {
+    pub(crate) fn new(identity: Arc<Identity>, limits: SessionLimits) -> Self {
+        Self {
+            identity,
+            limits,
+            filters: FilterSet::default(),
+            plain: true,
+            reading: Reading::Live,
+            position: 0,
+            replays: VecDeque::new(),
+            mailbox: Mailbox::default(),
+            waker: None,
+            closed: None,
+            last_sent: Instant::now(),
+        }
+    }
+
+    pub fn identity(&self) -> &Arc<Identity> {
+        &self.identity
+    }
+
+    /// Why the session ends, once it does; what is in the mailbox is still to be sent.
+    pub fn closed(&self) -> Option<CloseReason> {
+        self.closed
+    }
+
+    /// When the last event or frame was taken for sending.
+    pub fn last_sent(&self) -> Instant {
+        self.last_sent
+    }
+
+    /// Remembers whom to wake when there is something to send.
+    pub fn wake_with(&mut self, waker: &Waker) {
+        match &mut self.waker {
+            Some(known) => known.clone_from(waker),
+            none => *none = Some(waker.clone()),
+        }
+    }
+
+    /// Puts a reply or a notice into the mailbox, behind all that waits there.
+    pub fn push_frame(&mut self, frame: ServerFrame) {
+        self.mailbox.push_frame(frame);
+        self.wake();
+    }
+
+    /// So many replies wait that the client's messages should be left unread for now.
+    pub fn is_congested(&self) -> bool {
+        self.mailbox.queue.len() - self.mailbox.events >= MAILBOX_FRAMES
+    }
+
+    pub fn has_mail(&self) -> bool {
+        !self.mailbox.queue.is_empty()
+    }
+
+    /// Ends the session: it takes no more events, and `closing` is the last frame it sends.
+    /// `wait` is how long the client should stay away, where it may come back at all.
+    pub fn close(&mut self, reason: CloseReason, wait: Duration) {
+        if self.closed.is_none() {
+            let wait = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+            self.mailbox.push_frame(ServerFrame::closing(reason, wait));
+            self.end(reason);
+        }
+    }
+
+    /// Ends the session without a `closing` frame, after an `error` that said it all.
+    pub fn end(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+        self.wake();
+    }
+
+    /// A live event from the shard. Not taken where the session does not want it, has it, or
+    /// reads from the log; a full mailbox makes the session read from the log.
+    pub(crate) fn offer(&mut self, delivery: &Rc<Delivery>) {
+        let event = &delivery.event;
+        if self.reading != Reading::Live
+            || event.sequence <= self.position
+            || self.closed.is_some()
+            || !(self.plain || self.filters.matches(event))
+        {
+            return;
+        }
+        if self.mailbox.is_full() {
+            if !event.ephemeral {
+                self.position = event.sequence - 1;
+                self.reading = Reading::FromLog;
+            }
+            return;
+        }
+        self.position = event.sequence;
+        self.mailbox.push_event(Rc::clone(delivery));
+        self.wake();
+    }
+
+    /// The shard skipped events after the position: a live session reads them from the log.
+    pub(crate) fn fall_back(&mut self, position: u64) {
+        if self.reading == Reading::Live {
+            self.position = self.position.max(position);
+            self.reading = Reading::FromLog;
+            self.wake();
+        }
+    }
+
+    pub(crate) fn subscribe(
+        &mut self,
+        request: SubscribeRequest,
+        start: StartPoint,
+        announcement: Announcement,
+        window: &Window,
+    ) -> Result<(), Refusal> {
+        self.check_grants(&request)?;
+        self.check_counts(&request)?;
+        let mut filters = FilterSet::default();
+        for subscription in request.subscriptions {
+            filters.insert(subscription);
+        }
+        let mut replay = Replay {
+            filters,
+            position: start.position,
+            until: None,
+            rewind: VecDeque::new(),
+            asked: start.asked,
+            reset: start.reset,
+            under_way: false,
+            announcement,
+        };
+        if start.rewind > 0 {
+            let tenant = &self.identity.tenant;
+            replay.rewind = window.rewind(tenant, &replay.filters, start.rewind).into();
+        }
+        self.replays.push_back(replay);
+        self.plain = false;
+        self.wake();
+        Ok(())
+    }
+
+    fn check_grants(&self, request: &SubscribeRequest) -> Result<(), Refusal> {
+        let denied = request
+            .subscriptions
+            .iter()
+            .find(|subscription| !self.identity.may_subscribe(&subscription.filter));
+        match denied {
+            None => Ok(()),
+            Some(subscription) => Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!(
+                    "the token's `subscribe` grants do not cover all of {:?}",
+                    subscription.filter.as_str()
+                ),
+            )),
+        }
+    }
+
+    fn check_counts(&self, request: &SubscribeRequest) -> Result<(), Refusal> {
+        let limits = self.limits.subscriptions;
+        let new = request
+            .subscriptions
+            .iter()
+            .filter(|subscription| !self.is_subscribed(&subscription.filter));
+        let (mut filters, mut patterns) = (0, 0);
+        for subscription in new {
+            filters += 1;
+            patterns += usize::from(!subscription.filter.is_literal());
+        }
+        for set in self.filter_sets() {
+            filters += set.len();
+            patterns += set.pattern_count();
+        }
+        if filters > limits.subscriptions
+            || patterns > limits.patterns
+            || self.replays.len() >= WAITING_REPLAYS
+        {
+            return Err(Refusal::new(
+                ErrorCode::TooManySubscriptions,
+                format!(
+                    "a connection may have {} topic filters, {} of them with wildcards, and \
+                     {WAITING_REPLAYS} replays waiting",
+                    limits.subscriptions, limits.patterns
+                ),
+            ));
+        }
+        Ok(())
+    }
+
+    fn is_subscribed(&self, filter: &TopicFilter) -> bool {
+        self.filter_sets().any(|set| set.contains(filter))
+    }
+
+    fn filter_sets(&self) -> impl Iterator<Item = &FilterSet> {
+        std::iter::once(&self.filters).chain(self.replays.iter().map(|replay| &replay.filters))
+    }
+
+    /// Every filter of the session, whether its replay is over or not.
+    pub(crate) fn all_filters(&self) -> impl Iterator<Item = &TopicFilter> {
+        self.filter_sets()
+            .flat_map(FilterSet::iter)
+            .map(|subscription| &subscription.filter)
+    }
+
+    pub(crate) fn unsubscribe(
+        &mut self,
+        filters: &[TopicFilter],
+        reason: Option<&'static str>,
+        reference: Option<Ref>,
+    ) {
+        for filter in filters {
+            self.filters.remove(filter);
+            for replay in &mut self.replays {
+                replay.filters.remove(filter);
+            }
+        }
+        self.drop_unwanted_mail();
+        self.push_frame(ServerFrame::Unsubscribed {
+            topics: filters
+                .iter()
+                .map(|filter| filter.as_str().to_owned())
+                .collect(),
+            reason,
+            reference,
+        });
+    }
+
+    /// No event of an ended subscription is sent after `unsubscribed`.
+    fn drop_unwanted_mail(&mut self) {
+        let mut mailbox = std::mem::take(&mut self.mailbox);
+        mailbox.retain_events(|event| self.filter_sets().any(|set| set.wants(event)));
+        self.mailbox = mailbox;
+    }
+
+    /// The filters that the fresh token does not grant any more.
+    pub(crate) fn refresh(
+        &mut self,
+        identity: Arc<Identity>,
+        reply: ServerFrame,
+    ) -> Result<Vec<TopicFilter>, Refusal> {
+        if identity.subject != self.identity.subject || identity.tenant != self.identity.tenant {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                "a fresh token must be of the same `sub` and `tenant`: open a new connection",
+            ));
+        }
+        self.identity = identity;
+        self.push_frame(reply);
+        let lost = self
+            .all_filters()
+            .filter(|filter| !self.identity.may_subscribe(filter))
+            .cloned();
+        Ok(lost.collect())
+    }
+
+    /// The position that is safe to resume the whole session from, once the mailbox is sent.
+    pub(crate) fn stream_position(&self, dispatched: u64) -> u64 {
+        match self.replays.front() {
+            Some(replay) if replay.until.is_some() => {
+                let next_rewound = replay.rewind.front().map_or(u64::MAX, |next| next - 1);
+                replay.position.min(self.position).min(next_rewound)
+            }
+            Some(_) | None => self.settled_position(dispatched),
+        }
+    }
+
+    /// Up to where the session's subscriptions were served, replays aside.
+    fn settled_position(&self, dispatched: u64) -> u64 {
+        match self.reading {
+            Reading::Live => self.position.max(dispatched),
+            Reading::FromLog => self.position,
+        }
+    }
+
+    /// The next thing to send; `None` until woken.
+    pub(crate) fn next(&mut self, bus: &Bus, dispatched: u64) -> Option<Outgoing> {
+        // Each step reads one page, which may hold nothing that matches.
+        while self.mailbox.queue.is_empty() && self.closed.is_none() {
+            match self.replays.pop_front() {
+                Some(replay) => self.advance_replay(replay, bus, dispatched),
+                None if self.reading == Reading::FromLog => self.advance_to_live(bus),
+                None => break,
+            }
+        }
+        let outgoing = self.mailbox.pop()?;
+        self.last_sent = Instant::now();
+        Some(outgoing)
+    }
+
+    /// Takes a replay one step further: its announcement, or a page, or its end.
+    fn advance_replay(&mut self, mut replay: Replay, bus: &Bus, dispatched: u64) {
+        let Some(until) = replay.until else {
+            self.begin_replay(&mut replay, bus, dispatched);
+            if replay.reset.is_some() {
+                self.reset_replay(replay, bus);
+            } else {
+                self.replays.push_front(replay);
+            }
+            return;
+        };
+        let fetched = if replay.rewind.is_empty() {
+            self.replay_page(&mut replay, until, bus)
+        } else {
+            self.rewind_page(&mut replay, bus)
+        };
+        match fetched {
+            Ok(true) => self.finish_replay(replay, bus),
+            Ok(false) => self.replays.push_front(replay),
+            Err(Gap) => {
+                replay.reset = Some(if replay.under_way {
+                    ResetReason::Lagged
+                } else {
+                    ResetReason::Expired
+                });
+                self.reset_replay(replay, bus);
+            }
+        }
+    }
+
+    /// The session's other subscriptions stop where they are until the replay is over.
+    fn begin_replay(&mut self, replay: &mut Replay, bus: &Bus, dispatched: u64) {
+        self.position = self.settled_position(dispatched);
+        self.reading = Reading::FromLog;
+        let first_rewound = replay.rewind.front().map(|first| first - 1);
+        let from = first_rewound.unwrap_or(replay.position);
+        if self.filters.is_empty() {
+            // Nothing else is served, so the session is as far as its only subscriptions are.
+            self.position = self.position.max(replay.position);
+        }
+        replay.until = Some(self.position);
+        let frame = match &replay.announcement {
+            Announcement::Connected {
+                message,
+                connection_id,
+                heartbeat_ms,
+            } => ServerFrame::Connected {
+                message,
+                user_id: (*self.identity.subject).into(),
+                connection_id: connection_id.clone(),
+                cursor: replay.asked.clone().unwrap_or_else(|| bus.cursor(from)),
+                heartbeat_ms: *heartbeat_ms,
+            },
+            Announcement::Subscribed { reference } => ServerFrame::Subscribed {
+                topics: replay.topics(),
+                cursor: bus.cursor(from.min(self.position)),
+                reference: reference.clone(),
+            },
+        };
+        self.mailbox.push_frame(frame);
+    }
+
+    /// Puts the next page of a replay into the mailbox; true where it was the last.
+    fn replay_page(&mut self, replay: &mut Replay, until: u64, bus: &Bus) -> Result<bool, Gap> {
+        if replay.position >= until {
+            return Ok(true);
+        }
+        let range = Range {
+            after: replay.position,
+            until: Some(until),
+        };
+        let tenant = &self.identity.tenant;
+        let page = bus
+            .window()
+            .page(tenant, &replay.filters, range, Mailbox::PAGE)?;
+        replay.position = page.position;
+        replay.under_way = true;
+        let complete = page.complete;
+        self.mailbox.push_page(page);
+        Ok(complete)
+    }
+
+    fn rewind_page(&mut self, replay: &mut Replay, bus: &Bus) -> Result<bool, Gap> {
+        while !self.mailbox.is_full()
+            && let Some(sequence) = replay.rewind.pop_front()
+        {
+            let event = bus.window().event(sequence)?;
+            replay.under_way = true;
+            if replay.filters.matches(&event) {
+                self.mailbox.push_event(Rc::new(Delivery::new(event)));
+            }
+        }
+        Ok(false)
+    }
+
+    /// The replay's subscriptions join the session's others.
+    fn finish_replay(&mut self, replay: Replay, bus: &Bus) {
+        let topics = replay.topics();
+        let reference = replay.announcement.reference();
+        let is_told = !topics.is_empty() || reference.is_some();
+        let joined_at = replay.position;
+        for mut subscription in replay.filters.into_iter() {
+            subscription.after = joined_at;
+            self.filters.insert(subscription);
+        }
+        self.update_plain();
+        if is_told {
+            self.mailbox.push_frame(ServerFrame::Live {
+                topics,
+                cursor: bus.cursor(self.position),
+                reference,
+            });
+        }
+    }
+
+    /// Events were missed: tells so, and lets the subscriptions go on from now.
+    fn reset_replay(&mut self, mut replay: Replay, bus: &Bus) {
+        let head = bus.window().head();
+        replay.position = head;
+        replay.rewind.clear();
+        if self.filters.is_empty() {
+            self.position = head;
+        }
+        let whole = matches!(replay.announcement, Announcement::Connected { .. });
+        self.mailbox.push_frame(ServerFrame::Reset {
+            reason: replay.reset.unwrap_or(ResetReason::Lagged),
+            cursor: bus.cursor(self.position),
+            topics: (!whole).then(|| replay.topics()),
+            reference: replay.announcement.reference(),
+        });
+        self.finish_replay(replay, bus);
+    }
+
+    /// Puts the next page of the session's own position into the mailbox; at the end of the log
+    /// the session is live.
+    fn advance_to_live(&mut self, bus: &Bus) {
+        let range = Range {
+            after: self.position,
+            until: None,
+        };
+        let tenant = &self.identity.tenant;
+        let page = bus
+            .window()
+            .page(tenant, &self.filters, range, Mailbox::PAGE);
+        match page {
+            Ok(page) => {
+                self.position = page.position;
+                if page.complete {
+                    self.reading = Reading::Live;
+                    self.update_plain();
+                }
+                self.mailbox.push_page(page);
+            }
+            Err(Gap) => {
+                self.position = bus.window().head();
+                self.mailbox.push_frame(ServerFrame::Reset {
+                    reason: ResetReason::Lagged,
+                    cursor: bus.cursor(self.position),
+                    topics: None,
+                    reference: None,
+                });
+            }
+        }
+    }
+
+    fn update_plain(&mut self) {
+        self.plain = self.replays.is_empty() && self.filters.is_plain_after(self.position);
+    }
+
+    fn wake(&mut self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+}
+
+impl Replay {
+    fn topics(&self) -> Vec<String> {
+        self.filters
+            .iter()
+            .map(|subscription| subscription.filter.as_str().to_owned())
+            .collect()
+    }
+}
+
+impl Announcement {
+    fn reference(&self) -> Option<Ref> {
+        match self {
+            Self::Connected { .. } => None,
+            Self::Subscribed { reference } => reference.clone(),
+        }
+    }
+}
+
+impl Mailbox {
+    /// A page that just fills an empty mailbox.
+    const PAGE: PageLimits = PageLimits {
+        events: MAILBOX_EVENTS,
+        bytes: MAILBOX_BYTES,
+    };
+
+    fn is_full(&self) -> bool {
+        self.events >= MAILBOX_EVENTS || self.bytes >= MAILBOX_BYTES
+    }
+
+    fn push_event(&mut self, delivery: Rc<Delivery>) {
+        self.events += 1;
+        self.bytes += delivery.event.json().len();
+        self.queue.push_back(Outgoing::Event(delivery));
+    }
+
+    fn push_page(&mut self, page: Page) {
+        for event in page.events {
+            self.push_event(Rc::new(Delivery::new(event)));
+        }
+    }
+
+    fn push_frame(&mut self, frame: ServerFrame) {
+        self.queue.push_back(Outgoing::Frame(Box::new(frame)));
+    }
+
+    fn pop(&mut self) -> Option<Outgoing> {
+        let outgoing = self.queue.pop_front()?;
+        if let Outgoing::Event(delivery) = &outgoing {
+            self.events -= 1;
+            self.bytes -= delivery.event.json().len();
+        }
+        if self.queue.is_empty() && self.queue.capacity() > MAILBOX_IDLE_CAPACITY {
+            self.queue = VecDeque::new();
+        }
+        Some(outgoing)
+    }
+
+    fn retain_events(&mut self, wanted: impl Fn(&Event) -> bool) {
+        for outgoing in std::mem::take(&mut self.queue) {
+            match outgoing {
+                Outgoing::Event(delivery) if !wanted(&delivery.event) => {
+                    self.events -= 1;
+                    self.bytes -= delivery.event.json().len();
+                }
+                other => self.queue.push_back(other),
+            }
+        }
+    }
+}

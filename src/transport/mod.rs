@@ -1,0 +1,19 @@
+//! The three ways to a client, and what they share: who asks, from where, and for what.
+//!
+//! Transports are pumps. They take what a session gives out, put it into their framing, and hand
+//! the session what the client says; what to send, and when, is the session's to decide.
+
+mod credentials;
+mod frame_guard;
+mod http;
+mod origin;
+mod poll;
+mod publish;
+mod pulse;
+mod sse;
+mod ticket;
+mod worker;
+mod ws;
+
+pub use http::{configure, guard_origin, not_found};
+pub use worker::{ConnectionLimiter, Settings, Shared, Worker};

@@ -1,0 +1,243 @@
+//! `/poll`: long-poll (protocol, section 6).
+//!
+//! A poll is a session that lives for one answer: it subscribes with the client's cursor, takes
+//! what its mailbox gives, and goes as soon as there is something.
+
+use std::{future::poll_fn, rc::Rc, time::Duration};
+
+use actix_web::{
+    HttpRequest, HttpResponse,
+    http::{StatusCode, header},
+    web,
+};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use tokio::time::Instant;
+
+use super::{
+    credentials,
+    http::{charge, read_body},
+    pulse,
+    worker::{Here, Worker},
+};
+use crate::{
+    auth::Identity,
+    bus::SessionHandle,
+    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame, Start, SubscribeRequest},
+    session::{Announcement, Outgoing},
+};
+
+/// Envelopes in one answer; the first always fits.
+const MAX_ANSWER_BYTES: usize = 1 << 20;
+
+pub async fn poll(request: HttpRequest, here: Here) -> Result<HttpResponse, Refusal> {
+    answer(request, here, None).await
+}
+
+pub async fn poll_by_body(
+    request: HttpRequest,
+    payload: web::Payload,
+    here: Here,
+) -> Result<HttpResponse, Refusal> {
+    answer(request, here, Some(payload)).await
+}
+
+async fn answer(
+    request: HttpRequest,
+    Here(worker): Here,
+    payload: Option<web::Payload>,
+) -> Result<HttpResponse, Refusal> {
+    charge(&request)?;
+    let client = credentials::require(&request, &worker)?;
+    let query = read_query(&request, &worker, payload).await?;
+    let asked = PollRequest {
+        subscribe: query.subscriptions(worker.shared.settings.subscriptions)?,
+        wait: Duration::from_secs(query.wait_seconds()?),
+        max_events: query.max_events()?,
+    };
+    asked.answer(&worker, client.identity).await
+}
+
+/// The query, and the body where there is one.
+///
+/// # Errors
+/// `bad_request` or `too_large`.
+pub async fn read_query(
+    request: &HttpRequest,
+    worker: &Rc<Worker>,
+    payload: Option<web::Payload>,
+) -> Result<Query, Refusal> {
+    let query = Query::parse(request.query_string())?;
+    match payload {
+        None => Ok(query),
+        Some(payload) => {
+            let body = read_body(request, payload, worker.shared.settings.message_bytes).await?;
+            query.with_body(&body)
+        }
+    }
+}
+
+struct PollRequest {
+    subscribe: SubscribeRequest,
+    wait: Duration,
+    max_events: usize,
+}
+
+impl PollRequest {
+    async fn answer(
+        self,
+        worker: &Rc<Worker>,
+        identity: std::sync::Arc<Identity>,
+    ) -> Result<HttpResponse, Refusal> {
+        let at_once = matches!(self.subscribe.start, Start::Now | Start::Rewind(_));
+        let now = Instant::now();
+        let deadline = now + if at_once { Duration::ZERO } else { self.wait };
+        let token_end = Instant::from_std(pulse::token_end(&identity));
+        let start = worker.shard.bus().start(&self.subscribe.start).await?;
+        let connection = worker.open(identity)?;
+        let session = &connection.session;
+        session.subscribe(
+            self.subscribe,
+            start,
+            // Only a streaming client reads it; a poll's answer has a cursor of its own.
+            Announcement::Connected {
+                message: "",
+                connection_id: "".into(),
+                heartbeat_ms: 0,
+            },
+        )?;
+        let mut answer = Answer::new(self.max_events);
+        let cursor = |session: &SessionHandle| session.shard().bus().cursor(session.position());
+        match answer.collect(session, deadline.min(token_end)).await {
+            Collected::Page => {
+                let cursor = answer.last_id.take().unwrap_or_default();
+                Ok(answer.respond(cursor))
+            }
+            Collected::Nothing if token_end <= deadline => Err(Refusal::new(
+                ErrorCode::TokenExpired,
+                CloseReason::TokenExpired.message(),
+            )),
+            Collected::Something | Collected::Nothing => Ok(answer.respond(cursor(session))),
+            Collected::Reset(frame) => Ok(no_store(StatusCode::GONE)
+                .content_type("application/json")
+                .body(frame.to_json())),
+            Collected::Closed(CloseReason::Revoked, _) => Err(Refusal::new(
+                ErrorCode::Revoked,
+                CloseReason::Revoked.message(),
+            )),
+            Collected::Closed(_, reconnect_after_ms) => {
+                answer.reconnect_after_ms = reconnect_after_ms;
+                Ok(answer.respond(cursor(session)))
+            }
+        }
+    }
+}
+
+fn no_store(status: StatusCode) -> actix_web::HttpResponseBuilder {
+    let mut response = HttpResponse::build(status);
+    response.insert_header((header::CACHE_CONTROL, "no-store"));
+    response
+}
+
+enum Collected {
+    /// Events, and nothing more to be had without waiting.
+    Something,
+    /// As many events as fit.
+    Page,
+    Nothing,
+    Reset(ServerFrame),
+    Closed(CloseReason, Option<u64>),
+}
+
+/// The answer as it grows.
+struct Answer {
+    events: Vec<Box<RawValue>>,
+    bytes: usize,
+    max_events: usize,
+    last_id: Option<String>,
+    reconnect_after_ms: Option<u64>,
+}
+
+#[derive(Serialize)]
+struct Body<'a> {
+    cursor: String,
+    events: &'a [Box<RawValue>],
+    #[serde(rename = "reconnectAfterMs", skip_serializing_if = "Option::is_none")]
+    reconnect_after_ms: Option<u64>,
+}
+
+impl Answer {
+    fn new(max_events: usize) -> Self {
+        Self {
+            events: Vec::new(),
+            bytes: 0,
+            max_events,
+            last_id: None,
+            reconnect_after_ms: None,
+        }
+    }
+
+    /// Takes what the session has, and where that is nothing, waits for it.
+    async fn collect(&mut self, session: &SessionHandle, until: Instant) -> Collected {
+        loop {
+            let outgoing = match session.next() {
+                Some(outgoing) => Some(outgoing),
+                None if !self.events.is_empty() => return Collected::Something,
+                None => {
+                    let next = poll_fn(|cx| pulse::poll_next(session, cx));
+                    match tokio::time::timeout_at(until, next).await {
+                        Ok(outgoing) => outgoing,
+                        Err(_) => return Collected::Nothing,
+                    }
+                }
+            };
+            match outgoing {
+                Some(Outgoing::Event(delivery)) => {
+                    let event = &delivery.event;
+                    if !self.push(event.json()) {
+                        return Collected::Page;
+                    }
+                    self.last_id = Some(String::from_utf8_lossy(event.id()).into_owned());
+                    if self.events.len() == self.max_events {
+                        return Collected::Page;
+                    }
+                }
+                Some(Outgoing::Frame(frame)) => match *frame {
+                    // Events that came before the gap are good; the next poll is told of it.
+                    ServerFrame::Reset { .. } if !self.events.is_empty() => return Collected::Page,
+                    ServerFrame::Reset { .. } => return Collected::Reset(*frame),
+                    ServerFrame::Closing {
+                        reconnect_after_ms, ..
+                    } => {
+                        let reason = session.with(|session| session.closed());
+                        let reason = reason.unwrap_or(CloseReason::Internal);
+                        return Collected::Closed(reason, reconnect_after_ms);
+                    }
+                    _ => {}
+                },
+                None => return Collected::Closed(CloseReason::Internal, None),
+            }
+        }
+    }
+
+    /// False where the event does not fit any more.
+    fn push(&mut self, json: &[u8]) -> bool {
+        if !self.events.is_empty() && self.bytes + json.len() > MAX_ANSWER_BYTES {
+            return false;
+        }
+        self.bytes += json.len();
+        let json = String::from_utf8_lossy(json).into_owned();
+        if let Ok(raw) = RawValue::from_string(json) {
+            self.events.push(raw);
+        }
+        true
+    }
+
+    fn respond(self, cursor: String) -> HttpResponse {
+        no_store(StatusCode::OK).json(Body {
+            cursor,
+            events: &self.events,
+            reconnect_after_ms: self.reconnect_after_ms,
+        })
+    }
+}

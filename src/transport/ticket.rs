@@ -1,0 +1,63 @@
+//! `POST /ticket` (protocol, section 3): a short-lived credential that may stand in a URL.
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use jiff::Timestamp;
+use serde::Deserialize;
+
+use super::{
+    credentials,
+    http::{charge, read_body},
+    worker::Here,
+};
+use crate::{
+    auth::TicketUse,
+    protocol::Refusal,
+};
+
+/// The body holds one short field.
+const MAX_BODY_BYTES: usize = 1024;
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct TicketRequest {
+    #[serde(default, rename = "use")]
+    purpose: Option<String>,
+}
+
+pub async fn issue(
+    request: HttpRequest,
+    payload: web::Payload,
+    Here(worker): Here,
+) -> Result<HttpResponse, Refusal> {
+    charge(&request)?;
+    let client = credentials::require(&request, &worker)?;
+    let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
+    let purpose = purpose(&body)?;
+    let ticket = worker
+        .shared
+        .tickets
+        .issue(client.identity, purpose, Timestamp::now())
+        .map_err(|error| Refusal::unavailable(error.to_string()))?;
+    Ok(HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(serde_json::json!({
+            "ticket": ticket.text,
+            "expiresAt": format!("{:.3}", ticket.expires_at),
+        })))
+}
+
+fn purpose(body: &[u8]) -> Result<TicketUse, Refusal> {
+    let request: TicketRequest = if body.iter().all(u8::is_ascii_whitespace) {
+        TicketRequest::default()
+    } else {
+        serde_json::from_slice(body)
+            .map_err(|error| Refusal::bad_request(format!("the body: {error}")))?
+    };
+    match request.purpose.as_deref() {
+        None | Some("once") => Ok(TicketUse::Once),
+        Some("stream") => Ok(TicketUse::Stream),
+        Some(_) => Err(Refusal::bad_request(
+            "`use` must be \"stream\", or left out for a ticket that is used once",
+        )),
+    }
+}

@@ -1,0 +1,162 @@
+//! What a worker thread holds for its requests.
+
+use std::{
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_web::{FromRequest, HttpRequest, dev::Payload};
+use governor::{
+    Quota, RateLimiter,
+    clock::{Clock, DefaultClock},
+    middleware::NoOpMiddleware,
+    state::{InMemoryState, NotKeyed},
+};
+use jiff::Timestamp;
+
+use crate::{
+    auth::{Authenticator, Identity, RevocationList, TicketStore},
+    bus::{SessionHandle, Shard},
+    protocol::{ErrorCode, PublishLimits, Refusal, SubscriptionLimits},
+};
+
+/// What the transports need of the configuration.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub heartbeat: Duration,
+    pub cookie: String,
+    pub allowed_origins: Vec<String>,
+    pub subscriptions: SubscriptionLimits,
+    pub publish: PublishLimits,
+    pub message_bytes: usize,
+    pub publish_bytes: usize,
+    pub quota: Quota,
+    pub connections: usize,
+}
+
+/// Shared by all workers of a node.
+pub struct Shared {
+    pub settings: Settings,
+    pub authenticator: Arc<Authenticator>,
+    pub tickets: TicketStore,
+    pub revocations: RevocationList,
+    pub connections: AtomicUsize,
+}
+
+/// One per worker thread.
+pub struct Worker {
+    pub shared: Arc<Shared>,
+    pub shard: Rc<Shard>,
+}
+
+impl Worker {
+    /// Opens a session for a client, and counts its connection until the session is dropped.
+    ///
+    /// # Errors
+    /// `unavailable` while draining, `too_many_connections` at the node's limit.
+    pub fn open(&self, identity: Arc<Identity>) -> Result<Connection, Refusal> {
+        if self.shard.is_draining() {
+            return Err(Refusal::unavailable(
+                "the gateway is restarting: try again in a moment",
+            ));
+        }
+        let slot = ConnectionSlot::take(&self.shared)?;
+        Ok(Connection {
+            session: self.shard.open(identity),
+            _slot: slot,
+        })
+    }
+
+    /// # Errors
+    /// `revoked`.
+    pub fn refuse_revoked(&self, identity: &Identity) -> Result<(), Refusal> {
+        if self
+            .shared
+            .revocations
+            .is_revoked(identity, Timestamp::now())
+        {
+            return Err(Refusal::new(
+                ErrorCode::Revoked,
+                "access was revoked: do not come back with this token",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// A session and its place among the node's connections.
+pub struct Connection {
+    pub session: SessionHandle,
+    _slot: ConnectionSlot,
+}
+
+struct ConnectionSlot(Arc<Shared>);
+
+impl ConnectionSlot {
+    fn take(shared: &Arc<Shared>) -> Result<Self, Refusal> {
+        let slot = Self(Arc::clone(shared));
+        let before = shared.connections.fetch_add(1, Ordering::Relaxed);
+        if before < shared.settings.connections {
+            return Ok(slot);
+        }
+        let refusal = Refusal::new(
+            ErrorCode::TooManyConnections,
+            "this node has as many connections as it takes: try again later",
+        );
+        Err(refusal.retry_after(Duration::from_secs(5)))
+    }
+}
+
+impl Drop for ConnectionSlot {
+    fn drop(&mut self) {
+        self.0.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The worker that serves a request.
+pub struct Here(pub Rc<Worker>);
+
+impl FromRequest for Here {
+    type Error = Refusal;
+    type Future = std::future::Ready<Result<Self, Refusal>>;
+
+    fn from_request(request: &HttpRequest, _: &mut Payload) -> Self::Future {
+        let worker = request.app_data::<Rc<Worker>>();
+        std::future::ready(match worker {
+            Some(worker) => Ok(Self(Rc::clone(worker))),
+            None => Err(Refusal::new(ErrorCode::Internal, "no worker on this thread")),
+        })
+    }
+}
+
+/// The budget of messages and requests of one TCP connection.
+pub struct ConnectionLimiter {
+    limiter: RateLimiter<NotKeyed, InMemoryState, DefaultClock, NoOpMiddleware>,
+    clock: DefaultClock,
+}
+
+impl ConnectionLimiter {
+    pub fn new(quota: Quota) -> Self {
+        let clock = DefaultClock::default();
+        Self {
+            limiter: RateLimiter::direct_with_clock(quota, clock.clone()),
+            clock,
+        }
+    }
+
+    /// # Errors
+    /// `rate_limited` with the time until there is budget again.
+    pub fn check(&self) -> Result<(), Refusal> {
+        self.limiter.check().map_err(|not_until| {
+            let refusal = Refusal::new(
+                ErrorCode::RateLimited,
+                "too many messages on this connection: slow down",
+            );
+            refusal.retry_after(not_until.wait_time_from(self.clock.now()))
+        })
+    }
+}

@@ -1,0 +1,752 @@
+//! `/ws`: WebSocket (protocol, section 4; RFC 6455).
+//!
+//! ```text
+//!   handshake ──▶ token in the URL or a header? ── no ──▶ AwaitingAuth ── auth ──▶ Open
+//!                        │ yes                                 │ 5 s, or anything else
+//!                        ├─ good ──▶ Open                      ▼
+//!                        └─ bad ───▶ error, Close 1008       error, Close 4001 to 4003
+//! ```
+//!
+//! No task per connection: the response body is polled by the connection's own dispatcher, and
+//! polls the incoming messages in turn. Outgoing events are the shared frames of the bus.
+
+use std::{
+    convert::Infallible,
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use actix_web::{
+    FromRequest, HttpRequest, HttpResponse,
+    body::{BodySize, BoxBody, MessageBody},
+    dev,
+    error::PayloadError,
+    web,
+};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
+use bytes::{Bytes, BytesMut};
+use futures_core::Stream;
+use tokio::time::Sleep;
+
+use super::{
+    credentials::{Authentication, authenticate, verify_token},
+    frame_guard::{FrameGuard, TooLarge},
+    publish,
+    pulse::{Pulse, poll_next},
+    sse::connected_message,
+    worker::{Connection, ConnectionLimiter, Here, Worker},
+};
+use crate::{
+    auth::Identity,
+    bus::StartPoint,
+    engine::Appended,
+    event::{BINARY_FRAME, TEXT_FRAME, put_frame_header},
+    protocol::{
+        ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Query, Ref,
+        Refusal, ServerFrame, SubscribeRequest, json_to_msgpack, msgpack_to_json,
+    },
+    session::{Announcement, Delivery, Outgoing},
+};
+
+const JSON_SUBPROTOCOL: &str = "tribus.json.v1";
+const MSGPACK_SUBPROTOCOL: &str = "tribus.msgpack.v1";
+
+/// How long a connection without a credential may take to send one.
+const AUTH_DEADLINE: Duration = Duration::from_secs(5);
+/// Nothing received for so many heartbeats, Pongs included, and the client is taken for gone.
+const SILENT_HEARTBEATS: f64 = 2.5;
+/// Pending events are joined into chunks of about this size.
+const CHUNK_BYTES: usize = 16 * 1024;
+/// Messages handled before the worker's other connections get their turn.
+const MESSAGES_PER_TURN: usize = 32;
+/// Refusals for sending too fast within the time below, after which the connection is closed.
+const MOST_STRIKES: u32 = 200;
+const STRIKES_WINDOW: Duration = Duration::from_secs(10);
+
+const PING_FRAME: u8 = 0x89;
+const PONG_FRAME: u8 = 0x8a;
+const CLOSE_FRAME: u8 = 0x88;
+
+pub async fn connect(
+    request: HttpRequest,
+    payload: web::Payload,
+    Here(worker): Here,
+) -> Result<HttpResponse, Refusal> {
+    let max_bytes = worker.shared.settings.message_bytes;
+    let too_large = TooLarge::default();
+    let guarded = FrameGuard::new(payload, max_bytes, Rc::clone(&too_large));
+    let (response, _, messages) = actix_ws::handle_with_protocols(
+        &request,
+        as_payload(&request, guarded).await?,
+        &[JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL],
+    )
+    .map_err(|_| {
+        Refusal::bad_request("this is a WebSocket endpoint: connect with a WebSocket client")
+    })?;
+    let encoding = Encoding::negotiated(&response);
+    let (response, handshake_body) = response.into_parts();
+    let mut body = WsBody {
+        _handshake_body: handshake_body,
+        incoming: messages
+            .max_frame_size(max_bytes)
+            .aggregate_continuations()
+            .max_continuation_size(max_bytes),
+        too_large,
+        limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
+        encoding,
+        stage: Stage::Ended,
+        work: None,
+        out: BytesMut::new(),
+        last_received: Instant::now(),
+        strikes: Strikes::default(),
+        worker,
+    };
+    body.start(&request);
+    Ok(response.set_body(body).map_into_boxed_body())
+}
+
+/// The form in which `actix_ws` takes a body.
+async fn as_payload(
+    request: &HttpRequest,
+    stream: FrameGuard,
+) -> Result<web::Payload, Refusal> {
+    let stream: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(stream);
+    let mut payload = dev::Payload::Stream { payload: stream };
+    web::Payload::from_request(request, &mut payload)
+        .await
+        .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))
+}
+
+/// A name for logs and for the client's questions to its operator; not a secret.
+pub fn new_connection_id() -> Box<str> {
+    format!("{:016x}", fastrand::u64(..)).into()
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Encoding {
+    Json,
+    Msgpack,
+}
+
+impl Encoding {
+    fn negotiated(response: &HttpResponse) -> Self {
+        let chosen = response.headers().get("sec-websocket-protocol");
+        if chosen.is_some_and(|chosen| chosen == MSGPACK_SUBPROTOCOL) {
+            Self::Msgpack
+        } else {
+            Self::Json
+        }
+    }
+}
+
+enum Stage {
+    AwaitingAuth {
+        /// What the URL asks for, once it is known who asks.
+        query: Box<Result<Query, Refusal>>,
+        deadline: Pin<Box<Sleep>>,
+    },
+    Open(Box<Open>),
+    /// Nothing more is read or queued; what is in `out` is the last.
+    Ended,
+}
+
+struct Open {
+    connection: Connection,
+    pulse: Pulse,
+    next_ping: Instant,
+}
+
+/// What the connection waits for before it reads on: its client's messages have effect in order.
+type Work = Pin<Box<dyn Future<Output = Done>>>;
+
+enum Done {
+    Subscribe {
+        request: SubscribeRequest,
+        start: Result<StartPoint, Refusal>,
+        announcement: Announcement,
+    },
+    Published {
+        appended: Result<Appended, Refusal>,
+        reference: Option<Ref>,
+    },
+}
+
+/// Refusals for sending too fast.
+#[derive(Default)]
+struct Strikes {
+    count: u32,
+    since: Option<Instant>,
+}
+
+/// The body of an upgraded response: one client's connection.
+struct WsBody {
+    /// `actix_ws` ends the incoming stream when its own body is dropped. It is never polled,
+    /// since nothing is ever queued on it.
+    _handshake_body: BoxBody,
+    incoming: AggregatedMessageStream,
+    too_large: TooLarge,
+    worker: Rc<Worker>,
+    limiter: Option<Arc<ConnectionLimiter>>,
+    encoding: Encoding,
+    stage: Stage,
+    work: Option<Work>,
+    /// Frames that do not wait behind events: control frames, and all before the session opens.
+    out: BytesMut,
+    last_received: Instant,
+    strikes: Strikes,
+}
+
+impl MessageBody for WsBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Stream
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let this = self.get_mut();
+        this.receive(cx);
+        this.keep_time(cx);
+        if let Some(chunk) = this.next_chunk(cx) {
+            return Poll::Ready(Some(Ok(chunk)));
+        }
+        match this.stage {
+            Stage::Ended => Poll::Ready(None),
+            Stage::AwaitingAuth { .. } | Stage::Open(_) => Poll::Pending,
+        }
+    }
+}
+
+/// From the handshake to the open session.
+impl WsBody {
+    fn start(&mut self, request: &HttpRequest) {
+        let query = Query::parse(request.query_string());
+        match authenticate(request, &self.worker) {
+            Authentication::Client(client) => self.open(client.identity, query),
+            Authentication::Refused(refusal) => {
+                let close = refusal.code.refused_connection_close();
+                self.refuse(&refusal, None, close);
+            }
+            Authentication::None => {
+                self.stage = Stage::AwaitingAuth {
+                    query: Box::new(query),
+                    deadline: Box::pin(tokio::time::sleep(AUTH_DEADLINE)),
+                };
+            }
+        }
+    }
+
+    fn open(&mut self, identity: Arc<Identity>, query: Result<Query, Refusal>) {
+        let heartbeat = self.worker.shared.settings.heartbeat;
+        let pulse = Pulse::new(&identity, heartbeat);
+        let connection = match self.worker.open(identity) {
+            Ok(connection) => connection,
+            Err(refusal) => {
+                let close = refusal.code.refused_connection_close();
+                return self.refuse(&refusal, None, close);
+            }
+        };
+        self.stage = Stage::Open(Box::new(Open {
+            connection,
+            pulse,
+            next_ping: Instant::now() + heartbeat,
+        }));
+        let limits = self.worker.shared.settings.subscriptions;
+        match query.and_then(|query| query.subscriptions(limits)) {
+            Ok(request) => self.start_first(request),
+            Err(refusal) => self.refuse_url(&refusal),
+        }
+    }
+
+    /// Starts what the URL asks for; `connected` announces it.
+    fn start_first(&mut self, request: SubscribeRequest) {
+        let announcement = Announcement::Connected {
+            message: connected_message(true),
+            connection_id: new_connection_id(),
+            heartbeat_ms: self.worker.shared.settings.heartbeat.as_millis() as u64,
+        };
+        self.start_subscribing(request, announcement);
+    }
+
+    /// An error in the URL: the connection stays, without what the URL asked for, unless the
+    /// error is one that ends connections.
+    fn refuse_url(&mut self, refusal: &Refusal) {
+        match refusal.code.refused_connection_close() {
+            CloseReason::Refused => {
+                self.reply(ServerFrame::error(refusal, None));
+                self.start_first(SubscribeRequest::default());
+            }
+            close => self.refuse(refusal, None, close),
+        }
+    }
+
+    /// Ends the connection with an `error` that says why.
+    fn refuse(&mut self, refusal: &Refusal, reference: Option<Ref>, close: CloseReason) {
+        let frame = ServerFrame::error(refusal, reference);
+        put_frame(&mut self.out, self.encoding, &frame);
+        self.close(close);
+    }
+
+    /// Sends Close as the last frame, and lets go of the session.
+    fn close(&mut self, reason: CloseReason) {
+        put_close(&mut self.out, Some(reason.code()), reason.message());
+        self.work = None;
+        self.stage = Stage::Ended;
+    }
+}
+
+/// What comes from the client.
+impl WsBody {
+    fn receive(&mut self, cx: &mut Context<'_>) {
+        for _ in 0..MESSAGES_PER_TURN {
+            self.finish_work(cx);
+            if !self.takes_messages() {
+                return;
+            }
+            match Pin::new(&mut self.incoming).poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(message))) => {
+                    self.last_received = Instant::now();
+                    self.handle(message);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return self.end_with(close_reason_of(&error));
+                }
+                Poll::Ready(None) if self.too_large.get() => {
+                    return self.end_with(CloseReason::TooLarge);
+                }
+                Poll::Ready(None) => {
+                    self.stage = Stage::Ended;
+                    return;
+                }
+            }
+        }
+        self.finish_work(cx);
+        cx.waker().wake_by_ref();
+    }
+
+    /// A client that sends faster than its messages are worked on, or than it reads the replies,
+    /// is held back by its own TCP connection.
+    fn takes_messages(&self) -> bool {
+        let has_room = match &self.stage {
+            Stage::AwaitingAuth { .. } => true,
+            Stage::Open(open) => open
+                .connection
+                .session
+                .with(|session| !session.is_congested() && session.closed().is_none()),
+            Stage::Ended => false,
+        };
+        has_room && self.work.is_none()
+    }
+
+    fn finish_work(&mut self, cx: &mut Context<'_>) {
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(done) = work.as_mut().poll(cx)
+        {
+            self.work = None;
+            self.apply(done);
+        }
+    }
+
+    fn handle(&mut self, message: AggregatedMessage) {
+        if let Err(refusal) = self.charge() {
+            return self.strike(&refusal, &message);
+        }
+        match (message, self.encoding) {
+            (AggregatedMessage::Ping(data), _) => {
+                put_frame_header(&mut self.out, PONG_FRAME, data.len());
+                self.out.extend_from_slice(&data);
+            }
+            (AggregatedMessage::Pong(_), _) => {}
+            (AggregatedMessage::Close(reason), _) => {
+                let code = reason.map(|reason| reason.code.into());
+                put_close(&mut self.out, code, "");
+                self.work = None;
+                self.stage = Stage::Ended;
+            }
+            (AggregatedMessage::Text(text), Encoding::Json) => self.handle_text(&text),
+            (AggregatedMessage::Binary(packed), Encoding::Msgpack) => {
+                match msgpack_to_json(&packed) {
+                    Ok(text) => self.handle_text(&text),
+                    Err(error) => {
+                        let refusal = Refusal::bad_request(format!("not MessagePack: {error}"));
+                        self.answer(Err(refusal), None);
+                    }
+                }
+            }
+            (AggregatedMessage::Text(_), Encoding::Msgpack)
+            | (AggregatedMessage::Binary(_), Encoding::Json) => {
+                self.end_with(CloseReason::UnsupportedFrame);
+            }
+        }
+    }
+
+    fn handle_text(&mut self, text: &str) {
+        let limits = self.worker.shared.settings.subscriptions;
+        let ClientFrame { reference, message } = ClientFrame::parse(text, limits);
+        match self.stage {
+            Stage::AwaitingAuth { .. } => self.handle_first(message, reference),
+            Stage::Open(_) => {
+                let outcome = message.and_then(|message| self.obey(message, reference.clone()));
+                self.answer(outcome, reference);
+            }
+            Stage::Ended => {}
+        }
+    }
+
+    fn handle_first(
+        &mut self,
+        message: Result<ClientMessage<'_>, Refusal>,
+        reference: Option<Ref>,
+    ) {
+        let Ok(ClientMessage::Auth { token }) = message else {
+            let refusal = Refusal::new(
+                ErrorCode::Unauthorized,
+                CloseReason::AuthExpected.message(),
+            );
+            return self.refuse(&refusal, reference, CloseReason::AuthExpected);
+        };
+        match verify_token(&self.worker, &token) {
+            Ok(identity) => {
+                let frame = auth_success(&identity, reference);
+                put_frame(&mut self.out, self.encoding, &frame);
+                let waiting = std::mem::replace(&mut self.stage, Stage::Ended);
+                if let Stage::AwaitingAuth { query, .. } = waiting {
+                    self.open(identity, *query);
+                }
+            }
+            Err(refusal) => {
+                let close = match refusal.code {
+                    ErrorCode::Unavailable => CloseReason::Unavailable,
+                    ErrorCode::Revoked => CloseReason::Revoked,
+                    _ => CloseReason::AuthFailed,
+                };
+                self.refuse(&refusal, reference, close);
+            }
+        }
+    }
+
+    /// Does what an authenticated client says, or starts to.
+    fn obey(
+        &mut self,
+        message: ClientMessage<'_>,
+        reference: Option<Ref>,
+    ) -> Result<(), Refusal> {
+        let Stage::Open(open) = &mut self.stage else {
+            return Ok(());
+        };
+        let session = &open.connection.session;
+        match message {
+            ClientMessage::Ping => {
+                let cursor = session.shard().bus().cursor(session.position());
+                self.reply(ServerFrame::Pong { cursor, reference });
+                Ok(())
+            }
+            ClientMessage::Auth { token } => {
+                let identity = verify_token(&self.worker, &token)?;
+                let reply = auth_success(&identity, reference);
+                session.refresh(Arc::clone(&identity), reply)?;
+                open.pulse.refreshed(&identity);
+                Ok(())
+            }
+            ClientMessage::Subscribe(request) => {
+                self.start_subscribing(request, Announcement::Subscribed { reference });
+                Ok(())
+            }
+            ClientMessage::Unsubscribe(filters) => {
+                session.unsubscribe(&filters, None, reference);
+                Ok(())
+            }
+            ClientMessage::Publish(message) => self.start_publishing(*message, reference),
+        }
+    }
+
+    fn start_subscribing(&mut self, request: SubscribeRequest, announcement: Announcement) {
+        let shard = Rc::clone(&self.worker.shard);
+        self.work = Some(Box::pin(async move {
+            Done::Subscribe {
+                start: shard.bus().start(&request.start).await,
+                request,
+                announcement,
+            }
+        }));
+    }
+
+    fn start_publishing(
+        &mut self,
+        message: Publish<'_>,
+        reference: Option<Ref>,
+    ) -> Result<(), Refusal> {
+        let Stage::Open(open) = &self.stage else {
+            return Ok(());
+        };
+        let identity = open
+            .connection
+            .session
+            .with(|session| Arc::clone(session.identity()));
+        let key = message.key().map(str::to_owned);
+        let request = PublishRequest::from_message(message);
+        let prepared =
+            publish::prepare(&self.worker, &identity, request, key.as_deref(), None)?;
+        let shard = Rc::clone(&self.worker.shard);
+        self.work = Some(Box::pin(async move {
+            let appended = shard.bus().publish(prepared.drafts, prepared.key).await;
+            Done::Published {
+                appended,
+                reference,
+            }
+        }));
+        Ok(())
+    }
+
+    fn apply(&mut self, done: Done) {
+        match done {
+            Done::Published {
+                appended: Ok(appended),
+                reference,
+            } => self.reply(ServerFrame::Published {
+                id: appended.first.to_string(),
+                duplicate: appended.duplicate,
+                reference,
+            }),
+            Done::Published {
+                appended: Err(refusal),
+                reference,
+            } => self.answer(Err(refusal), reference),
+            Done::Subscribe {
+                request,
+                start,
+                announcement,
+            } => self.subscribe(request, start, announcement),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        request: SubscribeRequest,
+        start: Result<StartPoint, Refusal>,
+        announcement: Announcement,
+    ) {
+        let Stage::Open(open) = &self.stage else {
+            return;
+        };
+        let session = &open.connection.session;
+        session.shard().catch_up();
+        let subscribed =
+            start.and_then(|start| session.subscribe(request, start, announcement.clone()));
+        if let Err(refusal) = subscribed {
+            match announcement {
+                Announcement::Connected { .. } => self.refuse_url(&refusal),
+                Announcement::Subscribed { reference } => self.answer(Err(refusal), reference),
+            }
+        }
+    }
+
+    /// Tells of a refused message; one that was obeyed has its reply already.
+    fn answer(&mut self, outcome: Result<(), Refusal>, reference: Option<Ref>) {
+        if let Err(refusal) = outcome {
+            self.reply(ServerFrame::error(&refusal, reference));
+        }
+    }
+
+    /// Puts a reply behind the events that wait to be sent.
+    fn reply(&mut self, frame: ServerFrame) {
+        match &self.stage {
+            Stage::Open(open) => open
+                .connection
+                .session
+                .with(|session| session.push_frame(frame)),
+            Stage::AwaitingAuth { .. } | Stage::Ended => {
+                put_frame(&mut self.out, self.encoding, &frame);
+            }
+        }
+    }
+
+    fn charge(&self) -> Result<(), Refusal> {
+        match &self.limiter {
+            Some(limiter) => limiter.check(),
+            None => Ok(()),
+        }
+    }
+
+    /// A message over the rate has no effect, and too many of them end the connection.
+    fn strike(&mut self, refusal: &Refusal, message: &AggregatedMessage) {
+        if self.strikes.add(Instant::now()) > MOST_STRIKES {
+            return self.end_with(CloseReason::RateLimited);
+        }
+        let reference = match message {
+            AggregatedMessage::Text(text) => {
+                let limits = self.worker.shared.settings.subscriptions;
+                ClientFrame::parse(text, limits).reference
+            }
+            _ => None,
+        };
+        self.answer(Err(refusal.clone()), reference);
+    }
+
+    /// Ends the connection for what the client did: an `error` that names it, then Close.
+    fn end_with(&mut self, reason: CloseReason) {
+        let code = match reason {
+            CloseReason::TooLarge => ErrorCode::TooLarge,
+            CloseReason::RateLimited => ErrorCode::RateLimited,
+            _ => ErrorCode::BadRequest,
+        };
+        let refusal = Refusal::new(code, reason.message());
+        self.refuse(&refusal, None, reason);
+    }
+}
+
+/// What goes to the client.
+impl WsBody {
+    fn keep_time(&mut self, cx: &mut Context<'_>) {
+        match &mut self.stage {
+            Stage::AwaitingAuth { deadline, .. } => {
+                if deadline.as_mut().poll(cx).is_ready() {
+                    let reason = CloseReason::AuthTimeout;
+                    let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+                    self.refuse(&refusal, None, reason);
+                }
+            }
+            Stage::Open(open) => open.keep_time(&mut self.out, self.last_received, cx),
+            Stage::Ended => {}
+        }
+    }
+
+    /// Everything that is ready to be sent, up to a chunk's size.
+    fn next_chunk(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
+        let mut chunk = std::mem::take(&mut self.out);
+        while let Stage::Open(open) = &self.stage
+            && chunk.len() < CHUNK_BYTES
+        {
+            let session = &open.connection.session;
+            match poll_next(session, cx) {
+                Poll::Ready(Some(Outgoing::Event(delivery))) => {
+                    let frame = event_frame(&delivery, self.encoding);
+                    if chunk.is_empty() && !session.with(|session| session.has_mail()) {
+                        return Some(frame.clone());
+                    }
+                    chunk.extend_from_slice(frame);
+                }
+                Poll::Ready(Some(Outgoing::Frame(frame))) => {
+                    put_frame(&mut chunk, self.encoding, &frame);
+                }
+                Poll::Ready(None) => {
+                    let closed = session.with(|session| session.closed());
+                    let reason = closed.unwrap_or(CloseReason::Internal);
+                    put_close(&mut chunk, Some(reason.code()), reason.message());
+                    self.work = None;
+                    self.stage = Stage::Ended;
+                }
+                Poll::Pending => break,
+            }
+        }
+        (!chunk.is_empty()).then(|| chunk.freeze())
+    }
+}
+
+impl Open {
+    fn keep_time(&mut self, out: &mut BytesMut, last_received: Instant, cx: &mut Context<'_>) {
+        let session = &self.connection.session;
+        while self.pulse.fired(cx) {
+            let now = Instant::now();
+            let heartbeat = self.pulse.heartbeat();
+            let mut next = self.pulse.tick(session, now);
+            if now >= self.next_ping {
+                put_frame_header(out, PING_FRAME, 0);
+                self.next_ping = now + heartbeat;
+            }
+            let silent_at = last_received + heartbeat.mul_f64(SILENT_HEARTBEATS);
+            if now >= silent_at {
+                session.with(|session| session.close(CloseReason::Silent, Duration::ZERO));
+            } else {
+                next = next.min(silent_at);
+            }
+            self.pulse.arm(next.min(self.next_ping));
+        }
+    }
+}
+
+impl Strikes {
+    /// Counts one more; the count within the window.
+    fn add(&mut self, now: Instant) -> u32 {
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) > STRIKES_WINDOW {
+            *self = Self {
+                count: 0,
+                since: Some(now),
+            };
+        }
+        self.count += 1;
+        self.count
+    }
+}
+
+fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
+    ServerFrame::AuthSuccess {
+        user_id: (*identity.subject).into(),
+        expires_at: format!("{:.3}", identity.expires_at),
+        reference,
+    }
+}
+
+fn event_frame(delivery: &Delivery, encoding: Encoding) -> &Bytes {
+    match encoding {
+        Encoding::Json => delivery.event.ws_frame(),
+        Encoding::Msgpack => delivery.msgpack_frame.get_or_init(|| {
+            let mut frame = BytesMut::new();
+            put_binary(&mut frame, &json_to_msgpack(delivery.event.json()));
+            frame.freeze()
+        }),
+    }
+}
+
+fn put_frame(out: &mut BytesMut, encoding: Encoding, frame: &ServerFrame) {
+    let json = frame.to_json();
+    match encoding {
+        Encoding::Json => {
+            put_frame_header(out, TEXT_FRAME, json.len());
+            out.extend_from_slice(&json);
+        }
+        Encoding::Msgpack => put_binary(out, &json_to_msgpack(&json)),
+    }
+}
+
+fn put_binary(out: &mut BytesMut, packed: &[u8]) {
+    put_frame_header(out, BINARY_FRAME, packed.len());
+    out.extend_from_slice(packed);
+}
+
+/// A Close frame (RFC 6455, section 5.5.1). Our reasons all fit into a control frame.
+fn put_close(out: &mut BytesMut, code: Option<u16>, reason: &str) {
+    let Some(code) = code else {
+        return put_frame_header(out, CLOSE_FRAME, 0);
+    };
+    put_frame_header(out, CLOSE_FRAME, 2 + reason.len());
+    out.extend_from_slice(&code.to_be_bytes());
+    out.extend_from_slice(reason.as_bytes());
+}
+
+/// `actix_ws` reports UTF-8, reserved bits and sizes all as I/O errors, told apart by their text.
+fn close_reason_of(error: &ProtocolError) -> CloseReason {
+    match error {
+        ProtocolError::Overflow => CloseReason::TooLarge,
+        ProtocolError::Io(io) => {
+            let text = io.to_string().to_ascii_lowercase();
+            if text.contains("utf-8") {
+                CloseReason::BadUtf8
+            } else if text.contains("maximum continuation size") {
+                CloseReason::TooLarge
+            } else {
+                CloseReason::ProtocolViolation
+            }
+        }
+        _ => CloseReason::ProtocolViolation,
+    }
+}

@@ -1,0 +1,162 @@
+use std::{net::SocketAddr, thread::JoinHandle};
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+use tribus::{config::Config, gateway::Gateway};
+
+use super::{Claims, SECRET, Sse, Ws};
+
+/// A gateway in this process, on free ports of loopback, stopped when it is dropped.
+pub struct TestGateway {
+    pub address: SocketAddr,
+    pub admin: SocketAddr,
+    pub http: reqwest::Client,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl TestGateway {
+    pub async fn start() -> Self {
+        Self::with("").await
+    }
+
+    /// Starts with keys of the configuration in TOML, on top of ports, secret and two workers.
+    /// Top-level keys come first in `toml`; write `[auth]` keys as `auth.x = …`.
+    pub async fn with(toml: &str) -> Self {
+        let toml = format!(
+            "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 2\n\
+             auth.hs256_secret = \"{SECRET}\"\nshutdown.grace = \"2s\"\n{toml}"
+        );
+        let config = Config::from_toml(&toml).expect("a good configuration");
+        Self::run(config).await
+    }
+
+    pub async fn run(config: Config) -> Self {
+        let (tell, told) = oneshot::channel();
+        let (stop, stopped) = oneshot::channel::<()>();
+        let thread = std::thread::spawn(move || {
+            actix_web::rt::System::new().block_on(async {
+                let gateway = Gateway::bind(config).expect("the gateway binds");
+                let addresses = (
+                    gateway.address().expect("an address"),
+                    gateway.admin_address().expect("an admin address"),
+                );
+                tell.send(addresses).expect("the test listens");
+                let stop = async {
+                    let _ = stopped.await;
+                };
+                gateway.run(stop).await.expect("the gateway ends well");
+            });
+        });
+        let (address, admin) = told.await.expect("the gateway starts");
+        Self {
+            address,
+            admin,
+            http: reqwest::Client::new(),
+            stop: Some(stop),
+            thread: Some(thread),
+        }
+    }
+
+    pub fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.admin)
+    }
+
+    /// A WebSocket of a client that may do everything, once it is `connected`.
+    pub async fn ws(&self, query: &str) -> Ws {
+        self.ws_as(&Claims::all("alice"), query).await
+    }
+
+    pub async fn ws_as(&self, claims: &Claims, query: &str) -> Ws {
+        let mut ws = Ws::connect(self, query, Some(&claims.token()), None)
+            .await
+            .expect("the handshake succeeds");
+        ws.connected = ws.frame("connected").await;
+        ws
+    }
+
+    /// A stream of a client that may do everything, once it is `connected`.
+    pub async fn sse(&self, query: &str) -> Sse {
+        self.sse_as(&Claims::all("alice"), query).await
+    }
+
+    pub async fn sse_as(&self, claims: &Claims, query: &str) -> Sse {
+        let response = self.get("/events", query, claims).await;
+        assert_eq!(response.status(), 200, "{query}");
+        let mut sse = Sse::new(response);
+        sse.connected = sse.next().await.json();
+        assert_eq!(sse.connected["type"], "connected");
+        sse
+    }
+
+    pub async fn get(&self, path: &str, query: &str, claims: &Claims) -> reqwest::Response {
+        self.http
+            .get(self.url(&format!("{path}?{query}")))
+            .bearer_auth(claims.token())
+            .send()
+            .await
+            .expect("an answer")
+    }
+
+    /// Status and JSON of a poll by a client that may do everything.
+    pub async fn poll(&self, query: &str) -> (u16, Value) {
+        self.poll_as(&Claims::all("alice"), query).await
+    }
+
+    pub async fn poll_as(&self, claims: &Claims, query: &str) -> (u16, Value) {
+        let response = self.get("/poll", query, claims).await;
+        let status = response.status().as_u16();
+        (status, response.json().await.expect("JSON"))
+    }
+
+    /// Publishes as a backend that may publish everything; status and JSON of the answer.
+    pub async fn post(&self, body: &str) -> (u16, Value) {
+        self.post_as(&Claims::all("backend"), body).await
+    }
+
+    pub async fn post_as(&self, claims: &Claims, body: &str) -> (u16, Value) {
+        let response = self
+            .http
+            .post(self.url("/publish"))
+            .bearer_auth(claims.token())
+            .body(body.to_owned())
+            .send()
+            .await
+            .expect("an answer");
+        let status = response.status().as_u16();
+        (status, response.json().await.expect("JSON"))
+    }
+
+    /// Publishes one event with this data; its id.
+    pub async fn publish(&self, topic: &str, data: Value) -> String {
+        let body = serde_json::json!({"topic": topic, "data": data}).to_string();
+        let (status, answer) = self.post(&body).await;
+        assert_eq!(status, 200, "{answer}");
+        answer["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Stops the gateway as SIGTERM does, and waits until it is down.
+    pub async fn stop(mut self) {
+        self.halt();
+    }
+
+    fn halt(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let ended = thread.join();
+            if !std::thread::panicking() {
+                ended.expect("the gateway did not panic");
+            }
+        }
+    }
+}
+
+impl Drop for TestGateway {
+    fn drop(&mut self) {
+        self.halt();
+    }
+}

@@ -1,0 +1,24 @@
+//! A gateway to test, and clients that speak the protocol's terms.
+
+mod gateway;
+mod sse;
+mod token;
+mod ws;
+
+use std::{future::Future, time::Duration};
+
+pub use gateway::TestGateway;
+pub use sse::{Sse, SseEvent};
+pub use token::{Claims, SECRET};
+pub use ws::{Received, Ws};
+
+/// Nothing that a test awaits takes longer, however busy the machine is.
+pub const DEADLINE: Duration = Duration::from_secs(20);
+
+/// Awaits with the deadline; a test that hangs says what it was waiting for.
+pub async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    match tokio::time::timeout(DEADLINE, future).await {
+        Ok(value) => value,
+        Err(_) => panic!("waited {DEADLINE:?} in vain for {what}"),
+    }
+}
