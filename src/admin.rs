@@ -5,13 +5,13 @@ use std::sync::{
     atomic::{AtomicBool, Ordering},
 };
 
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use jiff::{SignedDuration, Timestamp};
 use serde::Deserialize;
 
 use crate::{
     bus::{Bus, Revocation, ShardCommand},
-    protocol::Refusal,
+    protocol::{ErrorCode, Refusal},
     topic::Tenant,
     transport::Shared,
 };
@@ -59,6 +59,17 @@ async fn readyz(operator: web::Data<Operator>) -> HttpResponse {
     }
 }
 
+/// An operator's browser may reach this listener, and any page that it shows could send a POST.
+fn refuse_pages(request: &HttpRequest) -> Result<(), Refusal> {
+    if request.headers().contains_key(header::ORIGIN) {
+        return Err(Refusal::new(
+            ErrorCode::Forbidden,
+            "web pages may not use this listener",
+        ));
+    }
+    Ok(())
+}
+
 /// Whose access ends: a subject (of a tenant), or one token by its `jti`.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -73,9 +84,11 @@ struct Disconnect {
 
 /// Ends the connections of a subject or a token, and refuses its tokens from now on.
 async fn disconnect(
+    request: HttpRequest,
     operator: web::Data<Operator>,
     body: web::Bytes,
 ) -> Result<HttpResponse, Refusal> {
+    refuse_pages(&request)?;
     let asked: Disconnect = serde_json::from_slice(&body)
         .map_err(|error| Refusal::bad_request(format!("the body: {error}")))?;
     let now = Timestamp::now();
@@ -102,9 +115,6 @@ async fn disconnect(
         subject: asked.sub,
         token_id: asked.jti,
     };
-    operator
-        .bus
-        .command(ShardCommand::Revoke(revocation))
-        .await;
+    operator.bus.command(ShardCommand::Revoke(revocation)).await;
     Ok(HttpResponse::NoContent().finish())
 }

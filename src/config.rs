@@ -482,15 +482,25 @@ mod tests {
             .prefix_separator("__")
             .separator("__")
             .source(Some(pairs.collect()));
-        Config::from_sources("heartbeat = \"7s\"\n[retention]\nevents = 5", environment, &[])
+        Config::from_sources(
+            "heartbeat = \"7s\"\n[retention]\nevents = 5",
+            environment,
+            &[],
+        )
     }
 
     #[test]
     fn the_environment_wins_over_the_file() {
         let config = from_environment(&[
             ("TRIBUS__RETENTION__EVENTS", "9"),
-            ("TRIBUS__AUTH__ALLOWED_ORIGINS", r#"["https://a.example", "https://b.example"]"#),
-            ("TRIBUS__AUTH__HS256_SECRET", "12345678901234567890123456789012"),
+            (
+                "TRIBUS__AUTH__ALLOWED_ORIGINS",
+                r#"["https://a.example", "https://b.example"]"#,
+            ),
+            (
+                "TRIBUS__AUTH__HS256_SECRET",
+                "12345678901234567890123456789012",
+            ),
             ("TRIBUS_URL", "not for the gateway"),
         ])
         .unwrap();
@@ -514,7 +524,10 @@ mod tests {
             ("[limits]\nnope = 1", "nope"),
             ("[bus]\nengine = \"mysql\"", "bus.engine"),
             ("[auth]\nallowed_origins = [\"*\"]", "auth.allowed_origins"),
-            ("[auth]\nallowed_origins = [\"https://a/\"]", "auth.allowed_origins"),
+            (
+                "[auth]\nallowed_origins = [\"https://a/\"]",
+                "auth.allowed_origins",
+            ),
         ] {
             let error = Config::from_toml(toml).unwrap_err().to_string();
             assert!(error.contains(named), "{toml}: {error}");
@@ -526,7 +539,8 @@ mod tests {
         let secret = "0123456789abcdef-very-secret";
         let error = from_environment(&[("TRIBUS__AUTH__PREVIOUS_SECRETS", secret)]).unwrap_err();
         assert!(!error.to_string().contains(secret), "{error}");
-        let toml = format!("[auth]\nhs256_secret = \"{secret}\"\nprevious_secrets = [\"{secret}\"]");
+        let toml =
+            format!("[auth]\nhs256_secret = \"{secret}\"\nprevious_secrets = [\"{secret}\"]");
         let config = Config::from_toml(&toml).unwrap();
         assert!(!format!("{config:?}").contains(secret));
         assert!(!toml::to_string(&config).unwrap().contains(secret));

@@ -251,8 +251,16 @@ mod tests {
 
     #[test]
     fn a_cursor_reads_back_as_the_text_that_came() {
-        for text in ["k3f9x2-0", "k3f9x2-1042", "a_B-18446744073709551615", "l-7.c0ffee"] {
-            assert_eq!(text.parse::<Cursor>().map(|c| c.to_string()), Ok(text.into()));
+        for text in [
+            "k3f9x2-0",
+            "k3f9x2-1042",
+            "a_B-18446744073709551615",
+            "l-7.c0ffee",
+        ] {
+            assert_eq!(
+                text.parse::<Cursor>().map(|c| c.to_string()),
+                Ok(text.into())
+            );
         }
     }
 
@@ -260,8 +268,23 @@ mod tests {
     fn what_is_not_a_cursor_is_refused() {
         let long = format!("{}-1", "x".repeat(64));
         let cases = [
-            "", "-", "k", "k-", "-5", "k-x", "k-01", "k-+1", "k--1", "k-1.", "k-1.a.b", "k-1-2",
-            "k 1-2", "k-1\n", "k-18446744073709551616", "ключ-1", &long,
+            "",
+            "-",
+            "k",
+            "k-",
+            "-5",
+            "k-x",
+            "k-01",
+            "k-+1",
+            "k--1",
+            "k-1.",
+            "k-1.a.b",
+            "k-1-2",
+            "k 1-2",
+            "k-1\n",
+            "k-18446744073709551616",
+            "ключ-1",
+            &long,
         ];
         for text in cases {
             assert_eq!(text.parse::<Cursor>(), Err(CursorError), "{text:?}");
@@ -277,7 +300,10 @@ mod tests {
             assert_eq!(event.id(), b"k3f9x2-7");
             let mut header = BytesMut::new();
             put_frame_header(&mut header, TEXT_FRAME, event.json().len());
-            assert_eq!(event.ws_frame()[..], [&header[..], event.json()].concat()[..]);
+            assert_eq!(
+                event.ws_frame()[..],
+                [&header[..], event.json()].concat()[..]
+            );
         }
     }
 

@@ -21,12 +21,13 @@ use anyhow::Context;
 use governor::Quota;
 
 use crate::{
-    admin, page,
+    admin,
     auth::{Authenticator, RevocationList, TicketStore},
     bus::{Bus, Retention, Shard, ShardCommand},
     config::{Config, EngineKind, LimitsConfig},
     engine::{Engine, MemoryEngine},
     event::LogId,
+    page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
     transport::{self, ConnectionLimiter, Settings, Shared, Worker},
@@ -80,6 +81,11 @@ impl Gateway {
         self.listeners[0].local_addr()
     }
 
+    /// What verifies tokens, for keys to be read again.
+    pub fn authenticator(&self) -> &Arc<Authenticator> {
+        &self.shared.authenticator
+    }
+
     /// The address for operators.
     ///
     /// # Errors
@@ -128,7 +134,9 @@ impl Gateway {
     }
 
     async fn drain(&self, handle: &ServerHandle, grace: Duration) {
-        self.bus.command(ShardCommand::Drain { spread: grace }).await;
+        self.bus
+            .command(ShardCommand::Drain { spread: grace })
+            .await;
         // Streams end by themselves now; the server waits for them as for any request.
         handle.stop(true).await;
     }
@@ -166,10 +174,7 @@ impl Gateway {
         Ok(server.run())
     }
 
-    fn admin_server(
-        &self,
-        readiness: &admin::Readiness,
-    ) -> anyhow::Result<actix_web::dev::Server> {
+    fn admin_server(&self, readiness: &admin::Readiness) -> anyhow::Result<actix_web::dev::Server> {
         let operator = admin::Operator {
             readiness: readiness.clone(),
             bus: Arc::clone(&self.bus),

@@ -11,10 +11,14 @@ use rust_embed::RustEmbed;
 #[folder = "static/"]
 struct Assets;
 
-/// Scripts and styles come from the gateway alone, and connections go to it alone.
+/// Scripts and styles come from the gateway alone, connections go to it alone (`'self'` covers its
+/// WebSocket too), and no text of an event can become markup.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
-     img-src 'self' data:; connect-src 'self' ws: wss:; base-uri 'none'; form-action 'none'; \
-     frame-ancestors 'none'";
+     img-src 'self'; connect-src 'self'; base-uri 'none'; form-action 'none'; \
+     frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'";
+
+/// Browsers ask each time, so that page and gateway are of the same release.
+const REVALIDATE: &str = "no-cache";
 
 pub fn configure(app: &mut web::ServiceConfig) {
     for path in Assets::iter() {
@@ -23,7 +27,11 @@ pub fn configure(app: &mut web::ServiceConfig) {
         } else {
             format!("/{path}")
         };
-        app.route(&route, web::get().to(asset));
+        app.service(
+            web::resource(route)
+                .route(web::get().to(asset))
+                .route(web::head().to(asset)),
+        );
     }
 }
 
@@ -36,24 +44,39 @@ async fn asset(request: HttpRequest) -> HttpResponse {
         return HttpResponse::NotFound().finish();
     };
     let tag = entity_tag(&file.metadata.sha256_hash());
-    let known = request.headers().get(header::IF_NONE_MATCH);
-    let mut response = if known.is_some_and(|known| known == tag.as_str()) {
-        HttpResponse::NotModified()
-    } else {
-        HttpResponse::Ok()
-    };
-    response
+    if knows(&request, &tag) {
+        return HttpResponse::NotModified()
+            .insert_header((header::ETAG, tag))
+            .insert_header((header::CACHE_CONTROL, REVALIDATE))
+            .finish();
+    }
+    HttpResponse::Ok()
         .insert_header((header::ETAG, tag))
-        .insert_header((header::CACHE_CONTROL, "no-cache"))
+        .insert_header((header::CACHE_CONTROL, REVALIDATE))
         .insert_header((header::CONTENT_TYPE, content_type(path)))
         .insert_header((header::CONTENT_SECURITY_POLICY, CONTENT_SECURITY_POLICY))
         .insert_header((header::X_CONTENT_TYPE_OPTIONS, "nosniff"))
-        .insert_header((header::REFERRER_POLICY, "no-referrer"));
-    response.body(file.data.into_owned())
+        .insert_header((header::REFERRER_POLICY, "no-referrer"))
+        .body(file.data.into_owned())
+}
+
+/// Whether the client has the asset already (RFC 9110, section 13.1.2, by weak comparison).
+fn knows(request: &HttpRequest, tag: &str) -> bool {
+    request
+        .headers()
+        .get_all(header::IF_NONE_MATCH)
+        .filter_map(|known| known.to_str().ok())
+        .flat_map(|known| known.split(','))
+        .map(str::trim)
+        .any(|known| known == "*" || known.trim_start_matches("W/") == tag)
 }
 
 fn entity_tag(hash: &[u8]) -> String {
-    let digits: String = hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let digits: String = hash
+        .iter()
+        .take(8)
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
     format!("\"{digits}\"")
 }
 

@@ -17,7 +17,7 @@
 //! unless its sequence is after the session's position, and the position is where the page ended.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
@@ -36,7 +36,7 @@ use crate::{
         SubscriptionLimits,
     },
     subscription::FilterSet,
-    topic::TopicFilter,
+    topic::{Tenant, TopicFilter},
 };
 
 /// Events waiting in one mailbox. Enough for a burst between two turns of the transport; what is
@@ -48,8 +48,6 @@ const MAILBOX_BYTES: usize = 128 * 1024;
 const MAILBOX_IDLE_CAPACITY: usize = 8;
 /// Replies waiting in one mailbox before the transport should stop reading the client's messages.
 const MAILBOX_FRAMES: usize = 64;
-/// Subscribes that wait for their turn, since replays of one session run one after the other.
-const WAITING_REPLAYS: usize = 64;
 
 /// Bounds on a session, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -98,18 +96,23 @@ pub enum Announcement {
 #[derive(Debug)]
 struct Replay {
     filters: FilterSet,
+    start: StartPoint,
+    announcement: Announcement,
+    /// `None` as long as another replay of the session runs.
+    progress: Option<Progress>,
+}
+
+/// How far a replay has come.
+#[derive(Debug)]
+struct Progress {
     /// Everything that the filters match up to here was put into the mailbox, or is not wanted.
     position: u64,
-    /// Where the session's other subscriptions were when the replay began, and wait for it.
-    /// `None` until then.
-    until: Option<u64>,
-    /// Single events that come before anything else.
+    /// Where the session's other subscriptions are, and wait for it.
+    until: u64,
+    /// Single events that come before anything else, none of them after `until`.
     rewind: VecDeque<u64>,
-    asked: Option<String>,
-    reset: Option<ResetReason>,
     /// A page was read, so that a gap from here on is the connection's own slowness.
     under_way: bool,
-    announcement: Announcement,
 }
 
 pub struct Session {
@@ -122,9 +125,14 @@ pub struct Session {
     /// Everything that the filters match up to here was put into the mailbox. A live session is
     /// also past all that its shard dispatched.
     position: u64,
+    /// The shard's, up to which a live session was offered everything.
+    dispatched: Rc<Cell<u64>>,
+    /// The first one runs, the others wait for it.
     replays: VecDeque<Replay>,
     mailbox: Mailbox,
     waker: Option<Waker>,
+    /// `connected` is in the mailbox or was sent; before it there is no stream cursor.
+    announced: bool,
     closed: Option<CloseReason>,
     last_sent: Instant,
 }
@@ -143,7 +151,11 @@ struct Mailbox {
 }
 
 impl Session {
-    pub(crate) fn new(identity: Arc<Identity>, limits: SessionLimits) -> Self {
+    pub(crate) fn new(
+        identity: Arc<Identity>,
+        limits: SessionLimits,
+        dispatched: Rc<Cell<u64>>,
+    ) -> Self {
         Self {
             identity,
             limits,
@@ -151,9 +163,11 @@ impl Session {
             plain: true,
             reading: Reading::Live,
             position: 0,
+            dispatched,
             replays: VecDeque::new(),
             mailbox: Mailbox::default(),
             waker: None,
+            announced: false,
             closed: None,
             last_sent: Instant::now(),
         }
@@ -187,9 +201,18 @@ impl Session {
         self.wake();
     }
 
-    /// So many replies wait that the client's messages should be left unread for now.
+    /// The client's messages should be left unread for now: so many replies wait, or a subscribe
+    /// waits for another's replay and later replies must not overtake its own.
     pub fn is_congested(&self) -> bool {
-        self.mailbox.queue.len() - self.mailbox.events >= MAILBOX_FRAMES
+        self.replays.len() > 1 || self.mailbox.queue.len() - self.mailbox.events >= MAILBOX_FRAMES
+    }
+
+    /// Tells the position to a client that has heard nothing else for a while.
+    pub fn push_heartbeat(&mut self, bus: &Bus) {
+        if self.announced && self.closed.is_none() && !self.has_mail() {
+            let cursor = bus.cursor(self.stream_position());
+            self.push_frame(ServerFrame::Heartbeat { cursor });
+        }
     }
 
     pub fn has_mail(&self) -> bool {
@@ -208,6 +231,9 @@ impl Session {
 
     /// Ends the session without a `closing` frame, after an `error` that said it all.
     pub fn end(&mut self, reason: CloseReason) {
+        // No further event is taken, so the shard's progress is not the session's any more.
+        self.position = self.settled_position();
+        self.reading = Reading::FromLog;
         self.closed.get_or_insert(reason);
         self.wake();
     }
@@ -249,7 +275,7 @@ impl Session {
         request: SubscribeRequest,
         start: StartPoint,
         announcement: Announcement,
-        window: &Window,
+        bus: &Bus,
     ) -> Result<(), Refusal> {
         self.check_grants(&request)?;
         self.check_counts(&request)?;
@@ -257,22 +283,16 @@ impl Session {
         for subscription in request.subscriptions {
             filters.insert(subscription);
         }
-        let mut replay = Replay {
+        self.replays.push_back(Replay {
             filters,
-            position: start.position,
-            until: None,
-            rewind: VecDeque::new(),
-            asked: start.asked,
-            reset: start.reset,
-            under_way: false,
+            start,
             announcement,
-        };
-        if start.rewind > 0 {
-            let tenant = &self.identity.tenant;
-            replay.rewind = window.rewind(tenant, &replay.filters, start.rewind).into();
-        }
-        self.replays.push_back(replay);
+            progress: None,
+        });
         self.plain = false;
+        if self.replays.len() == 1 && self.may_begin() {
+            self.begin_replay(bus);
+        }
         self.wake();
         Ok(())
     }
@@ -309,15 +329,11 @@ impl Session {
             filters += set.len();
             patterns += set.pattern_count();
         }
-        if filters > limits.subscriptions
-            || patterns > limits.patterns
-            || self.replays.len() >= WAITING_REPLAYS
-        {
+        if filters > limits.subscriptions || patterns > limits.patterns {
             return Err(Refusal::new(
                 ErrorCode::TooManySubscriptions,
                 format!(
-                    "a connection may have {} topic filters, {} of them with wildcards, and \
-                     {WAITING_REPLAYS} replays waiting",
+                    "a connection may have {} topic filters, {} of them with wildcards",
                     limits.subscriptions, limits.patterns
                 ),
             ));
@@ -392,147 +408,145 @@ impl Session {
     }
 
     /// The position that is safe to resume the whole session from, once the mailbox is sent.
-    pub(crate) fn stream_position(&self, dispatched: u64) -> u64 {
-        match self.replays.front() {
-            Some(replay) if replay.until.is_some() => {
-                let next_rewound = replay.rewind.front().map_or(u64::MAX, |next| next - 1);
-                replay.position.min(self.position).min(next_rewound)
-            }
-            Some(_) | None => self.settled_position(dispatched),
+    pub(crate) fn stream_position(&self) -> u64 {
+        let settled = self.settled_position();
+        match self
+            .replays
+            .front()
+            .and_then(|replay| replay.progress.as_ref())
+        {
+            Some(progress) => progress.next_from().min(settled),
+            None => settled,
         }
     }
 
     /// Up to where the session's subscriptions were served, replays aside.
-    fn settled_position(&self, dispatched: u64) -> u64 {
+    fn settled_position(&self) -> u64 {
         match self.reading {
-            Reading::Live => self.position.max(dispatched),
+            Reading::Live => self.position.max(self.dispatched.get()),
             Reading::FromLog => self.position,
         }
     }
 
     /// The next thing to send; `None` until woken.
-    pub(crate) fn next(&mut self, bus: &Bus, dispatched: u64) -> Option<Outgoing> {
+    pub(crate) fn next(&mut self, bus: &Bus) -> Option<Outgoing> {
         // Each step reads one page, which may hold nothing that matches.
-        while self.mailbox.queue.is_empty() && self.closed.is_none() {
-            match self.replays.pop_front() {
-                Some(replay) => self.advance_replay(replay, bus, dispatched),
-                None if self.reading == Reading::FromLog => self.advance_to_live(bus),
-                None => break,
-            }
-        }
+        while self.mailbox.queue.is_empty() && self.closed.is_none() && self.advance(bus) {}
         let outgoing = self.mailbox.pop()?;
         self.last_sent = Instant::now();
         Some(outgoing)
     }
 
-    /// Takes a replay one step further: its announcement, or a page, or its end.
-    fn advance_replay(&mut self, mut replay: Replay, bus: &Bus, dispatched: u64) {
-        let Some(until) = replay.until else {
-            self.begin_replay(&mut replay, bus, dispatched);
-            if replay.reset.is_some() {
-                self.reset_replay(replay, bus);
-            } else {
-                self.replays.push_front(replay);
+    /// Takes the session one step further towards live; false where it is.
+    fn advance(&mut self, bus: &Bus) -> bool {
+        let Some(replay) = self.replays.front() else {
+            let reads = self.reading == Reading::FromLog;
+            if reads {
+                self.advance_to_live(bus);
             }
+            return reads;
+        };
+        if replay.progress.is_some() {
+            self.advance_replay(bus);
+        } else if self.may_begin() {
+            self.begin_replay(bus);
+        } else {
+            self.advance_to_live(bus);
+        }
+        true
+    }
+
+    /// Rewound events lie anywhere up to the head of the log, so the session's other
+    /// subscriptions must be there first: the client resumes all from the last id that it saw.
+    fn may_begin(&self) -> bool {
+        let rewinds = self
+            .replays
+            .front()
+            .is_some_and(|replay| matches!(replay.start, StartPoint::Rewind(_)));
+        !rewinds || self.filters.is_empty() || self.reading == Reading::Live
+    }
+
+    /// Begins the first replay: announces it, and stops the session's other subscriptions where
+    /// they are until it is over.
+    fn begin_replay(&mut self, bus: &Bus) {
+        let window = bus.window();
+        self.position = self.settled_position();
+        self.reading = Reading::FromLog;
+        let Some(replay) = self.replays.front_mut() else {
             return;
         };
-        let fetched = if replay.rewind.is_empty() {
-            self.replay_page(&mut replay, until, bus)
-        } else {
-            self.rewind_page(&mut replay, bus)
-        };
-        match fetched {
-            Ok(true) => self.finish_replay(replay, bus),
-            Ok(false) => self.replays.push_front(replay),
-            Err(Gap) => {
-                replay.reset = Some(if replay.under_way {
-                    ResetReason::Lagged
-                } else {
-                    ResetReason::Expired
-                });
-                self.reset_replay(replay, bus);
-            }
-        }
-    }
-
-    /// The session's other subscriptions stop where they are until the replay is over.
-    fn begin_replay(&mut self, replay: &mut Replay, bus: &Bus, dispatched: u64) {
-        self.position = self.settled_position(dispatched);
-        self.reading = Reading::FromLog;
-        let first_rewound = replay.rewind.front().map(|first| first - 1);
-        let from = first_rewound.unwrap_or(replay.position);
+        let head = window.head();
         if self.filters.is_empty() {
             // Nothing else is served, so the session is as far as its only subscriptions are.
-            self.position = self.position.max(replay.position);
+            self.position = match replay.start {
+                StartPoint::After { position, .. } => self.position.max(position),
+                StartPoint::Earliest => self.position,
+                StartPoint::Now | StartPoint::Rewind(_) | StartPoint::Unknown { .. } => head,
+            };
         }
-        replay.until = Some(self.position);
-        let frame = match &replay.announcement {
-            Announcement::Connected {
-                message,
-                connection_id,
-                heartbeat_ms,
-            } => ServerFrame::Connected {
-                message,
-                user_id: (*self.identity.subject).into(),
-                connection_id: connection_id.clone(),
-                cursor: replay.asked.clone().unwrap_or_else(|| bus.cursor(from)),
-                heartbeat_ms: *heartbeat_ms,
+        let until = self.position;
+        let mut progress = Progress {
+            position: match replay.start {
+                StartPoint::Now | StartPoint::Unknown { .. } => head,
+                StartPoint::Earliest => window.earliest(),
+                StartPoint::Rewind(_) => until,
+                StartPoint::After { position, .. } => position,
             },
-            Announcement::Subscribed { reference } => ServerFrame::Subscribed {
-                topics: replay.topics(),
-                cursor: bus.cursor(from.min(self.position)),
-                reference: reference.clone(),
-            },
+            until,
+            rewind: VecDeque::new(),
+            under_way: false,
         };
-        self.mailbox.push_frame(frame);
+        if let StartPoint::Rewind(count) = replay.start {
+            let tenant = &self.identity.tenant;
+            let rewound = window.rewind(tenant, &replay.filters, count, until);
+            progress.rewind = rewound.into();
+        }
+        let from = progress.next_from();
+        replay.progress = Some(progress);
+        let frame = replay.announcement_frame(&self.identity, from, until, bus);
+        self.announced = true;
+        self.push_frame(frame);
+        if matches!(self.replays[0].start, StartPoint::Unknown { .. }) {
+            self.reset_replay(ResetReason::UnknownLog, bus);
+        }
     }
 
-    /// Puts the next page of a replay into the mailbox; true where it was the last.
-    fn replay_page(&mut self, replay: &mut Replay, until: u64, bus: &Bus) -> Result<bool, Gap> {
-        if replay.position >= until {
-            return Ok(true);
-        }
-        let range = Range {
-            after: replay.position,
-            until: Some(until),
+    /// Takes the first replay one step further: a page, or its end.
+    fn advance_replay(&mut self, bus: &Bus) {
+        let Some(replay) = self.replays.front_mut() else {
+            return;
         };
         let tenant = &self.identity.tenant;
-        let page = bus
-            .window()
-            .page(tenant, &replay.filters, range, Mailbox::PAGE)?;
-        replay.position = page.position;
-        replay.under_way = true;
-        let complete = page.complete;
-        self.mailbox.push_page(page);
-        Ok(complete)
-    }
-
-    fn rewind_page(&mut self, replay: &mut Replay, bus: &Bus) -> Result<bool, Gap> {
-        while !self.mailbox.is_full()
-            && let Some(sequence) = replay.rewind.pop_front()
-        {
-            let event = bus.window().event(sequence)?;
-            replay.under_way = true;
-            if replay.filters.matches(&event) {
-                self.mailbox.push_event(Rc::new(Delivery::new(event)));
-            }
+        match replay.read(tenant, bus.window(), &mut self.mailbox) {
+            Ok(false) => {}
+            Ok(true) => self.finish_replay(bus),
+            Err(Gap) => match replay.forgive_gap(bus.window()) {
+                Ok(()) => {}
+                Err(reason) => self.reset_replay(reason, bus),
+            },
         }
-        Ok(false)
     }
 
-    /// The replay's subscriptions join the session's others.
-    fn finish_replay(&mut self, replay: Replay, bus: &Bus) {
+    /// The first replay's subscriptions join the session's others.
+    fn finish_replay(&mut self, bus: &Bus) {
+        let Some(replay) = self.replays.pop_front() else {
+            return;
+        };
         let topics = replay.topics();
         let reference = replay.announcement.reference();
         let is_told = !topics.is_empty() || reference.is_some();
-        let joined_at = replay.position;
-        for mut subscription in replay.filters.into_iter() {
-            subscription.after = joined_at;
+        let joined_at = replay.progress.map_or(0, |progress| progress.position);
+        for mut subscription in replay.filters.into_subscriptions() {
+            let served_until = self.filters.get(&subscription.filter).map(|replaced| {
+                // It was subscribed all the time, so nothing after the session's position is lost.
+                replaced.after.max(self.position)
+            });
+            subscription.after = served_until.map_or(joined_at, |until| until.min(joined_at));
             self.filters.insert(subscription);
         }
         self.update_plain();
         if is_told {
-            self.mailbox.push_frame(ServerFrame::Live {
+            self.push_frame(ServerFrame::Live {
                 topics,
                 cursor: bus.cursor(self.position),
                 reference,
@@ -540,22 +554,29 @@ impl Session {
         }
     }
 
-    /// Events were missed: tells so, and lets the subscriptions go on from now.
-    fn reset_replay(&mut self, mut replay: Replay, bus: &Bus) {
+    /// Events of the first replay were missed: tells so, and lets its subscriptions go on from
+    /// now.
+    fn reset_replay(&mut self, reason: ResetReason, bus: &Bus) {
+        let Some(replay) = self.replays.front_mut() else {
+            return;
+        };
         let head = bus.window().head();
-        replay.position = head;
-        replay.rewind.clear();
         if self.filters.is_empty() {
             self.position = head;
         }
+        if let Some(progress) = &mut replay.progress {
+            progress.position = head;
+            progress.rewind.clear();
+        }
         let whole = matches!(replay.announcement, Announcement::Connected { .. });
-        self.mailbox.push_frame(ServerFrame::Reset {
-            reason: replay.reset.unwrap_or(ResetReason::Lagged),
+        let frame = ServerFrame::Reset {
+            reason,
             cursor: bus.cursor(self.position),
             topics: (!whole).then(|| replay.topics()),
             reference: replay.announcement.reference(),
-        });
-        self.finish_replay(replay, bus);
+        };
+        self.push_frame(frame);
+        self.finish_replay(bus);
     }
 
     /// Puts the next page of the session's own position into the mailbox; at the end of the log
@@ -607,6 +628,97 @@ impl Replay {
             .iter()
             .map(|subscription| subscription.filter.as_str().to_owned())
             .collect()
+    }
+
+    fn announcement_frame(
+        &self,
+        identity: &Identity,
+        from: u64,
+        until: u64,
+        bus: &Bus,
+    ) -> ServerFrame {
+        match &self.announcement {
+            Announcement::Connected {
+                message,
+                connection_id,
+                heartbeat_ms,
+            } => ServerFrame::Connected {
+                message,
+                user_id: (*identity.subject).into(),
+                connection_id: connection_id.clone(),
+                cursor: match &self.start {
+                    StartPoint::After { asked, .. } | StartPoint::Unknown { asked } => {
+                        asked.clone()
+                    }
+                    StartPoint::Now | StartPoint::Earliest | StartPoint::Rewind(_) => {
+                        bus.cursor(from)
+                    }
+                },
+                heartbeat_ms: *heartbeat_ms,
+            },
+            Announcement::Subscribed { reference } => ServerFrame::Subscribed {
+                topics: self.topics(),
+                cursor: bus.cursor(from.min(until)),
+                reference: reference.clone(),
+            },
+        }
+    }
+
+    /// Puts the next events into the mailbox; true where there are no more.
+    fn read(
+        &mut self,
+        tenant: &Tenant,
+        window: &Window,
+        mailbox: &mut Mailbox,
+    ) -> Result<bool, Gap> {
+        let Some(progress) = &mut self.progress else {
+            return Ok(false);
+        };
+        while let Some(sequence) = progress.rewind.pop_front() {
+            let event = window.event(sequence)?;
+            progress.under_way = true;
+            if self.filters.matches(&event) {
+                mailbox.push_event(Rc::new(Delivery::new(event)));
+            }
+            if mailbox.is_full() {
+                return Ok(false);
+            }
+        }
+        if progress.position >= progress.until {
+            return Ok(true);
+        }
+        let range = Range {
+            after: progress.position,
+            until: Some(progress.until),
+        };
+        let page = window.page(tenant, &self.filters, range, Mailbox::PAGE)?;
+        progress.position = page.position;
+        progress.under_way = true;
+        let complete = page.complete;
+        mailbox.push_page(page);
+        Ok(complete)
+    }
+
+    /// Whoever asks for all that is retained misses nothing when that has become less meanwhile.
+    fn forgive_gap(&mut self, window: &Window) -> Result<(), ResetReason> {
+        match (&self.start, &mut self.progress) {
+            (StartPoint::Earliest, Some(progress)) if !progress.under_way => {
+                progress.position = window.earliest();
+                Ok(())
+            }
+            (_, Some(progress)) if !progress.under_way => Err(ResetReason::Expired),
+            _ => Err(ResetReason::Lagged),
+        }
+    }
+}
+
+impl Progress {
+    /// The position from which nothing of the replay has been put into the mailbox yet.
+    fn next_from(&self) -> u64 {
+        match self.rewind.front() {
+            Some(next) => self.position.min(next - 1),
+            None => self.position,
+        }
     }
 }
 

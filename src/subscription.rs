@@ -75,10 +75,14 @@ impl FilterSet {
         self.patterns.len()
     }
 
+    pub fn get(&self, filter: &TopicFilter) -> Option<&Subscription> {
+        let side = self.side(filter);
+        let at = side.binary_search_by(|subscription| subscription.filter.cmp(filter));
+        at.ok().map(|at| &side[at])
+    }
+
     pub fn contains(&self, filter: &TopicFilter) -> bool {
-        self.side(filter)
-            .binary_search_by(|subscription| subscription.filter.cmp(filter))
-            .is_ok()
+        self.get(filter).is_some()
     }
 
     /// Adds the subscription; one of the same filter is replaced. True where the filter is new.
@@ -112,7 +116,7 @@ impl FilterSet {
         self.literals.iter().chain(&self.patterns)
     }
 
-    pub fn into_iter(self) -> impl Iterator<Item = Subscription> {
+    pub fn into_subscriptions(self) -> impl Iterator<Item = Subscription> {
         self.literals.into_iter().chain(self.patterns)
     }
 
@@ -136,15 +140,15 @@ impl FilterSet {
     /// As [`FilterSet::matches`], whatever the positions from which the subscriptions count.
     pub fn wants(&self, event: &Event) -> bool {
         self.iter().any(|subscription| {
-            subscription.filter.matches(event.topic.as_str()) && subscription.conditions_admit(event)
+            subscription.filter.matches(event.topic.as_str())
+                && subscription.conditions_admit(event)
         })
     }
 
     /// True where a matching topic is all that it takes, for every event after the position.
     pub fn is_plain_after(&self, position: u64) -> bool {
-        self.iter().all(|subscription| {
-            subscription.conditions.is_none() && subscription.after <= position
-        })
+        self.iter()
+            .all(|subscription| subscription.conditions.is_none() && subscription.after <= position)
     }
 
     fn literal(&self, topic: &str) -> Option<&Subscription> {

@@ -19,7 +19,7 @@ pub use window::{Gap, Latest, Page, PageLimits, Range, Retention, Window};
 use crate::{
     engine::{Appended, Engine, EngineError, IdempotencyKey, Tail},
     event::{Cursor, Draft, Event, LogId},
-    protocol::{ErrorCode, Refusal, ResetReason, Start},
+    protocol::{ErrorCode, Refusal, Start},
 };
 
 /// How long a cursor that the log has reached, and this node has not, is waited for.
@@ -55,15 +55,20 @@ impl Tail for Feed {
 
 /// Where a subscription starts, once the engine has been asked what it must be asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StartPoint {
-    /// Delivery is of what comes after.
-    pub position: u64,
-    /// The cursor that the client asked for, as it wrote it.
-    pub asked: Option<String>,
-    /// The cursor can not be resumed from.
-    pub reset: Option<ResetReason>,
+pub enum StartPoint {
+    Now,
+    Earliest,
     /// So many events of each topic come first.
-    pub rewind: usize,
+    Rewind(usize),
+    /// After a position of this log; with the cursor as the client wrote it.
+    After {
+        position: u64,
+        asked: String,
+    },
+    /// The log has no such position.
+    Unknown {
+        asked: String,
+    },
 }
 
 impl Bus {
@@ -114,19 +119,10 @@ impl Bus {
     /// # Errors
     /// `unavailable` where the engine does not answer, or this node does not catch up with it.
     pub async fn start(&self, start: &Start) -> Result<StartPoint, Refusal> {
-        let at = |position| StartPoint {
-            position,
-            asked: None,
-            reset: None,
-            rewind: 0,
-        };
         match start {
-            Start::Now => Ok(at(self.window().head())),
-            Start::Earliest => Ok(at(self.window().earliest())),
-            Start::Rewind(count) => Ok(StartPoint {
-                rewind: *count,
-                ..at(self.window().head())
-            }),
+            Start::Now => Ok(StartPoint::Now),
+            Start::Earliest => Ok(StartPoint::Earliest),
+            Start::Rewind(count) => Ok(StartPoint::Rewind(*count)),
             Start::After(cursor) => self.resume(cursor).await,
         }
     }
@@ -135,19 +131,14 @@ impl Bus {
         let seen_here = cursor.log == self.log
             && cursor.check.is_none()
             && cursor.sequence <= self.window().head();
-        let reached = seen_here || self.engine.reached(cursor).await?;
-        if reached {
-            self.wait_for(cursor.sequence).await?;
+        let asked = cursor.to_string();
+        if !seen_here && !self.engine.reached(cursor).await? {
+            return Ok(StartPoint::Unknown { asked });
         }
-        Ok(StartPoint {
-            position: if reached {
-                cursor.sequence
-            } else {
-                self.window().head()
-            },
-            asked: Some(cursor.to_string()),
-            reset: (!reached).then_some(ResetReason::UnknownLog),
-            rewind: 0,
+        self.wait_for(cursor.sequence).await?;
+        Ok(StartPoint::After {
+            position: cursor.sequence,
+            asked,
         })
     }
 

@@ -48,7 +48,8 @@ pub struct Revocation {
 pub struct Shard {
     bus: Arc<Bus>,
     limits: SessionLimits,
-    dispatched: Cell<u64>,
+    /// The position up to which every live session was offered everything.
+    dispatched: Rc<Cell<u64>>,
     sessions: RefCell<Slab<Rc<RefCell<Session>>>>,
     index: RefCell<TopicIndex<usize>>,
     scratch: RefCell<Scratch>,
@@ -67,7 +68,7 @@ impl Shard {
     pub fn start(bus: Arc<Bus>, limits: SessionLimits) -> Rc<Self> {
         let (head, commands) = bus.join();
         let shard = Rc::new(Self {
-            dispatched: Cell::new(bus.window().head()),
+            dispatched: Rc::new(Cell::new(bus.window().head())),
             bus,
             limits,
             sessions: RefCell::default(),
@@ -85,7 +86,7 @@ impl Shard {
 
     /// Adds a session for an authenticated client. It is removed when its handle is dropped.
     pub fn open(self: &Rc<Self>, identity: Arc<Identity>) -> SessionHandle {
-        let session = Session::new(identity, self.limits);
+        let session = Session::new(identity, self.limits, Rc::clone(&self.dispatched));
         let session = Rc::new(RefCell::new(session));
         let key = self.sessions.borrow_mut().insert(Rc::clone(&session));
         SessionHandle {
@@ -251,7 +252,7 @@ impl SessionHandle {
             .map(|subscription| subscription.filter.clone())
             .collect();
         let mut session = self.session.borrow_mut();
-        session.subscribe(request, start, announcement, self.shard.bus.window())?;
+        session.subscribe(request, start, announcement, &self.shard.bus)?;
         let mut index = self.shard.index.borrow_mut();
         for filter in &added {
             index.insert(&session.identity().tenant, filter, self.key);
@@ -290,15 +291,12 @@ impl SessionHandle {
     /// The next thing to send, read from the log where the mailbox is empty and the session is
     /// not live.
     pub fn next(&self) -> Option<Outgoing> {
-        let mut session = self.session.borrow_mut();
-        session.next(&self.shard.bus, self.shard.dispatched.get())
+        self.session.borrow_mut().next(&self.shard.bus)
     }
 
     /// The position that is safe to resume from, once all that is in the mailbox was sent.
     pub fn position(&self) -> u64 {
-        self.session
-            .borrow()
-            .stream_position(self.shard.dispatched.get())
+        self.session.borrow().stream_position()
     }
 }
 

@@ -184,17 +184,24 @@ impl Window {
         Ok(state.scan(page, tenant, filters, from..to, end))
     }
 
-    /// The sequences of the last `count` retained events of each topic that the filters match, in
-    /// order. At most all that is retained.
-    pub fn rewind(&self, tenant: &Tenant, filters: &FilterSet, count: usize) -> Vec<u64> {
+    /// The sequences of the last `count` retained events, up to a position, of each topic that
+    /// the filters match, in order. At most all that is retained.
+    pub fn rewind(
+        &self,
+        tenant: &Tenant,
+        filters: &FilterSet,
+        count: usize,
+        until: u64,
+    ) -> Vec<u64> {
         let state = self.read();
         let mut found = Vec::new();
         for history in state.all_topics_of(tenant, filters) {
             let newest_first = history.sequences.iter().rev().copied();
             let matching = newest_first.filter(|sequence| {
-                state
-                    .event(*sequence)
-                    .is_some_and(|event| filters.matches(event))
+                *sequence <= until
+                    && state
+                        .event(*sequence)
+                        .is_some_and(|event| filters.matches(event))
             });
             found.extend(matching.take(count));
         }
@@ -218,7 +225,9 @@ impl Window {
             return Latest::Behind(state.head);
         }
         let retained = state.retained.range(state.index_after(after)..);
-        let unseen = state.ephemeral.partition_point(|event| event.sequence <= after);
+        let unseen = state
+            .ephemeral
+            .partition_point(|event| event.sequence <= after);
         let mut retained = retained.map(|retained| &retained.event).peekable();
         let mut ephemeral = state.ephemeral.range(unseen..).peekable();
         for _ in 0..most {

@@ -1,17 +1,14 @@
 //! `tribus serve`: the gateway itself.
 
 use std::{
-    fmt::Write,
-    net::SocketAddr,
-    path::PathBuf,
-    process::ExitCode,
-    time::Duration,
+    fmt::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
 };
 
 use anyhow::Context;
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    auth::{NewToken, Secret, sign_hs256},
+    auth::{Authenticator, NewToken, Secret, sign_hs256},
     config::{Config, LogConfig, LogFormat},
     gateway::Gateway,
 };
@@ -82,7 +79,18 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         if let Some(secret) = &development {
             eprintln!("{}", development_notice(secret, address)?);
         }
-        gateway.run(stop_signal()).await
+        let authenticator = Arc::clone(gateway.authenticator());
+        let reloading = development.is_none();
+        let reload = actix_web::rt::spawn(async move {
+            if reloading {
+                reload_on_hangup(&args.source, &authenticator).await;
+            } else {
+                ignore_hangup().await;
+            }
+        });
+        let ended = gateway.run(stop_signal()).await;
+        reload.abort();
+        ended
     })?;
     tracing::info!("stopped");
     Ok(ExitCode::SUCCESS)
@@ -95,12 +103,13 @@ fn enter_development_mode(config: &mut Config) -> anyhow::Result<Secret> {
         std::net::ToSocketAddrs::to_socket_addrs(address)
             .is_ok_and(|mut addresses| addresses.all(|address| address.ip().is_loopback()))
     };
-    if !is_loopback(&config.listen) {
-        anyhow::bail!(
+    for address in [&config.listen, &config.admin_listen] {
+        anyhow::ensure!(
+            is_loopback(address),
             "no key is configured, and without one the gateway serves on loopback only, not on {}\n\
              set auth.hs256_secret (for example TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex \
              32)), auth.public_key_file, auth.jwks_file or auth.jwks_url",
-            config.listen
+            address
         );
     }
     let secret = Secret::random().context("the operating system has no randomness to give")?;
@@ -126,15 +135,20 @@ fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<St
         "\n  DEVELOPMENT MODE: no key is configured, so this secret and this token were made up now,\n  \
          end with this process, and are good on this machine only. Not for production.\n"
     )?;
-    writeln!(notice, "  Open in a browser:\n\n    http://{address}/#token={token}\n")?;
-    writeln!(notice, "  Or in another terminal:\n\n    export TRIBUS_URL=http://{address}")?;
+    writeln!(
+        notice,
+        "  Open in a browser:\n\n    http://{address}/#token={token}\n"
+    )?;
+    writeln!(
+        notice,
+        "  Or in another terminal:\n\n    export TRIBUS_URL=http://{address}"
+    )?;
     writeln!(notice, "    export TRIBUS_TOKEN={token}")?;
     Ok(notice)
 }
 
 /// Completes on SIGINT or SIGTERM.
 async fn stop_signal() {
-    use tokio::signal::unix::{SignalKind, signal};
     let interrupt = tokio::signal::ctrl_c();
     let Ok(mut terminate) = signal(SignalKind::terminate()) else {
         let _ = interrupt.await;
@@ -145,6 +159,29 @@ async fn stop_signal() {
         _ = terminate.recv() => {}
     }
     tracing::info!("draining");
+}
+
+/// Reads keys again on each SIGHUP; keys that are no good leave the old ones in place.
+async fn reload_on_hangup(source: &ConfigArgs, authenticator: &Authenticator) {
+    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
+        return;
+    };
+    while hangup.recv().await.is_some() {
+        let reloaded = source
+            .load()
+            .and_then(|config| Ok(authenticator.reload(config.auth.options())?));
+        match reloaded {
+            Ok(()) => tracing::info!("read the keys again"),
+            Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
+        }
+    }
+}
+
+/// The secret of development mode ends with the process, so there is nothing to read again.
+async fn ignore_hangup() {
+    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
+        while hangup.recv().await.is_some() {}
+    }
 }
 
 fn start_logging(log: &LogConfig) -> anyhow::Result<()> {

@@ -124,7 +124,10 @@ mod tests {
         assert_eq!(window.look_up(&key("a", "k", 1), late), Known::Before(7, 2));
         assert_eq!(window.look_up(&key("a", "k", 2), late), Known::Conflict);
         assert_eq!(window.look_up(&key("b", "k", 1), late), Known::New);
-        assert_eq!(window.look_up(&key("a", "k", 1), start + WINDOW), Known::New);
+        assert_eq!(
+            window.look_up(&key("a", "k", 1), start + WINDOW),
+            Known::New
+        );
         assert!(window.answers.is_empty() && window.by_age.is_empty());
     }
 
@@ -141,7 +144,13 @@ mod tests {
         let start = Instant::now();
         window.remember(&key("a", "k", 1), 1, 1, start);
         assert_eq!(window.look_up(&key("a", "l", 1), start), Known::Full);
-        assert_eq!(window.look_up(&key("a", "k", 1), start), Known::Before(1, 1));
-        assert_eq!(window.look_up(&key("a", "l", 1), start + WINDOW), Known::New);
+        assert_eq!(
+            window.look_up(&key("a", "k", 1), start),
+            Known::Before(1, 1)
+        );
+        assert_eq!(
+            window.look_up(&key("a", "l", 1), start + WINDOW),
+            Known::New
+        );
     }
 }

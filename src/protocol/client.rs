@@ -194,7 +194,10 @@ mod tests {
             (r#"{"type":"subscribe"}"#, "topics"),
             (r#"{"type":"subscribe","topics":[]}"#, "topics"),
             (r#"{"type":"subscribe","topics":"a"}"#, "topics"),
-            (r#"{"type":"subscribe","topics":["a"],"rewind":101}"#, "rewind"),
+            (
+                r#"{"type":"subscribe","topics":["a"],"rewind":101}"#,
+                "rewind",
+            ),
             (r#"{"type":"unsubscribe"}"#, "topics"),
             (r#"{"type":"shout"}"#, "shout"),
             (r#"{"type":"ping"} x"#, "not JSON"),

@@ -71,9 +71,9 @@ impl ErrorCode {
             }
             Self::Unavailable => CloseReason::Unavailable,
             Self::Internal => CloseReason::Internal,
+            Self::Revoked => CloseReason::Revoked,
             Self::Unauthorized
             | Self::TokenExpired
-            | Self::Revoked
             | Self::Forbidden
             | Self::BadRequest
             | Self::BadTopic

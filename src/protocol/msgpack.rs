@@ -396,10 +396,19 @@ mod tests {
             ("0.1", Value::F64(0.1)),
             ("100.50", Value::F64(100.5)),
             ("18446744073709551616", Value::from("18446744073709551616")),
-            ("12345678901234567890123", Value::from("12345678901234567890123")),
-            ("0.1000000000000000055511151231257827", Value::from("0.1000000000000000055511151231257827")),
+            (
+                "12345678901234567890123",
+                Value::from("12345678901234567890123"),
+            ),
+            (
+                "0.1000000000000000055511151231257827",
+                Value::from("0.1000000000000000055511151231257827"),
+            ),
             ("1e400", Value::from("1e400")),
-            ("1e99999999999999999999", Value::from("1e99999999999999999999")),
+            (
+                "1e99999999999999999999",
+                Value::from("1e99999999999999999999"),
+            ),
         ] {
             assert_eq!(through_rmpv(json), value, "{json}");
         }
@@ -409,7 +418,10 @@ mod tests {
     fn a_clients_message_becomes_json() {
         let value = rmpv::Value::Map(vec![
             ("type".into(), "publish".into()),
-            ("data".into(), rmpv::Value::Array(vec![1.into(), (-5).into(), 1.5.into(), rmpv::Value::Nil])),
+            (
+                "data".into(),
+                rmpv::Value::Array(vec![1.into(), (-5).into(), 1.5.into(), rmpv::Value::Nil]),
+            ),
             ("ref".into(), u64::MAX.into()),
         ]);
         let mut packed = Vec::new();

@@ -231,11 +231,7 @@ impl<'a> Publish<'a> {
     ///
     /// # Errors
     /// `bad_request`, `bad_topic` or `too_large`, naming the field.
-    fn into_draft(
-        self,
-        publisher: Publisher<'_>,
-        limits: PublishLimits,
-    ) -> Result<Draft, Refusal> {
+    fn into_draft(self, publisher: Publisher<'_>, limits: PublishLimits) -> Result<Draft, Refusal> {
         let topic = Topic::parse(&self.topic)?;
         let name = self.event.as_deref().unwrap_or(DEFAULT_NAME);
         check_text("event", name, MAX_NAME_BYTES)?;
@@ -514,10 +510,7 @@ mod tests {
     fn nesting_is_bounded_and_brackets_in_strings_do_not_count() {
         let nested = |depth| format!("{}1{}", "[".repeat(depth), "]".repeat(depth));
         let with = |data: String| publish(&format!(r#"{{"topic":"a","data":{data}}}"#));
-        assert_eq!(
-            with(nested(129)).unwrap_err().code,
-            ErrorCode::BadRequest
-        );
+        assert_eq!(with(nested(129)).unwrap_err().code, ErrorCode::BadRequest);
         let body = format!(r#"{{"topic":"a","data":{}}}"#, nested(128));
         let tenant = Tenant::none();
         let publisher = Publisher {
@@ -570,7 +563,10 @@ mod tests {
     #[test]
     fn the_publishers_time_is_kept_in_utc_with_milliseconds() {
         let body = r#"{"topic":"a","timestamp":"2026-01-25T11:30:00+01:00"}"#;
-        assert_eq!(publish(body).unwrap()["timestamp"], "2026-01-25T10:30:00.000Z");
+        assert_eq!(
+            publish(body).unwrap()["timestamp"],
+            "2026-01-25T10:30:00.000Z"
+        );
     }
 
     #[test]

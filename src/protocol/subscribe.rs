@@ -79,9 +79,6 @@ impl SubscribeRequest {
 #[derive(Clone, Debug, Default)]
 pub struct Query {
     raw: RawSubscribe,
-    /// Taken out of the query only; credentials are no part of a body.
-    pub ticket: Option<String>,
-    pub token: Option<String>,
 }
 
 impl Query {
@@ -104,19 +101,26 @@ impl Query {
         }
     }
 
-    /// Only the credentials of a query, whatever else is wrong with it: who asks is settled before
-    /// what was asked.
+    /// The ticket and the token of a query, whatever else is wrong with it: who asks is settled
+    /// before what was asked.
     pub fn credentials(query: &str) -> (Option<String>, Option<String>) {
-        let mut found = Self::default();
+        let (mut ticket, mut token) = (None, None);
         for pair in query.split('&') {
             let (key, value) = pair.split_once('=').unwrap_or((pair, ""));
-            if matches!(key, "ticket" | "token" | "access_token")
-                && let Ok(value) = decode_component(value)
-            {
-                let _ = found.set(key, value.into_owned());
-            }
+            let slot = match decode_component(key).as_deref() {
+                Ok("ticket") => &mut ticket,
+                Ok("token" | "access_token") => &mut token,
+                Ok(_) | Err(_) => continue,
+            };
+            // One that can not be read is present and bad, and so is one that is given twice,
+            // which a proxy might have read otherwise.
+            let value = match (decode_component(value), &slot) {
+                (Ok(value), None) => value.into_owned(),
+                (Ok(_), Some(_)) | (Err(_), _) => String::new(),
+            };
+            *slot = Some(value);
         }
-        (found.ticket, found.token)
+        (ticket, token)
     }
 
     /// Replaces what was asked for by the fields of a JSON body; flags of the query stay.
@@ -163,7 +167,12 @@ impl Query {
     /// # Errors
     /// `bad_request` out of those bounds.
     pub fn wait_seconds(&self) -> Result<u64, Refusal> {
-        in_bounds("wait", self.raw.wait.unwrap_or(25), 0, MAX_POLL_WAIT_SECONDS)
+        in_bounds(
+            "wait",
+            self.raw.wait.unwrap_or(25),
+            0,
+            MAX_POLL_WAIT_SECONDS,
+        )
     }
 
     /// The most events that a poll returns: 1 to 1000, 100 by default.
@@ -189,11 +198,8 @@ impl Query {
             "max" => raw.max = Some(number("max", &value)?),
             "named" => raw.named = Some(flag("named", &value)?),
             "native" => raw.native = Some(flag("native", &value)?),
-            "ticket" => self.ticket = Some(value),
-            "token" => self.token = Some(value),
-            "access_token" => {
-                self.token.get_or_insert(value);
-            }
+            // Read by [`Query::credentials`].
+            "ticket" | "token" | "access_token" => {}
             // Appended by polyfills so that no cache answers.
             "_" => {}
             unknown => {
@@ -387,10 +393,7 @@ fn merged_tags(map: Option<TagMap>, list: Vec<(Box<str>, Box<str>)>) -> Option<T
     }
 }
 
-fn check_count(
-    subscriptions: &[Subscription],
-    limits: SubscriptionLimits,
-) -> Result<(), Refusal> {
+fn check_count(subscriptions: &[Subscription], limits: SubscriptionLimits) -> Result<(), Refusal> {
     if subscriptions.len() <= limits.subscriptions {
         return Ok(());
     }
@@ -512,7 +515,8 @@ mod tests {
     #[test]
     fn a_query_reads_as_the_body_that_stands_for_it() {
         let query = request("topics=a:1,b:*&event=x&event=y&tag=k:v:w&cursor=log-7").unwrap();
-        let body = br#"{"topics":["a:1","b:*"],"events":["x","y"],"tags":{"k":"v:w"},"cursor":"log-7"}"#;
+        let body =
+            br#"{"topics":["a:1","b:*"],"events":["x","y"],"tags":{"k":"v:w"},"cursor":"log-7"}"#;
         let body = Query::default()
             .with_body(body)
             .and_then(|query| query.subscriptions(SubscriptionLimits::default()))

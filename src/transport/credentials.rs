@@ -77,7 +77,7 @@ pub fn require(request: &HttpRequest, worker: &Worker) -> Result<Client, Refusal
 /// `unauthorized`, `token_expired`, `revoked` or `unavailable`.
 pub fn verify_token(worker: &Worker, token: &str) -> Result<Arc<Identity>, Refusal> {
     let identity = worker.shared.authenticator.verify(token)?;
-    worker.refuse_revoked(&identity)?;
+    worker.refuse_ended(&identity)?;
     Ok(identity)
 }
 
@@ -119,7 +119,7 @@ fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client
         .shared
         .tickets
         .redeem(ticket, how, Timestamp::now())?;
-    worker.refuse_revoked(&redeemed.identity)?;
+    worker.refuse_ended(&redeemed.identity)?;
     Ok(Client {
         identity: redeemed.identity,
         lease: redeemed.lease,

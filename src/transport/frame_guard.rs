@@ -157,7 +157,9 @@ mod tests {
         assert_eq!(scanner.scan(&stream, 65_536), Some(start));
         let found = |cut: usize| {
             let mut scanner = HeaderScanner::default();
-            stream.chunks(cut).any(|chunk| scanner.scan(chunk, 65_536).is_some())
+            stream
+                .chunks(cut)
+                .any(|chunk| scanner.scan(chunk, 65_536).is_some())
         };
         assert!((1..stream.len()).all(found));
     }

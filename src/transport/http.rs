@@ -37,23 +37,25 @@ pub fn configure(app: &mut web::ServiceConfig) {
             ))
         }))
     };
-    app.service(methods(web::resource("/ws").route(web::get().to(ws::connect))))
-        .service(methods(
-            web::resource("/events")
-                .route(web::get().to(sse::open))
-                .route(web::post().to(sse::open_by_body)),
-        ))
-        .service(methods(
-            web::resource("/poll")
-                .route(web::get().to(poll::poll))
-                .route(web::post().to(poll::poll_by_body)),
-        ))
-        .service(methods(
-            web::resource("/publish").route(web::post().to(publish::publish)),
-        ))
-        .service(methods(
-            web::resource("/ticket").route(web::post().to(ticket::issue)),
-        ));
+    app.service(methods(
+        web::resource("/ws").route(web::get().to(ws::connect)),
+    ))
+    .service(methods(
+        web::resource("/events")
+            .route(web::get().to(sse::open))
+            .route(web::post().to(sse::open_by_body)),
+    ))
+    .service(methods(
+        web::resource("/poll")
+            .route(web::get().to(poll::poll))
+            .route(web::post().to(poll::poll_by_body)),
+    ))
+    .service(methods(
+        web::resource("/publish").route(web::post().to(publish::publish)),
+    ))
+    .service(methods(
+        web::resource("/ticket").route(web::post().to(ticket::issue)),
+    ));
 }
 
 /// Answers preflights, refuses foreign origins, and puts CORS headers on every response, errors
@@ -113,10 +115,7 @@ impl ResponseError for Refusal {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
         if self.status_code() == StatusCode::UNAUTHORIZED {
-            response.insert_header((
-                header::WWW_AUTHENTICATE,
-                HeaderValue::from_static("Bearer"),
-            ));
+            response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         response.body(ServerFrame::error(self, None).to_json())
     }

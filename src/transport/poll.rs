@@ -49,7 +49,8 @@ async fn answer(
 ) -> Result<HttpResponse, Refusal> {
     charge(&request)?;
     let client = credentials::require(&request, &worker)?;
-    let query = read_query(&request, &worker, payload).await?;
+    let query = Query::parse(request.query_string())?;
+    let query = read_body_into(query, &request, &worker, payload).await?;
     let asked = PollRequest {
         subscribe: query.subscriptions(worker.shared.settings.subscriptions)?,
         wait: Duration::from_secs(query.wait_seconds()?),
@@ -58,16 +59,16 @@ async fn answer(
     asked.answer(&worker, client.identity).await
 }
 
-/// The query, and the body where there is one.
+/// The query with the body that stands for it, where there is one.
 ///
 /// # Errors
 /// `bad_request` or `too_large`.
-pub async fn read_query(
+pub async fn read_body_into(
+    query: Query,
     request: &HttpRequest,
-    worker: &Rc<Worker>,
+    worker: &Worker,
     payload: Option<web::Payload>,
 ) -> Result<Query, Refusal> {
-    let query = Query::parse(request.query_string())?;
     match payload {
         None => Ok(query),
         Some(payload) => {

@@ -64,7 +64,7 @@ pub struct Prepared {
 /// Checks fields and grants.
 ///
 /// # Errors
-/// `forbidden`, `bad_request`, `bad_topic` or `too_large`.
+/// `forbidden`, `bad_request`, `bad_topic` or `too_large`, and what [`Worker::refuse_ended`] says.
 pub fn prepare(
     worker: &Worker,
     identity: &Identity,
@@ -72,6 +72,7 @@ pub fn prepare(
     key: Option<&str>,
     trace_id: Option<&str>,
 ) -> Result<Prepared, Refusal> {
+    worker.refuse_ended(identity)?;
     let key = match key {
         None => None,
         Some(key) => {

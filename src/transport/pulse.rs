@@ -10,11 +10,7 @@ use std::{
 use jiff::Timestamp;
 use tokio::time::Sleep;
 
-use crate::{
-    auth::Identity,
-    bus::SessionHandle,
-    protocol::{CloseReason, ServerFrame},
-};
+use crate::{auth::Identity, bus::SessionHandle, protocol::CloseReason};
 
 /// A fresh token lets the client come back at once, spread a little.
 const RECONNECT_SPREAD: Duration = Duration::from_secs(1);
@@ -65,22 +61,13 @@ impl Pulse {
         if now < due {
             return due.min(self.token_end);
         }
-        self.send_heartbeat(session);
+        let bus = session.shard().bus();
+        session.with(|session| session.push_heartbeat(bus));
         (now + self.heartbeat).min(self.token_end)
     }
 
     pub fn arm(&mut self, at: Instant) {
         self.sleep.as_mut().reset(at.into());
-    }
-
-    fn send_heartbeat(&self, session: &SessionHandle) {
-        let position = session.position();
-        let cursor = session.shard().bus().cursor(position);
-        session.with(|session| {
-            if session.closed().is_none() && !session.has_mail() {
-                session.push_frame(ServerFrame::Heartbeat { cursor });
-            }
-        });
     }
 }
 

@@ -19,7 +19,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     credentials::{self, Client},
     http::charge,
-    poll::read_query,
+    poll::read_body_into,
     pulse::{Pulse, poll_next},
     worker::{Connection, Here, Worker},
     ws::new_connection_id,
@@ -53,28 +53,32 @@ async fn stream(
     Here(worker): Here,
     payload: Option<web::Payload>,
 ) -> Result<HttpResponse, Refusal> {
+    let query = Query::parse(request.query_string());
+    if let Err(refusal) = charge(&request) {
+        let native = query.is_ok_and(|query| query.native());
+        return refuse(refusal, native);
+    }
     let client = credentials::require(&request, &worker)?;
-    let mut query = read_query(&request, &worker, payload).await?;
+    let mut query = read_body_into(query?, &request, &worker, payload).await?;
     if let Some(id) = request.headers().get("last-event-id") {
         let id = id.to_str().unwrap_or("\u{fffd}");
         query.set_last_event_id(id);
     }
-    match subscribe(&request, &worker, client, &query).await {
+    match subscribe(&worker, client, &query).await {
         Ok(body) => Ok(event_stream().body(body)),
-        Err(refusal) if query.native() && is_transient(refusal.code) => {
-            Ok(event_stream().body(closing_stream(&refusal)))
-        }
-        Err(refusal) => Err(refusal),
+        Err(refusal) => refuse(refusal, query.native()),
     }
 }
 
-async fn subscribe(
-    request: &HttpRequest,
-    worker: &Worker,
-    client: Client,
-    query: &Query,
-) -> Result<SseBody, Refusal> {
-    charge(request)?;
+/// For the browser's EventSource a refusal that passes is a stream that says when to come back.
+fn refuse(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
+    if native && is_transient(refusal.code) {
+        return Ok(event_stream().body(closing_stream(&refusal)));
+    }
+    Err(refusal)
+}
+
+async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<SseBody, Refusal> {
     let subscribe = query.subscriptions(worker.shared.settings.subscriptions)?;
     let start = worker.shard.bus().start(&subscribe.start).await?;
     let heartbeat = worker.shared.settings.heartbeat;

@@ -9,10 +9,7 @@ use super::{
     http::{charge, read_body},
     worker::Here,
 };
-use crate::{
-    auth::TicketUse,
-    protocol::Refusal,
-};
+use crate::{auth::TicketUse, protocol::Refusal};
 
 /// The body holds one short field.
 const MAX_BODY_BYTES: usize = 1024;
@@ -33,6 +30,7 @@ pub async fn issue(
     let client = credentials::require(&request, &worker)?;
     let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let purpose = purpose(&body)?;
+    worker.refuse_ended(&client.identity)?;
     let ticket = worker
         .shared
         .tickets

@@ -57,8 +57,10 @@ impl Worker {
     /// Opens a session for a client, and counts its connection until the session is dropped.
     ///
     /// # Errors
-    /// `unavailable` while draining, `too_many_connections` at the node's limit.
+    /// `unavailable` while draining, `too_many_connections` at the node's limit, and what
+    /// [`Worker::refuse_ended`] says.
     pub fn open(&self, identity: Arc<Identity>) -> Result<Connection, Refusal> {
+        self.refuse_ended(&identity)?;
         if self.shard.is_draining() {
             return Err(Refusal::unavailable(
                 "the gateway is restarting: try again in a moment",
@@ -71,20 +73,27 @@ impl Worker {
         })
     }
 
+    /// Asks again whether an identity is still good, after whatever was awaited since it was
+    /// authenticated.
+    ///
     /// # Errors
-    /// `revoked`.
-    pub fn refuse_revoked(&self, identity: &Identity) -> Result<(), Refusal> {
-        if self
-            .shared
-            .revocations
-            .is_revoked(identity, Timestamp::now())
-        {
-            return Err(Refusal::new(
+    /// `revoked`, `token_expired`.
+    pub fn refuse_ended(&self, identity: &Identity) -> Result<(), Refusal> {
+        let now = Timestamp::now();
+        let ended = if self.shared.revocations.is_revoked(identity, now) {
+            (
                 ErrorCode::Revoked,
                 "access was revoked: do not come back with this token",
-            ));
-        }
-        Ok(())
+            )
+        } else if identity.is_expired(now) {
+            (
+                ErrorCode::TokenExpired,
+                "the token has expired: get a fresh one",
+            )
+        } else {
+            return Ok(());
+        };
+        Err(Refusal::new(ended.0, ended.1))
     }
 }
 
@@ -128,7 +137,10 @@ impl FromRequest for Here {
         let worker = request.app_data::<Rc<Worker>>();
         std::future::ready(match worker {
             Some(worker) => Ok(Self(Rc::clone(worker))),
-            None => Err(Refusal::new(ErrorCode::Internal, "no worker on this thread")),
+            None => Err(Refusal::new(
+                ErrorCode::Internal,
+                "no worker on this thread",
+            )),
         })
     }
 }

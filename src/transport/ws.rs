@@ -35,6 +35,7 @@ use tokio::time::Sleep;
 use super::{
     credentials::{Authentication, authenticate, verify_token},
     frame_guard::{FrameGuard, TooLarge},
+    http::charge,
     publish,
     pulse::{Pulse, poll_next},
     sse::connected_message,
@@ -76,6 +77,7 @@ pub async fn connect(
     payload: web::Payload,
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
+    charge(&request)?;
     let max_bytes = worker.shared.settings.message_bytes;
     let too_large = TooLarge::default();
     let guarded = FrameGuard::new(payload, max_bytes, Rc::clone(&too_large));
@@ -110,10 +112,7 @@ pub async fn connect(
 }
 
 /// The form in which `actix_ws` takes a body.
-async fn as_payload(
-    request: &HttpRequest,
-    stream: FrameGuard,
-) -> Result<web::Payload, Refusal> {
+async fn as_payload(request: &HttpRequest, stream: FrameGuard) -> Result<web::Payload, Refusal> {
     let stream: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(stream);
     let mut payload = dev::Payload::Stream { payload: stream };
     web::Payload::from_request(request, &mut payload)
@@ -308,6 +307,8 @@ impl WsBody {
         for _ in 0..MESSAGES_PER_TURN {
             self.finish_work(cx);
             if !self.takes_messages() {
+                // Whoever is not listened to is not silent.
+                self.last_received = Instant::now();
                 return;
             }
             match Pin::new(&mut self.incoming).poll_next(cx) {
@@ -375,10 +376,10 @@ impl WsBody {
             (AggregatedMessage::Binary(packed), Encoding::Msgpack) => {
                 match msgpack_to_json(&packed) {
                     Ok(text) => self.handle_text(&text),
-                    Err(error) => {
-                        let refusal = Refusal::bad_request(format!("not MessagePack: {error}"));
-                        self.answer(Err(refusal), None);
-                    }
+                    Err(error) => self.handle_frame(ClientFrame {
+                        reference: None,
+                        message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
+                    }),
                 }
             }
             (AggregatedMessage::Text(_), Encoding::Msgpack)
@@ -390,7 +391,10 @@ impl WsBody {
 
     fn handle_text(&mut self, text: &str) {
         let limits = self.worker.shared.settings.subscriptions;
-        let ClientFrame { reference, message } = ClientFrame::parse(text, limits);
+        self.handle_frame(ClientFrame::parse(text, limits));
+    }
+
+    fn handle_frame(&mut self, ClientFrame { reference, message }: ClientFrame<'_>) {
         match self.stage {
             Stage::AwaitingAuth { .. } => self.handle_first(message, reference),
             Stage::Open(_) => {
@@ -407,10 +411,8 @@ impl WsBody {
         reference: Option<Ref>,
     ) {
         let Ok(ClientMessage::Auth { token }) = message else {
-            let refusal = Refusal::new(
-                ErrorCode::Unauthorized,
-                CloseReason::AuthExpected.message(),
-            );
+            let refusal =
+                Refusal::new(ErrorCode::Unauthorized, CloseReason::AuthExpected.message());
             return self.refuse(&refusal, reference, CloseReason::AuthExpected);
         };
         match verify_token(&self.worker, &token) {
@@ -434,11 +436,7 @@ impl WsBody {
     }
 
     /// Does what an authenticated client says, or starts to.
-    fn obey(
-        &mut self,
-        message: ClientMessage<'_>,
-        reference: Option<Ref>,
-    ) -> Result<(), Refusal> {
+    fn obey(&mut self, message: ClientMessage<'_>, reference: Option<Ref>) -> Result<(), Refusal> {
         let Stage::Open(open) = &mut self.stage else {
             return Ok(());
         };
@@ -493,8 +491,7 @@ impl WsBody {
             .with(|session| Arc::clone(session.identity()));
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
-        let prepared =
-            publish::prepare(&self.worker, &identity, request, key.as_deref(), None)?;
+        let prepared = publish::prepare(&self.worker, &identity, request, key.as_deref(), None)?;
         let shard = Rc::clone(&self.worker.shard);
         self.work = Some(Box::pin(async move {
             let appended = shard.bus().publish(prepared.drafts, prepared.key).await;

@@ -1,0 +1,437 @@
+//! What a delivery costs: CPU time of the gateway's process, and memory of an idle connection,
+//! beside the floor, a bare epoll loop that writes each ready frame with one `write` a client.
+//!
+//! ```sh
+//! cargo bench --bench fanout                       # 2,000 clients, five rounds, medians
+//! FANOUT_CLIENTS=5000 FANOUT_ROUNDS=3 cargo bench --bench fanout
+//! ```
+//!
+//! The server under test is pinned to the first core and this program to the second, by
+//! `taskset`. CPU time is read from `/proc`, so a busy machine blurs the figures less than it
+//! blurs wall-clock time; what counts are the ratios within one run.
+
+use std::{
+    cell::{Cell, RefCell},
+    io::{BufRead, BufReader, Read, Write},
+    net::SocketAddr,
+    process::{Child, Command, Stdio},
+    rc::Rc,
+    time::Duration,
+};
+
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    sync::Notify,
+    task::LocalSet,
+};
+use tribus::auth::{NewToken, Secret, sign_hs256};
+
+const SECRET: &str = "a-secret-for-benchmarks-of-32-bytes-or-more";
+/// The size of the envelope that DESIGN's table is about.
+const EVENT_BYTES: usize = 128;
+const IN_FLIGHT: usize = 16;
+
+fn main() -> anyhow::Result<()> {
+    // `cargo bench` passes flags of its own harness; only our own words count.
+    let args: Vec<String> = std::env::args().collect();
+    if args.get(1).is_some_and(|arg| arg == "floor-server") {
+        return floor::serve();
+    }
+    pin_to(1);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
+    LocalSet::new().block_on(&runtime, measure())
+}
+
+fn setting(name: &str, default: usize) -> usize {
+    std::env::var(name)
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(default)
+}
+
+async fn measure() -> anyhow::Result<()> {
+    let clients = setting("FANOUT_CLIENTS", 2000);
+    let rounds = setting("FANOUT_ROUNDS", 5);
+    let events = setting("FANOUT_EVENTS", 200);
+    println!("{clients} clients, {events} events a round, {rounds} rounds, medians\n");
+    println!(
+        "{:<24}{:>22}{:>22}{:>18}",
+        "server", "one at a time", "16 in flight", "idle connection"
+    );
+    let mut table = Vec::new();
+    for kind in [Kind::Floor, Kind::WebSocket, Kind::Sse] {
+        let mut rows = Vec::new();
+        for _ in 0..rounds {
+            rows.push(Server::start(kind)?.round(clients, events).await?);
+        }
+        let row = Row {
+            single: median(rows.iter().map(|row| row.single)),
+            burst: median(rows.iter().map(|row| row.burst)),
+            idle: median(rows.iter().map(|row| row.idle)),
+        };
+        println!(
+            "{:<24}{:>19.2} µs{:>19.2} µs{:>14.1} KiB",
+            kind.name(),
+            row.single,
+            row.burst,
+            row.idle
+        );
+        table.push(row);
+    }
+    for (name, row) in [("WebSocket", &table[1]), ("SSE", &table[2])] {
+        println!(
+            "{name} against the floor: {:.2} one at a time, {:.2} with 16 in flight",
+            row.single / table[0].single,
+            row.burst / table[0].burst
+        );
+    }
+    Ok(())
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Microseconds of CPU a delivery, and KiB a connection.
+struct Row {
+    single: f64,
+    burst: f64,
+    idle: f64,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Kind {
+    Floor,
+    WebSocket,
+    Sse,
+}
+
+impl Kind {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Floor => "floor: bare epoll",
+            Self::WebSocket => "tribus, WebSocket",
+            Self::Sse => "tribus, SSE",
+        }
+    }
+}
+
+/// A server under test, killed when it is dropped.
+struct Server {
+    kind: Kind,
+    process: Child,
+    address: SocketAddr,
+}
+
+impl Server {
+    fn start(kind: Kind) -> anyhow::Result<Self> {
+        let mut command = Command::new("taskset");
+        command.args(["-c", "0"]).stdout(Stdio::piped());
+        if kind == Kind::Floor {
+            command.arg(std::env::current_exe()?).arg("floor-server");
+            command.stdin(Stdio::piped());
+        } else {
+            command
+                .arg(env!("CARGO_BIN_EXE_tribus"))
+                .args(["serve", "--listen", "127.0.0.1:0"])
+                .args(["--admin-listen", "127.0.0.1:0", "--workers", "1"])
+                .env("TRIBUS__AUTH__HS256_SECRET", SECRET)
+                .env("TRIBUS__LOG__FORMAT", "json")
+                .env("TRIBUS__LIMITS__MESSAGES_PER_SECOND", "1000000")
+                .stderr(Stdio::piped());
+        }
+        let mut process = command.spawn()?;
+        let address = match (process.stdout.take(), process.stderr.take()) {
+            (Some(stdout), _) if kind == Kind::Floor => first_line(stdout)?.trim().parse()?,
+            (_, Some(stderr)) => address_in_log(&first_line(stderr)?)?,
+            _ => anyhow::bail!("the server has no output"),
+        };
+        Ok(Self {
+            kind,
+            process,
+            address,
+        })
+    }
+
+    async fn round(mut self, clients: usize, events: usize) -> anyhow::Result<Row> {
+        let empty = self.memory_kib()?;
+        let arrivals = Rc::new(Arrivals::default());
+        for _ in 0..clients {
+            let stream = self.connect().await?;
+            tokio::task::spawn_local(read_forever(self.kind, stream, Rc::clone(&arrivals)));
+        }
+        arrivals.ready.wait_for(clients).await;
+        let idle = (self.memory_kib()? - empty) / clients as f64;
+        let mut publisher = Publisher::connect(&mut self).await?;
+        // The first events allocate what later ones reuse.
+        self.drive(&mut publisher, &arrivals, clients, 10, 1)
+            .await?;
+        let single = self
+            .drive(&mut publisher, &arrivals, clients, events, 1)
+            .await?;
+        let burst = self
+            .drive(&mut publisher, &arrivals, clients, events * 4, IN_FLIGHT)
+            .await?;
+        Ok(Row {
+            single,
+            burst,
+            idle,
+        })
+    }
+
+    /// CPU microseconds a delivery, with so many events published before the first has reached
+    /// everyone.
+    async fn drive(
+        &self,
+        publisher: &mut Publisher,
+        arrivals: &Arrivals,
+        clients: usize,
+        events: usize,
+        in_flight: usize,
+    ) -> anyhow::Result<f64> {
+        let before = self.cpu_seconds()?;
+        let start = arrivals.events.count.get();
+        for event in 0..events {
+            publisher.publish().await?;
+            let awaited = (event + 1).saturating_sub(in_flight - 1);
+            arrivals.events.wait_for(start + awaited * clients).await;
+        }
+        arrivals.events.wait_for(start + events * clients).await;
+        let spent = self.cpu_seconds()? - before;
+        Ok(spent * 1e6 / (events * clients) as f64)
+    }
+
+    async fn connect(&self) -> anyhow::Result<TcpStream> {
+        let mut stream = TcpStream::connect(self.address).await?;
+        let request = match self.kind {
+            Kind::Floor => return Ok(stream),
+            Kind::WebSocket => format!(
+                "GET /ws?topics=bench:* HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n\
+                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+                 Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {}\r\n\r\n",
+                token()
+            ),
+            Kind::Sse => format!(
+                "GET /events?topics=bench:* HTTP/1.1\r\nHost: bench\r\n\
+                 Authorization: Bearer {}\r\n\r\n",
+                token()
+            ),
+        };
+        stream.write_all(request.as_bytes()).await?;
+        Ok(stream)
+    }
+
+    fn cpu_seconds(&self) -> anyhow::Result<f64> {
+        let stat = std::fs::read_to_string(format!("/proc/{}/schedstat", self.process.id()))?;
+        let tasks = std::fs::read_dir(format!("/proc/{}/task", self.process.id()))?;
+        let mut nanoseconds = 0.0;
+        for task in tasks {
+            let path = task?.path().join("schedstat");
+            let text = std::fs::read_to_string(path).unwrap_or_else(|_| stat.clone());
+            nanoseconds += text
+                .split_whitespace()
+                .next()
+                .unwrap_or("0")
+                .parse::<f64>()?;
+        }
+        Ok(nanoseconds / 1e9)
+    }
+
+    fn memory_kib(&self) -> anyhow::Result<f64> {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id()))?;
+        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+        let kib = line.and_then(|line| line.split_whitespace().nth(1));
+        Ok(kib.unwrap_or("0").parse()?)
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn first_line(output: impl Read + Send + 'static) -> anyhow::Result<String> {
+    let mut output = BufReader::new(output);
+    let mut line = String::new();
+    output.read_line(&mut line)?;
+    std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+    Ok(line)
+}
+
+fn address_in_log(line: &str) -> anyhow::Result<SocketAddr> {
+    let log: serde_json::Value = serde_json::from_str(line)?;
+    let address = log["fields"]["address"].as_str();
+    Ok(address.unwrap_or_default().parse()?)
+}
+
+fn token() -> String {
+    let everything = Some(vec!["**".to_owned()]);
+    let claims = NewToken {
+        subject: "bench".to_owned(),
+        subscribe: everything.clone(),
+        publish: everything,
+        ttl: Duration::from_secs(3600),
+        ..NewToken::default()
+    };
+    sign_hs256(&Secret::new(SECRET), &claims)
+}
+
+fn pin_to(core: usize) {
+    let pid = std::process::id().to_string();
+    let _ = Command::new("taskset")
+        .args(["-cp", &core.to_string(), &pid])
+        .stdout(Stdio::null())
+        .status();
+}
+
+/// Publishes one event at a time, or makes the floor write one frame to everyone.
+enum Publisher {
+    Http(TcpStream),
+    Floor(RefCell<std::process::ChildStdin>),
+}
+
+impl Publisher {
+    async fn connect(server: &mut Server) -> anyhow::Result<Self> {
+        match server.process.stdin.take() {
+            Some(stdin) => Ok(Self::Floor(RefCell::new(stdin))),
+            None => Ok(Self::Http(TcpStream::connect(server.address).await?)),
+        }
+    }
+
+    async fn publish(&mut self) -> anyhow::Result<()> {
+        let stream = match self {
+            Self::Floor(stdin) => return Ok(stdin.borrow_mut().write_all(b"\n")?),
+            Self::Http(stream) => stream,
+        };
+        let body = r#"{"topic":"bench:1","event":"tick"}"#;
+        let request = format!(
+            "POST /publish HTTP/1.1\r\nHost: bench\r\nAuthorization: Bearer {}\r\n\
+             Content-Length: {}\r\n\r\n{body}",
+            token(),
+            body.len()
+        );
+        stream.write_all(request.as_bytes()).await?;
+        let mut answer = [0; 1024];
+        let len = stream.read(&mut answer).await?;
+        anyhow::ensure!(answer[..len].starts_with(b"HTTP/1.1 200"), "publish failed");
+        Ok(())
+    }
+}
+
+#[derive(Default)]
+struct Arrivals {
+    ready: Counter,
+    events: Counter,
+}
+
+#[derive(Default)]
+struct Counter {
+    count: Cell<usize>,
+    target: Cell<usize>,
+    reached: Notify,
+}
+
+impl Counter {
+    fn add(&self, more: usize) {
+        self.count.set(self.count.get() + more);
+        if self.count.get() >= self.target.get() {
+            self.reached.notify_one();
+        }
+    }
+
+    async fn wait_for(&self, target: usize) {
+        self.target.set(target);
+        while self.count.get() < target {
+            self.reached.notified().await;
+        }
+    }
+}
+
+/// Counts events by a mark that each has once.
+async fn read_forever(kind: Kind, mut stream: TcpStream, arrivals: Rc<Arrivals>) {
+    let mark: &[u8] = if kind == Kind::Floor {
+        b"\n"
+    } else {
+        br#"{"type":"event""#
+    };
+    let live: &[u8] = br#"{"type":"live""#;
+    let mut is_live = kind == Kind::Floor;
+    if is_live {
+        arrivals.ready.add(1);
+    }
+    let mut buffer = vec![0; 16 * 1024];
+    let mut kept = 0;
+    loop {
+        let Ok(read @ 1..) = stream.read(&mut buffer[kept..]).await else {
+            return;
+        };
+        let seen = &buffer[..kept + read];
+        if !is_live && find_all(seen, live).0 > 0 {
+            is_live = true;
+            arrivals.ready.add(1);
+        }
+        let (count, end) = find_all(seen, mark);
+        arrivals.events.add(count);
+        // A mark may be cut in two.
+        let rest = seen.len() - end;
+        kept = rest.min(mark.len() - 1);
+        let from = seen.len() - kept;
+        buffer.copy_within(from..from + kept, 0);
+    }
+}
+
+/// How often the mark occurs, and where its last occurrence ends.
+fn find_all(text: &[u8], mark: &[u8]) -> (usize, usize) {
+    let (mut count, mut end) = (0, 0);
+    while let Some(at) = text[end..]
+        .windows(mark.len())
+        .position(|part| part == mark)
+    {
+        count += 1;
+        end += at + mark.len();
+    }
+    (count, end)
+}
+
+/// The kernel's share alone.
+mod floor {
+    use std::{
+        io::{BufRead, Write},
+        net::{TcpListener, TcpStream},
+        sync::{Arc, Mutex, PoisonError},
+    };
+
+    use super::EVENT_BYTES;
+
+    pub fn serve() -> anyhow::Result<()> {
+        let listener = TcpListener::bind("127.0.0.1:0")?;
+        println!("{}", listener.local_addr()?);
+        let clients: Arc<Mutex<Vec<TcpStream>>> = Arc::default();
+        let accepted = Arc::clone(&clients);
+        std::thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let _ = client.set_nodelay(true);
+                let _ = client.set_nonblocking(true);
+                let mut accepted = accepted.lock().unwrap_or_else(PoisonError::into_inner);
+                accepted.push(client);
+            }
+        });
+        let mut frame = vec![b'x'; EVENT_BYTES + 2];
+        frame.push(b'\n');
+        for line in std::io::stdin().lock().lines() {
+            line?;
+            let mut clients = clients.lock().unwrap_or_else(PoisonError::into_inner);
+            for client in clients.iter_mut() {
+                client.write_all(&frame)?;
+            }
+        }
+        Ok(())
+    }
+}
