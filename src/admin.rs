@@ -11,7 +11,7 @@ use serde::Deserialize;
 
 use crate::{
     bus::{Bus, Revocation, ShardCommand},
-    protocol::{ErrorCode, Refusal},
+    protocol::{ErrorCode, Refusal, decode_object},
     topic::Tenant,
     transport::Shared,
 };
@@ -89,8 +89,7 @@ async fn disconnect(
     body: web::Bytes,
 ) -> Result<HttpResponse, Refusal> {
     refuse_pages(&request)?;
-    let asked: Disconnect = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad_request(format!("the body: {error}")))?;
+    let asked: Disconnect = decode_object(&body)?;
     let now = Timestamp::now();
     let until = now.checked_add(REVOKED_FOR).unwrap_or(Timestamp::MAX);
     let tenant = match &asked.tenant {

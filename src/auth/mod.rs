@@ -36,7 +36,8 @@ pub use remote::RefreshError;
 pub use revocations::{RevocationList, RevocationsFull};
 pub use sign::{NewToken, sign_hs256};
 pub use tickets::{
-    IssueError, Redeem, Redeemed, StreamLease, Ticket, TicketError, TicketStore, TicketUse,
+    IssueError, Redeem, Redeemed, StreamClaim, StreamLease, Ticket, TicketError, TicketStore,
+    TicketUse,
 };
 pub use token::MAX_TOKEN_BYTES;
 

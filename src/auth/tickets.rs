@@ -100,11 +100,30 @@ pub struct Redeem {
 pub struct Redeemed {
     /// The identity of the token it was issued for.
     pub identity: Arc<Identity>,
-    /// For a stream ticket: the stream's claim to it.
-    pub lease: Option<StreamLease>,
+    /// For a stream ticket: what the stream takes it over with, once it begins.
+    pub claim: Option<StreamClaim>,
 }
 
-/// A stream's claim to its ticket, owned by the stream. Dropping it changes nothing.
+/// A request's claim to a stream ticket. Until it is used, nothing has changed: a request that is
+/// refused for another reason neither uses the ticket up nor ends the older stream.
+#[derive(Debug)]
+pub struct StreamClaim {
+    /// Counts the streams that took over.
+    takeovers: watch::Sender<u64>,
+}
+
+impl StreamClaim {
+    /// The stream begins, and an older one of the same ticket has to end.
+    pub fn take_over(self) -> StreamLease {
+        self.takeovers.send_modify(|count| *count += 1);
+        StreamLease {
+            takeovers: self.takeovers.subscribe(),
+            own: *self.takeovers.borrow(),
+        }
+    }
+}
+
+/// A stream's hold on its ticket, owned by the stream. Dropping it changes nothing.
 #[derive(Debug)]
 pub struct StreamLease {
     takeovers: watch::Receiver<u64>,
@@ -156,8 +175,7 @@ struct Entry {
 
 enum Kind {
     Once,
-    UnusedStream,
-    /// Counts the streams that took over.
+    /// Counts the streams that took over; 0 until the first use.
     Stream(watch::Sender<u64>),
 }
 
@@ -194,7 +212,7 @@ impl TicketStore {
         let expires_at = later(now, FIRST_USE).min(identity.expires_at);
         let kind = match usage {
             TicketUse::Once => Kind::Once,
-            TicketUse::Stream => Kind::UnusedStream,
+            TicketUse::Stream => Kind::Stream(watch::Sender::new(0)),
         };
         let entry = Entry {
             ends: later(now, FIRST_USE).min(identity.valid_until()),
@@ -270,40 +288,26 @@ impl Entry {
         match &self.kind {
             Kind::Once => (None, Ok(self.redeemed(None))),
             _ if !how.stream_endpoint => (Some(self), Err(TicketError::WrongEndpoint)),
-            Kind::UnusedStream => self.first_stream(),
-            Kind::Stream(_) if !how.has_last_event_id => {
+            Kind::Stream(takeovers) if *takeovers.borrow() > 0 && !how.has_last_event_id => {
                 (Some(self), Err(TicketError::NotAReconnect))
             }
             Kind::Stream(takeovers) => {
-                let lease = take_over(takeovers);
-                let redeemed = self.redeemed(Some(lease));
-                (Some(self), Ok(redeemed))
+                let claim = StreamClaim {
+                    takeovers: takeovers.clone(),
+                };
+                let redeemed = self.redeemed(Some(claim));
+                let kept = Entry {
+                    ends: later(self.identity.valid_until(), REMEMBER_EXPIRED),
+                    ..self
+                };
+                (Some(kept), Ok(redeemed))
             }
         }
     }
 
-    fn first_stream(self) -> Outcome {
-        let takeovers = watch::Sender::new(0);
-        let redeemed = self.redeemed(Some(take_over(&takeovers)));
-        let kept = Entry {
-            ends: later(self.identity.valid_until(), REMEMBER_EXPIRED),
-            identity: self.identity,
-            kind: Kind::Stream(takeovers),
-        };
-        (Some(kept), Ok(redeemed))
-    }
-
-    fn redeemed(&self, lease: Option<StreamLease>) -> Redeemed {
+    fn redeemed(&self, claim: Option<StreamClaim>) -> Redeemed {
         let identity = Arc::clone(&self.identity);
-        Redeemed { identity, lease }
-    }
-}
-
-fn take_over(takeovers: &watch::Sender<u64>) -> StreamLease {
-    takeovers.send_modify(|count| *count += 1);
-    StreamLease {
-        takeovers: takeovers.subscribe(),
-        own: *takeovers.borrow(),
+        Redeemed { identity, claim }
     }
 }
 

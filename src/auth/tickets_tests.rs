@@ -38,7 +38,7 @@ fn a_ticket_is_good_once() {
         let text = issue(&store, TicketUse::Once);
         let redeemed = store.redeem(&text, how, at(29)).expect("good");
         assert_eq!(&*redeemed.identity.subject, "alice");
-        assert!(redeemed.lease.is_none());
+        assert!(redeemed.claim.is_none());
         let again = store.redeem(&text, how, at(29));
         assert_eq!(again.unwrap_err(), TicketError::Unknown);
     }
@@ -102,7 +102,10 @@ fn a_stream_ticket_is_good_for_streams_only() {
 fn a_stream_ticket_reconnects_until_the_token_ends() {
     let store = TicketStore::new();
     let text = issue(&store, TicketUse::Stream);
-    assert!(store.redeem(&text, STREAM, at(1)).is_ok());
+    let refused_for_another_reason = store.redeem(&text, STREAM, at(1));
+    drop(refused_for_another_reason.expect("good"));
+    let redeemed = store.redeem(&text, STREAM, at(1)).expect("good");
+    redeemed.claim.expect("a claim").take_over();
     let again = store.redeem(&text, STREAM, at(2));
     assert_eq!(again.unwrap_err(), TicketError::NotAReconnect);
     for seconds in [3, 31, 3599, 3604] {
@@ -120,7 +123,7 @@ fn a_new_stream_takes_over_from_the_older() {
     let text = issue(&store, TicketUse::Stream);
     let lease = |how| {
         let redeemed = store.redeem(&text, how, at(1)).expect("good");
-        redeemed.lease.expect("a lease")
+        redeemed.claim.expect("a claim").take_over()
     };
     let mut first = lease(STREAM);
     assert!(!first.is_superseded() && !is_ready(first.superseded()));
@@ -128,6 +131,8 @@ fn a_new_stream_takes_over_from_the_older() {
     assert!(first.is_superseded() && is_ready(first.superseded()));
     assert!(!second.is_superseded() && !is_ready(second.superseded()));
     drop(first);
+    drop(store.redeem(&text, RECONNECT, at(1)));
+    assert!(!second.is_superseded(), "by a request that began no stream");
     let third = lease(RECONNECT);
     assert!(second.is_superseded() && !third.is_superseded());
 }
@@ -137,7 +142,7 @@ fn a_waiting_stream_is_woken_by_the_takeover() {
     let store = TicketStore::new();
     let text = issue(&store, TicketUse::Stream);
     let redeemed = store.redeem(&text, STREAM, at(1)).expect("good");
-    let mut lease = redeemed.lease.expect("a lease");
+    let mut lease = redeemed.claim.expect("a claim").take_over();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_time()
         .build()
@@ -145,7 +150,8 @@ fn a_waiting_stream_is_woken_by_the_takeover() {
     runtime.block_on(async {
         let takeover = async {
             tokio::task::yield_now().await;
-            store.redeem(&text, RECONNECT, at(2)).expect("good")
+            let redeemed = store.redeem(&text, RECONNECT, at(2)).expect("good");
+            redeemed.claim.expect("a claim").take_over()
         };
         let both = async { tokio::join!(lease.superseded(), takeover) };
         let limit = std::time::Duration::from_secs(5);
@@ -158,7 +164,7 @@ fn a_lease_outlives_the_store() {
     let store = TicketStore::new();
     let text = issue(&store, TicketUse::Stream);
     let redeemed = store.redeem(&text, STREAM, at(1)).expect("good");
-    let mut lease = redeemed.lease.expect("a lease");
+    let mut lease = redeemed.claim.expect("a claim").take_over();
     drop(store);
     assert!(!lease.is_superseded() && !is_ready(lease.superseded()));
 }

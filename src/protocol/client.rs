@@ -1,8 +1,11 @@
 //! What clients send on `/ws`.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, fmt, marker::PhantomData};
 
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{DeserializeOwned, MapAccess, Visitor, value::MapAccessDeserializer},
+};
 use serde_json::value::RawValue;
 
 use super::{
@@ -127,8 +130,38 @@ fn parse_message<'a>(
     }
 }
 
-/// Reads JSON; the refusal names the field where one is missing, wrong or unknown.
+/// A value that is written as an object. Serde would take an array for one too, its items for the
+/// fields in their order.
+#[derive(Clone, Debug)]
+pub(super) struct Object<T>(pub(super) T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_map(ObjectVisitor(PhantomData))
+    }
+}
+
+struct ObjectVisitor<T>(PhantomData<T>);
+
+impl<'de, T: Deserialize<'de>> Visitor<'de> for ObjectVisitor<T> {
+    type Value = Object<T>;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an object")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Object<T>, A::Error> {
+        T::deserialize(MapAccessDeserializer::new(map)).map(Object)
+    }
+}
+
+/// Reads a JSON object; the refusal names the field where one is missing, wrong or unknown.
 pub(super) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
+    decode_any::<Object<T>>(text).map(|object| object.0)
+}
+
+/// As [`decode`], for values that are no objects.
+pub(super) fn decode_any<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal> {
     let mut deserializer = serde_json::Deserializer::from_str(text);
     let value: T = serde_path_to_error::deserialize(&mut deserializer).map_err(|error| {
         let path = error.path().to_string();
@@ -138,8 +171,13 @@ pub(super) fn decode<'a, T: Deserialize<'a>>(text: &'a str) -> Result<T, Refusal
     Ok(value)
 }
 
-/// As [`decode`], for values that keep nothing of the text.
-pub(super) fn decode_owned<T: DeserializeOwned>(text: &str) -> Result<T, Refusal> {
+/// Reads a body that has to be a JSON object.
+///
+/// # Errors
+/// `bad_request` that names the field where one is missing, wrong or unknown.
+pub fn decode_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+    let text = std::str::from_utf8(body)
+        .map_err(|_| Refusal::bad_request("the body is not UTF-8: send JSON in UTF-8"))?;
     decode(text)
 }
 
@@ -200,6 +238,8 @@ mod tests {
             ),
             (r#"{"type":"unsubscribe"}"#, "topics"),
             (r#"{"type":"shout"}"#, "shout"),
+            (r#"["ping"]"#, "object"),
+            (r#"{"type":"subscribe","subscriptions":[["a"]]}"#, "object"),
             (r#"{"type":"ping"} x"#, "not JSON"),
         ] {
             let (_, refusal) = refusal(text);

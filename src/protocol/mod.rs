@@ -7,7 +7,7 @@ mod publish;
 mod server;
 mod subscribe;
 
-pub use client::{ClientFrame, ClientMessage, Ref};
+pub use client::{ClientFrame, ClientMessage, Ref, decode_object};
 pub use error::{CloseReason, ErrorCode, Refusal};
 pub use msgpack::{MsgpackError, json_to_msgpack, msgpack_to_json};
 pub(crate) use publish::Fingerprint;

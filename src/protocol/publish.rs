@@ -11,7 +11,7 @@ use serde_json::value::RawValue;
 
 use super::{
     Refusal,
-    client::{Ref, decode},
+    client::{Ref, decode, decode_any},
 };
 use crate::{
     event::{Draft, Tags},
@@ -92,7 +92,7 @@ impl<'a> PublishRequest<'a> {
                 is_batch: false,
             });
         }
-        let items: Vec<&RawValue> = decode(text)?;
+        let items: Vec<&RawValue> = decode_any(text)?;
         if items.is_empty() {
             return Err(Refusal::bad_request(
                 "the batch is empty: send at least one event",

@@ -1,13 +1,13 @@
 //! What a client asks to see: the same request from a query, a body or a `subscribe` message.
 
-use std::{borrow::Cow, rc::Rc};
+use std::{borrow::Cow, collections::HashMap, rc::Rc};
 
 use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
     ErrorCode, Refusal,
-    client::{Ref, decode_owned},
+    client::{Object, Ref, decode_object},
     publish::TagMap,
 };
 use crate::{
@@ -128,9 +128,7 @@ impl Query {
     /// # Errors
     /// `bad_request` that names a wrong or unknown field.
     pub fn with_body(mut self, body: &[u8]) -> Result<Self, Refusal> {
-        let text = std::str::from_utf8(body)
-            .map_err(|_| Refusal::bad_request("the body is not UTF-8: send JSON in UTF-8"))?;
-        let mut body: RawSubscribe = decode_owned(text)?;
+        let mut body: RawSubscribe = decode_object(body)?;
         body.refuse_message_fields()?;
         body.named = body.named.or(self.raw.named);
         body.native = body.native.or(self.raw.native);
@@ -263,7 +261,7 @@ fn add_tag(tags: &mut Vec<(Box<str>, Box<str>)>, text: &str) -> Result<(), Refus
 #[serde(deny_unknown_fields)]
 pub(super) struct RawSubscribe {
     #[serde(default)]
-    subscriptions: Option<Vec<RawSubscription>>,
+    subscriptions: Option<Vec<Object<RawSubscription>>>,
     #[serde(default)]
     topics: Option<Vec<String>>,
     #[serde(default)]
@@ -349,7 +347,7 @@ impl RawSubscribe {
             }
             Some(items) if items.is_empty() => return Err(no_topics()),
             Some(items) => {
-                for item in items {
+                for Object(item) in items {
                     item.into_subscriptions(&mut subscriptions)?;
                 }
             }
@@ -357,6 +355,7 @@ impl RawSubscribe {
             None => {}
         }
         check_count(&subscriptions, limits)?;
+        refuse_contradictions(&subscriptions)?;
         Ok(SubscribeRequest {
             subscriptions,
             start,
@@ -405,6 +404,22 @@ fn check_count(subscriptions: &[Subscription], limits: SubscriptionLimits) -> Re
             limits.subscriptions
         ),
     ))
+}
+
+/// A filter has one list of events and tags at a time, so one request can not ask for two.
+fn refuse_contradictions(subscriptions: &[Subscription]) -> Result<(), Refusal> {
+    let mut seen = HashMap::with_capacity(subscriptions.len());
+    for subscription in subscriptions {
+        let conditions = &subscription.conditions;
+        let before = seen.insert(&subscription.filter, conditions);
+        if before.is_some_and(|before| before != conditions) {
+            return Err(Refusal::bad_request(format!(
+                "{:?} is asked for twice with different `events` or `tags`",
+                subscription.filter.as_str()
+            )));
+        }
+    }
+    Ok(())
 }
 
 fn no_topics() -> Refusal {

@@ -10,7 +10,7 @@ use jiff::Timestamp;
 
 use super::{origin::Origin, worker::Worker};
 use crate::{
-    auth::{AuthError, Identity, Redeem, StreamLease, TicketError},
+    auth::{AuthError, Identity, Redeem, StreamClaim, TicketError},
     protocol::{ErrorCode, Query, Refusal},
 };
 
@@ -19,7 +19,7 @@ use crate::{
 pub struct Client {
     pub identity: Arc<Identity>,
     /// For a stream ticket.
-    pub lease: Option<StreamLease>,
+    pub claim: Option<StreamClaim>,
 }
 
 /// What came of looking for a credential.
@@ -106,14 +106,17 @@ fn bearer(request: &HttpRequest) -> Option<Result<&str, Refusal>> {
 fn verify(worker: &Worker, token: &str) -> Result<Client, Refusal> {
     Ok(Client {
         identity: verify_token(worker, token)?,
-        lease: None,
+        claim: None,
     })
 }
 
 fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client, Refusal> {
     let how = Redeem {
         stream_endpoint: request.path() == "/events",
-        has_last_event_id: request.headers().contains_key("last-event-id"),
+        has_last_event_id: request
+            .headers()
+            .get("last-event-id")
+            .is_some_and(|id| !id.is_empty()),
     };
     let redeemed = worker
         .shared
@@ -122,7 +125,7 @@ fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client
     worker.refuse_ended(&redeemed.identity)?;
     Ok(Client {
         identity: redeemed.identity,
-        lease: redeemed.lease,
+        claim: redeemed.claim,
     })
 }
 

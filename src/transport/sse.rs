@@ -95,7 +95,8 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
     Ok(SseBody {
         connection,
         pulse,
-        superseded: client.lease.map(|mut lease| {
+        superseded: client.claim.map(|claim| {
+            let mut lease = claim.take_over();
             let ends: Pin<Box<dyn Future<Output = ()>>> =
                 Box::pin(async move { lease.superseded().await });
             ends

@@ -9,7 +9,10 @@ use super::{
     http::{charge, read_body},
     worker::Here,
 };
-use crate::{auth::TicketUse, protocol::Refusal};
+use crate::{
+    auth::TicketUse,
+    protocol::{Refusal, decode_object},
+};
 
 /// The body holds one short field.
 const MAX_BODY_BYTES: usize = 1024;
@@ -48,8 +51,7 @@ fn purpose(body: &[u8]) -> Result<TicketUse, Refusal> {
     let request: TicketRequest = if body.iter().all(u8::is_ascii_whitespace) {
         TicketRequest::default()
     } else {
-        serde_json::from_slice(body)
-            .map_err(|error| Refusal::bad_request(format!("the body: {error}")))?
+        decode_object(body)?
     };
     match request.purpose.as_deref() {
         None | Some("once") => Ok(TicketUse::Once),

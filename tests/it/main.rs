@@ -1,6 +1,19 @@
 //! Tests through the real gateway on a real socket, with clients that were not written here:
 //! tokio-tungstenite for WebSocket, reqwest with an SSE parser for streams, reqwest for polls.
 
-
+mod authentication;
+mod command_line;
+mod errors;
+mod events;
+mod hopping;
+mod origins;
+mod page;
+mod polling;
+mod publishing;
 mod smoke;
+mod streams;
+mod subscriptions;
 mod support;
+mod tenants;
+mod tickets;
+mod websocket;

@@ -14,7 +14,9 @@ async fn one_event_reaches_all_three_transports_with_the_same_bytes() {
     let id = gateway.publish("order:1", json!({"n": 1})).await;
     let by_ws = ws.event().await;
     let by_sse = sse.event().await;
-    let (status, page) = gateway.poll(&format!("topics=order:*&cursor={cursor}")).await;
+    let (status, page) = gateway
+        .poll(&format!("topics=order:*&cursor={cursor}"))
+        .await;
     assert_eq!(status, 200);
     assert_eq!(page["events"], json!([by_ws]));
     assert_eq!(by_ws, by_sse);

@@ -1,15 +1,26 @@
 //! A gateway to test, and clients that speak the protocol's terms.
 
+mod door;
 mod gateway;
+mod keys;
+mod narrow;
+mod program;
+mod raw;
 mod sse;
 mod token;
+mod transports;
 mod ws;
 
 use std::{future::Future, time::Duration};
 
+pub use door::{Answer, Credentials, Door, answer_of};
 pub use gateway::TestGateway;
+pub use keys::{SigningKey, base64url};
+pub use program::{Ended, Program};
+pub use raw::{Raw, RawResponse, client_frame, client_frame_head};
 pub use sse::{Sse, SseEvent};
-pub use token::{Claims, SECRET};
+pub use token::{Claims, SECRET, now};
+pub use transports::{Everywhere, TRANSPORTS, Transport, replay, topics_of};
 pub use ws::{Received, Ws};
 
 /// Nothing that a test awaits takes longer, however busy the machine is.

@@ -1,5 +1,6 @@
 use std::pin::Pin;
 
+use bytes::Bytes;
 use eventsource_stream::{Event, Eventsource};
 use futures_util::{Stream, StreamExt};
 use serde_json::Value;
@@ -32,10 +33,13 @@ impl SseEvent {
 
 impl Sse {
     pub fn new(response: reqwest::Response) -> Self {
-        let events = response
-            .bytes_stream()
-            .eventsource()
-            .map(|event| event.ok());
+        Self::from_bytes(response.bytes_stream())
+    }
+
+    pub fn from_bytes<E: 'static>(
+        bytes: impl Stream<Item = Result<Bytes, E>> + Send + 'static,
+    ) -> Self {
+        let events = bytes.eventsource().map(|event| event.ok());
         Self {
             connected: Value::Null,
             events: Box::pin(events),

@@ -9,7 +9,9 @@ pub struct Claims(pub Map<String, Value>);
 impl Claims {
     /// May subscribe and publish everything, for an hour.
     pub fn all(subject: &str) -> Self {
-        Self::new(subject).with("subscribe", json!(["**"])).with("publish", json!(["**"]))
+        Self::new(subject)
+            .with("subscribe", json!(["**"]))
+            .with("publish", json!(["**"]))
     }
 
     /// May do nothing, for an hour.

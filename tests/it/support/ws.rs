@@ -67,6 +67,12 @@ impl Ws {
         self.send_text(&json.to_string()).await;
     }
 
+    /// Sends on a connection that the gateway may have ended meanwhile.
+    pub async fn try_send(&mut self, json: &Value) -> Result<(), Box<tungstenite::Error>> {
+        let message = Message::text(json.to_string());
+        Ok(within("sending", self.socket.send(message)).await?)
+    }
+
     pub async fn send_text(&mut self, text: &str) {
         self.send_message(Message::text(text)).await;
     }
@@ -102,6 +108,17 @@ impl Ws {
         match self.receive().await {
             Received::Json(json) => json,
             other => panic!("expected a message, got {other:?}"),
+        }
+    }
+
+    /// The next text message as it came.
+    pub async fn next_text(&mut self) -> String {
+        loop {
+            match within("a WebSocket message", self.socket.next()).await {
+                Some(Ok(Message::Text(text))) => return text.to_string(),
+                Some(Ok(Message::Ping(_) | Message::Pong(_))) => {}
+                other => panic!("expected text, got {other:?}"),
+            }
         }
     }
 
@@ -164,7 +181,12 @@ fn from_msgpack(value: &rmpv::Value) -> Value {
         rmpv::Value::Array(items) => items.iter().map(from_msgpack).collect(),
         rmpv::Value::Map(entries) => entries
             .iter()
-            .map(|(key, value)| (key.as_str().expect("a string key").to_owned(), from_msgpack(value)))
+            .map(|(key, value)| {
+                (
+                    key.as_str().expect("a string key").to_owned(),
+                    from_msgpack(value),
+                )
+            })
             .collect(),
         rmpv::Value::Binary(_) | rmpv::Value::Ext(..) => panic!("no JSON form: {value}"),
     }

@@ -1,0 +1,227 @@
+//! Configuration, `tribus check-config` and `tribus token`.
+
+use std::io::Write;
+
+use serde_json::Value;
+use tempfile::NamedTempFile;
+
+use super::{SECRET_VARIABLE, tribus};
+use crate::support::{Answer, Claims, Credentials, Door, SECRET, TestGateway};
+
+fn config_file(toml: &str) -> NamedTempFile {
+    let mut file = NamedTempFile::new().expect("a file");
+    file.write_all(toml.as_bytes()).expect("a written file");
+    file
+}
+
+/// `serve` would start, so what is wrong has to stop it; `check-config` says the same.
+const COMMANDS: [&str; 2] = ["serve", "check-config"];
+
+#[tokio::test]
+async fn a_bad_file_is_an_error_that_names_the_key() {
+    for (toml, parts) in [
+        ("heartbeet = \"1s\"", &["heartbeet"][..]),
+        ("[retention]\nevnts = 1", &["evnts"]),
+        ("heartbeat = \"soon\"", &["heartbeat", "25s"]),
+        ("[retention]\nbytes = \"many\"", &["retention.bytes", "64KiB"]),
+        ("[bus]\nengine = \"mysql\"", &["bus.engine", "memory"]),
+        ("[auth]\nallowed_origins = [\"*\"]", &["auth.allowed_origins", "https://"]),
+        ("[auth]\ndefault_subscribe = [\"a:{name}\"]", &["auth.default_subscribe", "{sub}"]),
+        ("[auth]\njwks_file = \"/nowhere/keys.json\"", &["auth.jwks_file", "/nowhere/keys.json"]),
+        ("[auth]\npublic_key_file = \"/nowhere/key.pem\"", &["auth.public_key_file"]),
+        ("[auth]\njwks_url = \"ftp://keys\"", &["auth.jwks_url", "http"]),
+        ("workers = 0", &["workers"]),
+        ("workers = [", &["line 1"]),
+    ] {
+        let file = config_file(toml);
+        let path = file.path().to_str().unwrap();
+        for command in COMMANDS {
+            let listen = ["--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+            let mut arguments = vec![command, "--config", path];
+            arguments.extend(listen);
+            let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+            assert_eq!(ended.code, Some(1), "{command} with {toml}: {ended:?}");
+            for part in parts {
+                assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+            }
+            assert!(ended.stderr.starts_with("error: "), "{}", ended.stderr);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_bad_variable_is_an_error_that_names_the_key_and_never_shows_a_secret() {
+    let short = "a-short-secret-for-tests";
+    for (name, value, parts) in [
+        ("TRIBUS__HEARTBEAT", "soon", &["heartbeat"][..]),
+        ("TRIBUS__NOPE", "1", &["nope"]),
+        ("TRIBUS__AUTH__NOPE", "1", &["nope"]),
+        ("TRIBUS__RETENTION__EVENTS", "many", &["retention.events"]),
+        ("TRIBUS__AUTH__HS256_SECRET", short, &["auth.hs256_secret", "32", "openssl rand -hex 32"]),
+        ("TRIBUS__AUTH__PREVIOUS_SECRETS", short, &["auth.previous_secrets"]),
+        (
+            "TRIBUS__AUTH__PREVIOUS_SECRETS",
+            "[\"a-short-secret-for-tests\"]",
+            &["auth.previous_secrets", "32"],
+        ),
+        ("TRIBUS__AUTH__ALLOWED_ORIGINS", "https://a.example", &["auth.allowed_origins", "[\""]),
+    ] {
+        for command in COMMANDS {
+            let variables = [("TRIBUS__LISTEN", "127.0.0.1:0"), (name, value)];
+            let ended = tribus(&[command], &variables).await;
+            assert_eq!(ended.code, Some(1), "{command} with {name}: {ended:?}");
+            for part in parts {
+                assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+            }
+            assert!(!ended.stderr.contains(short), "{}", ended.stderr);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_missing_file_and_a_bad_log_level_are_told() {
+    for (arguments, variables, part) in [
+        (["serve", "--config", "/nowhere/tribus.toml"], ("X", "1"), "/nowhere/tribus.toml"),
+        (["serve", "--listen", "127.0.0.1:0"], ("TRIBUS__LOG__LEVEL", "x=y=z"), "log.level"),
+    ] {
+        let ended = tribus(&arguments, &[SECRET_VARIABLE, variables]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn check_config_prints_what_is_effective_and_no_secret() {
+    let file = config_file("heartbeat = \"7s\"\nlisten = \"127.0.0.1:1\"\n[retention]\nevents = 5");
+    let path = file.path().to_str().unwrap();
+    let arguments = ["check-config", "--config", path, "--listen", "127.0.0.1:3"];
+    let variables = [("TRIBUS__HEARTBEAT", "9s"), ("TRIBUS__LISTEN", "127.0.0.1:2"), SECRET_VARIABLE];
+    let ended = tribus(&arguments, &variables).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let effective: toml::Table = ended.stdout.parse().expect("TOML");
+    assert_eq!(effective["listen"].as_str(), Some("127.0.0.1:3"), "flags win");
+    assert_eq!(effective["heartbeat"].as_str(), Some("9s"), "over the environment");
+    assert_eq!(effective["retention"]["events"].as_integer(), Some(5), "over the file");
+    assert!(!format!("{ended:?}").contains(SECRET));
+    let again = config_file(&ended.stdout);
+    let path = again.path().to_str().unwrap();
+    let reread = tribus(&["check-config", "--config", path], &[SECRET_VARIABLE]).await;
+    assert_eq!(reread.stdout, ended.stdout, "what it prints is a configuration");
+}
+
+#[tokio::test]
+async fn check_config_notes_that_no_key_is_there() {
+    let ended = tribus(&["check-config"], &[]).await;
+    assert_eq!(ended.code, Some(0));
+    assert!(ended.stderr.contains("development mode"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn a_printed_token_says_what_was_asked_for_and_opens_the_gateway() {
+    let gateway = TestGateway::start().await;
+    let arguments = [
+        "token", "--sub", "alice", "--subscribe", "order:*", "--subscribe", "chat:**", "--publish",
+        "order:*", "--tenant", "acme", "--trusted", "--ttl", "10m", "--jti", "t-1",
+    ];
+    let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let token = ended.stdout.trim();
+    let key = jsonwebtoken::DecodingKey::from_secret(SECRET.as_bytes());
+    let claims = jsonwebtoken::decode::<Value>(token, &key, &jsonwebtoken::Validation::default());
+    let claims = claims.expect("a JWT for any library").claims;
+    assert_eq!(claims["sub"], "alice");
+    assert_eq!(claims["subscribe"], serde_json::json!(["order:*", "chat:**"]));
+    assert_eq!(claims["publish"], serde_json::json!(["order:*"]));
+    assert_eq!((&claims["tenant"], &claims["jti"]), (&"acme".into(), &"t-1".into()));
+    assert_eq!(claims["trusted"], true);
+    let ttl = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
+    assert!((600..=601).contains(&ttl), "{ttl}");
+    for door in Door::ALL {
+        let answer = gateway.knock(door, &Credentials::bearer(token)).await;
+        assert_eq!(answer, Answer::LetIn, "{door:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_meets_the_issuer_and_audience_of_the_configuration() {
+    let toml = "auth.issuer = \"https://id.example\"\nauth.audience = \"tribus\"";
+    let gateway = TestGateway::with(toml).await;
+    let file = config_file(toml);
+    let everything = ["--subscribe", "**", "--publish", "**"];
+    let mut arguments = vec!["token", "--sub", "alice", "--config", file.path().to_str().unwrap()];
+    arguments.extend(everything);
+    let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+    let bearer = Credentials::bearer(ended.stdout.trim());
+    assert_eq!(gateway.knock(Door::Poll, &bearer).await, Answer::LetIn);
+}
+
+#[tokio::test]
+async fn a_token_that_no_gateway_would_take_is_not_printed() {
+    let token = ["token", "--sub", "alice"];
+    for (more, secret, part) in [
+        (&["--subscribe", "order:*"][..], "", "TRIBUS__AUTH__HS256_SECRET"),
+        (&["--subscribe", "order:*"], "too-short", "32 bytes"),
+        (&["--subscribe", "not a filter"], SECRET, "topic"),
+        (&["--publish", "a,b"], SECRET, "topic"),
+    ] {
+        let mut arguments = token.to_vec();
+        arguments.extend(more);
+        let variables = [("TRIBUS__AUTH__HS256_SECRET", secret)];
+        let variables = if secret.is_empty() { &[][..] } else { &variables[..] };
+        let ended = tribus(&arguments, variables).await;
+        assert_eq!(ended.code, Some(1), "{more:?}: {ended:?}");
+        assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        assert!(ended.stdout.is_empty() && !ended.stderr.contains("too-short"));
+    }
+    let nobody = tribus(&["token", "--sub", "", "--subscribe", "**"], &[SECRET_VARIABLE]).await;
+    assert_eq!(nobody.code, Some(1), "an empty sub: {nobody:?}");
+    let no_time = ["token", "--sub", "a", "--subscribe", "**", "--ttl", "soon"];
+    assert_eq!(tribus(&no_time, &[SECRET_VARIABLE]).await.code, Some(2), "wrong usage");
+}
+
+#[tokio::test]
+async fn every_command_has_help_with_an_example() {
+    for command in ["serve", "token", "check-config", "publish", "subscribe"] {
+        let ended = tribus(&[command, "--help"], &[]).await;
+        assert_eq!(ended.code, Some(0), "{command}");
+        assert!(ended.stdout.contains(&format!("tribus {command}")), "{command}");
+        assert!(ended.stdout.contains("Examples:"), "{command}");
+    }
+    let ended = tribus(&[], &[]).await;
+    assert_eq!(ended.code, Some(2));
+    assert!(ended.stderr.contains("subscribe"), "{ended:?}");
+}
+
+#[tokio::test]
+async fn a_client_command_says_what_to_do_about_a_refusal() {
+    let gateway = TestGateway::start().await;
+    let url = gateway.url("");
+    let narrow = Claims::new("alice").with("publish", serde_json::json!(["order:*"])).token();
+    let expired = Claims::all("alice").expiring_in(-60).token();
+    let wrong = Claims::all("alice").signed_with("another-secret-of-more-than-32-bytes");
+    for (token, parts) in [
+        ("", &["unauthorized", "TRIBUS_TOKEN"][..]),
+        (&wrong, &["unauthorized", "TRIBUS_TOKEN"]),
+        (&expired, &["token_expired", "tribus token"]),
+        (&narrow, &["forbidden", "invoice:1"]),
+    ] {
+        let variables = [("TRIBUS_URL", url.as_str()), ("TRIBUS_TOKEN", token)];
+        for arguments in [
+            &["publish", "invoice:1", "{}"][..],
+            &["subscribe", "invoice:1", "--transport", "ws"],
+            &["subscribe", "invoice:1", "--transport", "sse"],
+            &["subscribe", "invoice:1", "--transport", "poll"],
+        ] {
+            let ended = tribus(arguments, &variables).await;
+            assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
+            for part in parts {
+                assert!(ended.stderr.contains(part), "{arguments:?}: {part} in {}", ended.stderr);
+            }
+            assert!(token.is_empty() || !ended.stderr.contains(token), "{}", ended.stderr);
+        }
+    }
+    let nobody = [("TRIBUS_URL", "http://127.0.0.1:1"), ("TRIBUS_TOKEN", narrow.as_str())];
+    let ended = tribus(&["publish", "order:1", "--retry-for", "0s"], &nobody).await;
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("tribus serve"), "{}", ended.stderr);
+}

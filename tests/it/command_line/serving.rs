@@ -1,0 +1,182 @@
+//! `tribus serve`.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+use tokio_tungstenite::tungstenite::Message;
+
+use super::{SECRET_VARIABLE, Serving, tribus};
+use crate::support::{Claims, Program, SECRET, Sse, within};
+
+#[tokio::test]
+async fn without_a_key_it_prints_a_link_and_a_token_that_work_and_says_loudly_what_mode_this_is() {
+    let arguments = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let mut program = Program::tribus(&arguments, &[]);
+    program.says("DEVELOPMENT MODE").await;
+    let link = program.says("#token=").await;
+    let url = program.says("TRIBUS_URL=").await;
+    let token = program.says("TRIBUS_TOKEN=").await;
+    let value = |line: &str| line.split_once('=').expect("a value").1.to_owned();
+    let (url, token) = (value(&url), value(&token));
+    assert_eq!(link.trim(), format!("{url}/#token={token}"));
+
+    let http = reqwest::Client::new();
+    let page = http.get(&url).send().await.unwrap();
+    assert_eq!(page.status(), 200);
+    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+    let publish = http.post(format!("{url}/publish")).bearer_auth(&token);
+    let answer = publish.body(r#"{"topic":"any:thing"}"#).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    let poll = http.get(format!("{url}/poll?topics=**&cursor=earliest"));
+    let page: Value = poll.bearer_auth(&token).send().await.unwrap().json().await.unwrap();
+    assert_eq!(page["events"][0]["topic"], "any:thing");
+    program.signal("INT");
+    assert_eq!(program.ended().await.code, Some(0));
+}
+
+#[tokio::test]
+async fn without_a_key_it_serves_on_loopback_only() {
+    for arguments in [
+        ["serve", "--listen", "0.0.0.0:0", "--admin-listen", "127.0.0.1:0"],
+        ["serve", "--listen", "[::]:0", "--admin-listen", "127.0.0.1:0"],
+        ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "0.0.0.0:0"],
+    ] {
+        let ended = tribus(&arguments, &[]).await;
+        assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
+        assert!(ended.stderr.contains("auth.hs256_secret"), "{}", ended.stderr);
+        assert!(ended.stderr.contains("loopback"), "{}", ended.stderr);
+        assert!(!ended.stderr.contains("token="), "no token is made: {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_port_in_use_is_told_with_its_key() {
+    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    let holder = std::net::TcpListener::bind(&taken).expect("the port is free again");
+    for (listen, admin, key) in [
+        (taken.as_str(), "127.0.0.1:0", "`listen`"),
+        ("127.0.0.1:0", taken.as_str(), "`admin_listen`"),
+    ] {
+        let arguments = ["serve", "--listen", listen, "--admin-listen", admin];
+        let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        for part in [taken.as_str(), key, "port"] {
+            assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        }
+    }
+    drop(holder);
+}
+
+#[tokio::test]
+async fn sigterm_drains_and_ends_within_the_grace_with_success() {
+    for signal in ["TERM", "INT"] {
+        let gateway = Serving::start(&[("TRIBUS__SHUTDOWN__GRACE", "3s")]).await;
+        let token = Claims::all("alice").token();
+        let query = format!("topics=order:1&token={token}");
+        let url = format!("ws://{}/ws?{query}", gateway.address);
+        let (mut ws, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        // One that leaves when asked to, and one that never takes leave.
+        let stays = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
+        let events = reqwest::get(gateway.url(&format!("/events?{query}"))).await.unwrap();
+        let mut sse = Sse::new(events);
+        assert_eq!(sse.next().await.name, "connected");
+        let since = Instant::now();
+        gateway.program.signal(signal);
+        assert_eq!(sse.frame("closing").await["code"], 1012);
+        let closed = async {
+            use futures_util::StreamExt;
+            while let Some(Ok(message)) = ws.next().await {
+                if let Message::Close(Some(close)) = message {
+                    return u16::from(close.code);
+                }
+            }
+            0
+        };
+        assert_eq!(within("Close", closed).await, 1012);
+        let ended = gateway.program.ended().await;
+        assert_eq!(ended.code, Some(0), "{signal}: {}", ended.stderr);
+        let took = since.elapsed();
+        assert!(took < Duration::from_secs(6), "{signal} took {took:?} of 3 s");
+        drop(stays);
+    }
+}
+
+/// Not one character of a credential, at the most talkative level that there is.
+#[tokio::test]
+async fn no_token_and_no_ticket_ever_reaches_the_log() {
+    let gateway = Serving::start(&[("TRIBUS__LOG__LEVEL", "trace")]).await;
+    let good = Claims::all("alice").token();
+    let secrets = drive_requests(&gateway, &good).await;
+    let ended = gateway.terminate().await;
+    assert!(ended.stderr.contains("DEBUG") || ended.stderr.contains("TRACE"), "logs were on");
+    for secret in secrets {
+        // The first part is the same in all tokens, and secret in none.
+        for part in secret.split('.').filter(|part| part.len() > 8).skip(usize::from(secret.contains('.'))) {
+            let line = ended.stderr.lines().find(|line| line.contains(part));
+            assert!(line.is_none(), "{part} in {line:?}");
+        }
+    }
+    assert!(!ended.stderr.contains(SECRET));
+}
+
+/// Uses credentials in every way there is; gives all that must stay out of the log.
+async fn drive_requests(gateway: &Serving, good: &str) -> Vec<String> {
+    let http = reqwest::Client::new();
+    let bad = Claims::all("mallory").signed_with("another-secret-of-more-than-32-bytes");
+    let expired = Claims::all("alice").expiring_in(-60).token();
+    let garbage = "garbagegarbagegarbagegarbagegarba".to_owned();
+    let mut secrets = vec![good.to_owned(), bad, expired, garbage];
+    for path in ["/poll", "/events", "/publish", "/ticket", "/ws", "/nowhere"] {
+        for secret in secrets.clone() {
+            for method in [reqwest::Method::GET, reqwest::Method::POST] {
+                let request = || http.request(method.clone(), gateway.url(path)).body("{}");
+                let with_query = |name: &str| {
+                    let url = format!("{}?topics=order:1&{name}={secret}", gateway.url(path));
+                    http.request(method.clone(), url).body("{}")
+                };
+                for request in [
+                    request().bearer_auth(&secret),
+                    request().header("Cookie", format!("tribus_token={secret}")),
+                    with_query("token"),
+                    with_query("access_token"),
+                    with_query("ticket"),
+                    with_query("nonsense=1&token"),
+                ] {
+                    drop(within("an answer", request.send()).await.unwrap());
+                }
+            }
+        }
+    }
+    for secret in &secrets {
+        let url = format!("ws://{}/ws", gateway.address);
+        let (mut ws, _) = tokio_tungstenite::connect_async(url).await.unwrap();
+        let auth = json!({"type": "auth", "token": secret}).to_string();
+        futures_util::SinkExt::send(&mut ws, Message::text(auth)).await.unwrap();
+        let answer = within("an answer", futures_util::StreamExt::next(&mut ws)).await;
+        assert!(answer.is_some());
+    }
+    for usage in ["once", "stream"] {
+        let request = http.post(gateway.url("/ticket")).bearer_auth(good);
+        let request = request.body(json!({"use": usage}).to_string());
+        let answer: Value = request.send().await.unwrap().json().await.unwrap();
+        let ticket = answer["ticket"].as_str().unwrap().to_owned();
+        for _ in 0..2 {
+            let url = gateway.url(&format!("/events?topics=order:1&ticket={ticket}"));
+            drop(http.get(url).send().await.unwrap());
+        }
+        secrets.push(ticket);
+    }
+    secrets
+}
+
+#[tokio::test]
+async fn the_operators_listener_tells_health_and_readiness() {
+    let gateway = Serving::start(&[]).await;
+    for path in ["/healthz", "/readyz"] {
+        let url = format!("http://{}{path}", gateway.admin);
+        assert_eq!(reqwest::get(url).await.unwrap().status(), 200, "{path}");
+    }
+    assert_eq!(gateway.terminate().await.code, Some(0));
+}

@@ -1,0 +1,156 @@
+use std::{
+    io::{BufRead, BufReader, Read, Write},
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
+
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+
+use super::within;
+
+/// A program as a user runs it; it ends with the test at the latest.
+pub struct Program {
+    child: Child,
+    stdout: Lines,
+    stderr: Lines,
+}
+
+/// What a program left behind.
+#[derive(Debug)]
+pub struct Ended {
+    /// `None` where a signal ended it.
+    pub code: Option<i32>,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+struct Lines {
+    coming: UnboundedReceiver<String>,
+    seen: String,
+}
+
+impl Program {
+    /// Runs `tribus` with these arguments, and no variables of its own but these.
+    pub fn tribus(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tribus"));
+        let inherited = std::env::vars_os().map(|(name, _)| name);
+        for name in inherited.filter(|name| name.to_string_lossy().starts_with("TRIBUS")) {
+            command.env_remove(name);
+        }
+        command.args(arguments).envs(variables.iter().copied());
+        Self::start(command)
+    }
+
+    pub fn curl(arguments: &[&str]) -> Self {
+        let mut command = Command::new("curl");
+        command.args(["--silent", "--show-error", "--no-buffer"]);
+        command.args(arguments);
+        Self::start(command)
+    }
+
+    fn start(mut command: Command) -> Self {
+        command
+            .env("NO_COLOR", "1")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the program starts");
+        let stdout = Lines::of(child.stdout.take().expect("a pipe"));
+        let stderr = Lines::of(child.stderr.take().expect("a pipe"));
+        Self {
+            child,
+            stdout,
+            stderr,
+        }
+    }
+
+    /// Writes all of its standard input, and closes it.
+    pub fn give(&mut self, input: &str) {
+        let mut stdin = self.child.stdin.take().expect("open standard input");
+        stdin.write_all(input.as_bytes()).expect("it reads");
+    }
+
+    /// The next line of standard error with this in it.
+    pub async fn says(&mut self, part: &str) -> String {
+        self.stderr.next_with(part).await
+    }
+
+    /// The next line of standard output with this in it.
+    pub async fn prints(&mut self, part: &str) -> String {
+        self.stdout.next_with(part).await
+    }
+
+    /// Sends a signal, such as `TERM`.
+    pub fn signal(&self, name: &str) {
+        let id = self.child.id().to_string();
+        let sent = Command::new("kill").args(["-s", name, &id]).status();
+        assert!(sent.expect("kill runs").success(), "{name}");
+    }
+
+    /// Waits for its end.
+    pub async fn ended(mut self) -> Ended {
+        drop(self.child.stdin.take());
+        let stdout = self.stdout.rest().await;
+        let stderr = self.stderr.rest().await;
+        let exited = async {
+            loop {
+                match self.child.try_wait().expect("a child to wait for") {
+                    Some(status) => return status.code(),
+                    None => tokio::time::sleep(Duration::from_millis(5)).await,
+                }
+            }
+        };
+        Ended {
+            code: within("the program to end", exited).await,
+            stdout,
+            stderr,
+        }
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Lines {
+    fn of(pipe: impl Read + Send + 'static) -> Self {
+        let (sender, coming) = unbounded_channel();
+        // A pipe that nobody reads would stop the program.
+        std::thread::spawn(move || {
+            for line in BufReader::new(pipe).lines().map_while(Result::ok) {
+                let _ = sender.send(line);
+            }
+        });
+        Self {
+            coming,
+            seen: String::new(),
+        }
+    }
+
+    async fn next_with(&mut self, part: &str) -> String {
+        loop {
+            match within(part, self.coming.recv()).await {
+                Some(line) => {
+                    self.seen.push_str(&line);
+                    self.seen.push('\n');
+                    if line.contains(part) {
+                        return line;
+                    }
+                }
+                None => panic!("ended without {part:?}:\n{}", self.seen),
+            }
+        }
+    }
+
+    /// All of it, what was read before too.
+    async fn rest(&mut self) -> String {
+        while let Some(line) = within("the end of the output", self.coming.recv()).await {
+            self.seen.push_str(&line);
+            self.seen.push('\n');
+        }
+        std::mem::take(&mut self.seen)
+    }
+}

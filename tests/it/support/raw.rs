@@ -1,0 +1,218 @@
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
+
+use super::{Claims, TestGateway, within};
+
+/// A TCP connection on which the test decides about every byte.
+pub struct Raw {
+    stream: TcpStream,
+    received: Vec<u8>,
+}
+
+/// One HTTP response.
+#[derive(Clone, Debug)]
+pub struct RawResponse {
+    pub status: u16,
+    /// As they came, in lower case.
+    pub headers: String,
+    pub body: String,
+}
+
+/// One WebSocket frame of the gateway.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RawFrame {
+    /// FIN, reserved bits and opcode.
+    pub first: u8,
+    pub payload: Vec<u8>,
+}
+
+impl RawFrame {
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_slice(&self.payload).expect("JSON")
+    }
+
+    /// The code of a Close frame.
+    pub fn close_code(&self) -> u16 {
+        assert_eq!(self.first, 0x88, "a Close frame: {self:?}");
+        u16::from_be_bytes([self.payload[0], self.payload[1]])
+    }
+}
+
+impl Raw {
+    pub async fn connect(gateway: &TestGateway) -> Self {
+        let stream = TcpStream::connect(gateway.address)
+            .await
+            .expect("a connection");
+        Self {
+            stream,
+            received: Vec::new(),
+        }
+    }
+
+    /// A WebSocket of a client that may do everything, right after the handshake.
+    pub async fn websocket(gateway: &TestGateway, query: &str) -> Self {
+        let mut raw = Self::connect(gateway).await;
+        let token = Claims::all("alice").token();
+        let head = format!(
+            "GET /ws?{query} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\
+             Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+        );
+        raw.send(head.as_bytes()).await;
+        assert_eq!(raw.response_head().await.0, 101);
+        raw
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        within("sending", self.stream.write_all(bytes))
+            .await
+            .expect("the bytes are sent");
+    }
+
+    /// Sends a masked frame, as clients do.
+    pub async fn send_frame(&mut self, first: u8, payload: &[u8]) {
+        self.send(&client_frame(first, payload)).await;
+    }
+
+    /// Sends the head of a request with a token that may do everything; `rest` is more headers,
+    /// the empty line, and the body.
+    pub async fn request(&mut self, line: &str, rest: &str) {
+        let token = Claims::all("alice").token();
+        let head = format!("{line} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n{rest}");
+        self.send(head.as_bytes()).await;
+    }
+
+    /// The next response, whose length is announced.
+    pub async fn response(&mut self) -> RawResponse {
+        let (status, headers) = self.response_head().await;
+        let length = headers
+            .lines()
+            .find_map(|line| line.strip_prefix("content-length: "))
+            .map_or(0, |length| length.trim().parse().expect("a length"));
+        let body = self.take(length).await.expect("the whole body");
+        RawResponse {
+            status,
+            headers,
+            body: String::from_utf8(body).expect("UTF-8"),
+        }
+    }
+
+    /// Status and headers of a response.
+    pub async fn response_head(&mut self) -> (u16, String) {
+        let length = loop {
+            let end = self
+                .received
+                .windows(4)
+                .position(|four| four == b"\r\n\r\n");
+            if let Some(end) = end {
+                break end + 4;
+            }
+            assert!(
+                self.receive().await,
+                "the connection ended before a response"
+            );
+        };
+        let head: Vec<u8> = self.received.drain(..length).collect();
+        let head = String::from_utf8(head).expect("ASCII").to_ascii_lowercase();
+        let status = head.split(' ').nth(1).expect("a status");
+        (status.parse().expect("a number"), head)
+    }
+
+    /// The next frame; `None` where the connection ended.
+    pub async fn frame(&mut self) -> Option<RawFrame> {
+        let head = self.take(2).await?;
+        assert_eq!(head[1] & 0x80, 0, "the gateway's frames are not masked");
+        let extended = match head[1] {
+            126 => self.take(2).await?,
+            127 => self.take(8).await?,
+            short => vec![short],
+        };
+        let length = extended
+            .iter()
+            .fold(0, |length, byte| length << 8 | usize::from(*byte));
+        Some(RawFrame {
+            first: head[0],
+            payload: self.take(length).await?,
+        })
+    }
+
+    /// Reads frames up to and including the Close frame, whose code comes with those before it.
+    pub async fn frames_to_close(&mut self) -> (Vec<RawFrame>, u16) {
+        let mut frames = Vec::new();
+        loop {
+            let frame = self.frame().await.expect("a Close frame before the end");
+            if frame.first == 0x88 {
+                return (frames, frame.close_code());
+            }
+            frames.push(frame);
+        }
+    }
+
+    /// What comes up to and including the first `end`.
+    pub async fn text_until(&mut self, end: &str) -> String {
+        loop {
+            let text = String::from_utf8_lossy(&self.received).into_owned();
+            if let Some(at) = text.find(end) {
+                self.received.drain(..at + end.len());
+                return text[..at + end.len()].to_owned();
+            }
+            assert!(self.receive().await, "the connection ended before {end:?}");
+        }
+    }
+
+    /// All that comes until the gateway ends the connection.
+    pub async fn rest(&mut self) -> Vec<u8> {
+        while self.receive().await {}
+        std::mem::take(&mut self.received)
+    }
+
+    async fn take(&mut self, length: usize) -> Option<Vec<u8>> {
+        while self.received.len() < length {
+            if !self.receive().await {
+                return None;
+            }
+        }
+        Some(self.received.drain(..length).collect())
+    }
+
+    /// False at the end of the connection.
+    async fn receive(&mut self) -> bool {
+        let read = self.stream.read_buf(&mut self.received);
+        within("bytes of the gateway", read)
+            .await
+            .is_ok_and(|read| read > 0)
+    }
+}
+
+/// A masked frame (RFC 6455, section 5.2).
+pub fn client_frame(first: u8, payload: &[u8]) -> Vec<u8> {
+    const MASK: [u8; 4] = [0x11, 0x22, 0x33, 0x44];
+    let mut frame = client_frame_head(first, payload.len());
+    frame.extend(MASK);
+    frame.extend(
+        payload
+            .iter()
+            .zip(MASK.iter().cycle())
+            .map(|(byte, mask)| byte ^ mask),
+    );
+    frame
+}
+
+/// The head of a masked frame, up to its length.
+pub fn client_frame_head(first: u8, length: usize) -> Vec<u8> {
+    let mut head = vec![first];
+    match length {
+        0..126 => head.push(0x80 | length as u8),
+        126..65_536 => {
+            head.push(0x80 | 126);
+            head.extend((length as u16).to_be_bytes());
+        }
+        _ => {
+            head.push(0x80 | 127);
+            head.extend((length as u64).to_be_bytes());
+        }
+    }
+    head
+}
