@@ -38,6 +38,9 @@ use crate::{
 const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Connections that wait to be accepted; a storm of reconnects comes all at once.
 const LISTEN_BACKLOG: u32 = 4096;
+/// How long a connection that the gateway ends may take to read what was sent to it last. Browsers
+/// tell their page of a Close only when this is over.
+const LINGER: Duration = Duration::from_millis(500);
 /// How often events that have become too old are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -163,6 +166,7 @@ impl Gateway {
         .backlog(LISTEN_BACKLOG)
         .max_connections(self.config.limits.connections.saturating_add(1024))
         .h1_allow_half_closed(false)
+        .client_disconnect_timeout(LINGER)
         .shutdown_timeout(grace.as_secs().max(1))
         .disable_signals();
         if let Some(workers) = self.config.workers {

@@ -189,6 +189,7 @@ fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
         .context("configuration key `log.level`: write a level such as info, or directives")?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Text => builder.init(),

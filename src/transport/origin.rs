@@ -24,9 +24,13 @@ pub enum Origin {
 
 impl Origin {
     pub fn of(head: &actix_web::dev::RequestHead, allowed: &[String]) -> Self {
-        let Some(origin) = head.headers().get(header::ORIGIN) else {
+        let mut origins = head.headers().get_all(header::ORIGIN);
+        let Some(origin) = origins.next() else {
             return Self::Absent;
         };
+        if origins.next().is_some() {
+            return Self::Foreign;
+        }
         let Ok(text) = origin.to_str() else {
             return Self::Foreign;
         };

@@ -102,7 +102,7 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
             ends
         }),
         named: query.named(),
-        preamble: Some(Bytes::from(format!("retry: {}\n\n", RETRY.as_millis()))),
+        preamble: Some(Bytes::from(format!("retry: {}\n", RETRY.as_millis()))),
     })
 }
 
@@ -144,7 +144,7 @@ fn closing_stream(refusal: &Refusal) -> String {
     let closing = ServerFrame::closing(CloseReason::Unavailable, wait.as_millis() as u64);
     let json = closing.to_json();
     format!(
-        "retry: {}\n\nevent: closing\ndata: {}\n\n",
+        "retry: {}\nevent: closing\ndata: {}\n\n",
         wait.as_millis(),
         String::from_utf8_lossy(&json)
     )

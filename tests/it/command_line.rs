@@ -25,12 +25,22 @@ impl Serving {
     async fn start_on(address: &str, variables: &[(&str, &str)]) -> Self {
         let mut all = vec![SECRET_VARIABLE];
         all.extend_from_slice(variables);
-        let arguments = ["serve", "--listen", address, "--admin-listen", "127.0.0.1:0"];
+        let arguments = [
+            "serve",
+            "--listen",
+            address,
+            "--admin-listen",
+            "127.0.0.1:0",
+        ];
         let mut program = Program::tribus(&arguments, &all);
         let line = program.says("listening").await;
         let field = |name: &str| {
             let after = line.split_once(name).expect("an address").1;
-            after.split_whitespace().next().expect("an address").to_owned()
+            after
+                .split_whitespace()
+                .next()
+                .expect("an address")
+                .to_owned()
         };
         Self {
             address: field("address="),

@@ -20,8 +20,24 @@ pub use tide::sequence_of;
 
 use crate::support::TestGateway;
 
-/// How far publishers may run ahead of the slowest consumer.
-const AHEAD: u64 = 1500;
+/// What publishers do while the consumers hop.
+struct Sea {
+    hops: usize,
+    /// The most bytes of filler in one event.
+    filler: usize,
+    /// How far publishers may run ahead of the slowest consumer.
+    ahead: u64,
+}
+
+impl Sea {
+    fn of(hops: usize) -> Self {
+        Self {
+            hops,
+            filler: 64,
+            ahead: 1500,
+        }
+    }
+}
 
 fn number_from(variable: &str) -> Option<u64> {
     let text = env::var(variable).ok()?;
@@ -32,13 +48,13 @@ fn number_from(variable: &str) -> Option<u64> {
 }
 
 /// Lets consumers hop while publishers publish in each of their tenants; what they saw, by kind.
-async fn hop(plans: Vec<Plan>, hops: usize, filler: usize) -> BTreeMap<String, usize> {
+async fn hop(plans: Vec<Plan>, sea: Sea) -> BTreeMap<String, usize> {
     let seed = number_from("TRIBUS_SEED").unwrap_or_else(|| fastrand::u64(..));
-    let hops = number_from("TRIBUS_HOPS").map_or(hops, |hops| hops as usize);
+    let hops = number_from("TRIBUS_HOPS").map_or(sea.hops, |hops| hops as usize);
     println!("TRIBUS_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
     let gateway = Arc::new(TestGateway::with("heartbeat = \"100ms\"").await);
-    let tide = Tide::new(AHEAD);
+    let tide = Tide::new(sea.ahead);
     let mut consumers = Vec::new();
     for plan in &plans {
         let seed = rng.u64(..);
@@ -54,7 +70,7 @@ async fn hop(plans: Vec<Plan>, hops: usize, filler: usize) -> BTreeMap<String, u
         .map(|(number, (tenant, way))| {
             let way = (number, way);
             let mut publisher = Publisher::new(&gateway, &tide, way, tenant, rng.u64(..));
-            publisher.filler = filler;
+            publisher.filler = sea.filler;
             tokio::spawn(publisher.run())
         })
         .collect();
@@ -86,7 +102,7 @@ async fn a_consumer_that_hops_between_all_transports_gets_every_event_once_and_i
         "straße:übergang",
         "repo:**",
     ];
-    let kinds = hop(vec![Plan::of(Wanted::topics(&topics))], 1000, 64).await;
+    let kinds = hop(vec![Plan::of(Wanted::topics(&topics))], Sea::of(1000)).await;
     for kind in [
         "event",
         "connected",
@@ -112,7 +128,21 @@ async fn a_hopping_consumer_of_literal_topics_gets_every_event_once_and_in_order
         "user:2",
         "nobody:here",
     ];
-    let kinds = hop(vec![Plan::of(Wanted::topics(&topics))], 200, 64).await;
+    hop(vec![Plan::of(Wanted::topics(&topics))], Sea::of(200)).await;
+}
+
+#[tokio::test]
+async fn the_cursors_of_heartbeats_on_quiet_topics_are_as_good_as_any() {
+    let plan = Plan {
+        wait: 0,
+        ..Plan::of(Wanted::topics(&["order:1", "user:*"]))
+    };
+    // Publishers wait for the consumer's cursor, which heartbeats alone move on.
+    let sea = Sea {
+        ahead: 60,
+        ..Sea::of(80)
+    };
+    let kinds = hop(vec![plan], sea).await;
     assert!(
         kinds.contains_key("heartbeat"),
         "the topics were not quiet: {kinds:?}"
@@ -124,7 +154,7 @@ async fn hopping_with_event_names_and_tags_gets_every_event_once_and_in_order() 
     let wanted = Wanted::topics(&["order:**", "user:*"])
         .events(&["created", "updated"])
         .tag("region", "eu");
-    hop(vec![Plan::of(wanted)], 200, 64).await;
+    hop(vec![Plan::of(wanted)], Sea::of(200)).await;
 }
 
 #[tokio::test]
@@ -140,7 +170,7 @@ async fn hopping_with_several_subscriptions_gets_every_event_once_and_in_order()
         ways: MANY_SUBSCRIPTIONS,
         ..Plan::of(Wanted::default())
     };
-    hop(vec![plan], 200, 64).await;
+    hop(vec![plan], Sea::of(200)).await;
 }
 
 #[tokio::test]
@@ -172,7 +202,7 @@ async fn hopping_with_small_poll_pages_gets_every_event_once_and_in_order() {
         ],
         ..Plan::of(Wanted::topics(&["order:*", "once:*"]))
     };
-    hop(vec![plan], 300, 64).await;
+    hop(vec![plan], Sea::of(300)).await;
 }
 
 #[tokio::test]
@@ -181,5 +211,9 @@ async fn a_hopping_consumer_that_reads_slowly_gets_every_event_once_and_in_order
         slow: true,
         ..Plan::of(Wanted::topics(&["**"]))
     };
-    hop(vec![plan], 150, 4000).await;
+    let sea = Sea {
+        filler: 4000,
+        ..Sea::of(150)
+    };
+    hop(vec![plan], sea).await;
 }

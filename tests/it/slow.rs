@@ -222,6 +222,33 @@ async fn subscribing_a_filter_again_while_slow_loses_and_repeats_nothing() {
 }
 
 #[tokio::test]
+async fn what_an_old_and_a_late_subscription_match_is_sent_once_amid_a_flood() {
+    let gateway = TestGateway::start().await;
+    let mut ws = gateway
+        .narrow_ws(&Claims::all("slow"), "topics=a:*", SUBPROTOCOLS[0])
+        .await;
+    ws.frame("live").await;
+    let reading = async {
+        let mut seen = Vec::new();
+        while seen.len() < FLOOD {
+            let frame = ws.next().await;
+            if frame["type"] != "event" {
+                assert_ne!(frame["type"], "reset");
+                continue;
+            }
+            seen.push(sequence(&frame["id"]));
+            if seen.len().is_multiple_of(20) {
+                let overlapping = ["a:1", "**", "a:*", "*:1"][seen.len() / 20 % 4];
+                ws.send(json!({"type": "subscribe", "topics": [overlapping]})).await;
+            }
+        }
+        seen
+    };
+    let (seen, published) = futures_util::join!(reading, flood(&gateway, "a:1"));
+    assert_eq!(seen, published);
+}
+
+#[tokio::test]
 async fn the_id_of_a_rewound_event_is_safe_to_resume_from_though_the_client_was_slow() {
     let gateway = TestGateway::start().await;
     let mut ws = gateway

@@ -763,6 +763,126 @@ async fn sequences_after(gateway: &TestGateway, query: &str, cursor: &str) -> BT
     events.iter().map(sequence).collect()
 }
 
+/// So many events of 400 bytes each, which a client that does not read can not have received.
+async fn publish_many(gateway: &TestGateway, topic: &str, count: usize) {
+    let filler = "x".repeat(400);
+    for at in (0..count).step_by(1000) {
+        let batch: Vec<Value> = (at..count.min(at + 1000))
+            .map(|n| json!({"topic": topic, "data": {"n": n, "filler": filler}}))
+            .collect();
+        assert_eq!(gateway.post(&Value::from(batch).to_string()).await.0, 200);
+    }
+}
+
+#[tokio::test]
+async fn unsubscribing_ends_a_replay_that_is_under_way() {
+    let gateway = TestGateway::start().await;
+    publish_many(&gateway, "old:1", 20_000).await;
+    let mut ws = gateway.ws("topics=now:1").await;
+    ws.frame("live").await;
+    ws.send(json!({"type": "subscribe", "topic": "old:1", "cursor": "earliest", "ref": "s"}))
+        .await;
+    assert_eq!(ws.next().await["type"], "subscribed");
+    ws.send(json!({"type": "unsubscribe", "topic": "old:1", "ref": "u"}))
+        .await;
+    let mut replayed = 0;
+    let unsubscribed = loop {
+        match ws.next().await {
+            frame if frame["type"] == "event" => replayed += 1,
+            frame => break frame,
+        }
+    };
+    assert_eq!(
+        (&unsubscribed["type"], &unsubscribed["ref"]),
+        (&json!("unsubscribed"), &json!("u"))
+    );
+    assert!(replayed < 20_000, "the replay was still under way");
+    gateway.publish("now:1", json!("go on")).await;
+    loop {
+        match ws.next().await {
+            frame if frame["type"] == "event" => {
+                assert_eq!(frame["data"], "go on");
+                return;
+            }
+            frame => assert_eq!(
+                (&frame["type"], &frame["topics"]),
+                (&json!("live"), &json!([]))
+            ),
+        }
+    }
+}
+
+#[tokio::test]
+async fn subscribing_a_filter_again_during_its_replay_gives_every_later_event_once() {
+    let gateway = TestGateway::start().await;
+    publish_many(&gateway, "old:1", 3000).await;
+    let mut ws = gateway.ws("").await;
+    let message = json!({"type": "subscribe", "topic": "old:1", "cursor": "earliest"});
+    ws.send(message.clone()).await;
+    ws.send(message).await;
+    gateway.publish("old:1", json!({"n": 3000})).await;
+    gateway.publish("old:1", json!({"n": 3001})).await;
+    let mut lives = 0;
+    let mut received = Vec::new();
+    // Twice the past, and what is newer once or with the second replay too.
+    while lives < 2 || received.last() != Some(&3001) {
+        match ws.next().await {
+            frame if frame["type"] == "event" => {
+                received.push(frame["data"]["n"].as_u64().unwrap())
+            }
+            frame if frame["type"] == "live" => lives += 1,
+            frame => assert_eq!(frame["type"], "subscribed"),
+        }
+    }
+    for n in 0..3000 {
+        assert_eq!(received.iter().filter(|got| **got == n).count(), 2, "{n}");
+    }
+    for n in 3000..3002 {
+        assert!(
+            (1..=2).contains(&received.iter().filter(|got| **got == n).count()),
+            "{n}"
+        );
+    }
+    gateway.publish("old:1", json!("one")).await;
+    gateway.publish("old:1", json!("two")).await;
+    assert_eq!(ws.next().await["data"], "one");
+    assert_eq!(ws.next().await["data"], "two");
+}
+
+#[tokio::test]
+async fn the_cursor_of_connected_is_before_all_that_a_rewind_gives() {
+    let gateway = TestGateway::start().await;
+    let first = gateway.publish("a:1", json!(0)).await;
+    for n in 1..4 {
+        gateway.publish("a:1", json!(n)).await;
+    }
+    let ws = gateway.ws("topics=a:1&rewind=3").await;
+    let sse = gateway.sse("topics=a:1&rewind=3").await;
+    for connected in [ws.connected, sse.connected] {
+        assert_eq!(connected["cursor"], json!(first));
+    }
+}
+
+#[tokio::test]
+async fn several_urls_of_one_subscription_mean_the_same() {
+    let gateway = TestGateway::start().await;
+    for topic in ["a:1", "b:1", "c:1"] {
+        gateway.publish(topic, Value::Null).await;
+    }
+    for query in [
+        "topics=a:1,b:1",
+        "topics=a:1&topics=b:1",
+        "topics=a%3A1%2Cb%3a1",
+        "&topics=a:1,b:1&&_=1700000000",
+        "cursor=earliest&topics=b:1,a:1,b:1",
+    ] {
+        for transport in TRANSPORTS {
+            let events = replay(&gateway, transport, &format!("{query}&cursor=earliest")).await;
+            assert_eq!(topics_of(&events), ["a:1", "b:1"], "{transport:?} {query}");
+        }
+    }
+}
+
 #[tokio::test]
 async fn subscribes_one_after_the_other_replay_one_after_the_other() {
     let gateway = TestGateway::start().await;
@@ -921,8 +1041,10 @@ async fn a_cursor_past_retention_is_a_reset_on_every_transport() {
             ("reset", expected.clone())
         );
         assert_eq!(json!(reset.id), expected["cursor"]);
-        assert_eq!(gateway.poll(&query).await, (410, expected));
+        assert_eq!(gateway.poll(&query).await, (410, expected.clone()));
         ids.push(gateway.publish("a:1", json!("after")).await);
+        let resume = format!("topics=a:1&cursor={}", expected["cursor"].as_str().unwrap());
+        assert_eq!(gateway.poll(&resume).await.1["events"][0]["data"], "after");
         assert_eq!(ws.next().await["data"], "after");
         assert_eq!(sse.event().await["data"], "after");
     }

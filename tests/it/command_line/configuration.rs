@@ -23,13 +23,31 @@ async fn a_bad_file_is_an_error_that_names_the_key() {
         ("heartbeet = \"1s\"", &["heartbeet"][..]),
         ("[retention]\nevnts = 1", &["evnts"]),
         ("heartbeat = \"soon\"", &["heartbeat", "25s"]),
-        ("[retention]\nbytes = \"many\"", &["retention.bytes", "64KiB"]),
+        (
+            "[retention]\nbytes = \"many\"",
+            &["retention.bytes", "64KiB"],
+        ),
         ("[bus]\nengine = \"mysql\"", &["bus.engine", "memory"]),
-        ("[auth]\nallowed_origins = [\"*\"]", &["auth.allowed_origins", "https://"]),
-        ("[auth]\ndefault_subscribe = [\"a:{name}\"]", &["auth.default_subscribe", "{sub}"]),
-        ("[auth]\njwks_file = \"/nowhere/keys.json\"", &["auth.jwks_file", "/nowhere/keys.json"]),
-        ("[auth]\npublic_key_file = \"/nowhere/key.pem\"", &["auth.public_key_file"]),
-        ("[auth]\njwks_url = \"ftp://keys\"", &["auth.jwks_url", "http"]),
+        (
+            "[auth]\nallowed_origins = [\"*\"]",
+            &["auth.allowed_origins", "https://"],
+        ),
+        (
+            "[auth]\ndefault_subscribe = [\"a:{name}\"]",
+            &["auth.default_subscribe", "{sub}"],
+        ),
+        (
+            "[auth]\njwks_file = \"/nowhere/keys.json\"",
+            &["auth.jwks_file", "/nowhere/keys.json"],
+        ),
+        (
+            "[auth]\npublic_key_file = \"/nowhere/key.pem\"",
+            &["auth.public_key_file"],
+        ),
+        (
+            "[auth]\njwks_url = \"ftp://keys\"",
+            &["auth.jwks_url", "http"],
+        ),
         ("workers = 0", &["workers"]),
         ("workers = [", &["line 1"]),
     ] {
@@ -57,14 +75,26 @@ async fn a_bad_variable_is_an_error_that_names_the_key_and_never_shows_a_secret(
         ("TRIBUS__NOPE", "1", &["nope"]),
         ("TRIBUS__AUTH__NOPE", "1", &["nope"]),
         ("TRIBUS__RETENTION__EVENTS", "many", &["retention.events"]),
-        ("TRIBUS__AUTH__HS256_SECRET", short, &["auth.hs256_secret", "32", "openssl rand -hex 32"]),
-        ("TRIBUS__AUTH__PREVIOUS_SECRETS", short, &["auth.previous_secrets"]),
+        (
+            "TRIBUS__AUTH__HS256_SECRET",
+            short,
+            &["auth.hs256_secret", "32", "openssl rand -hex 32"],
+        ),
+        (
+            "TRIBUS__AUTH__PREVIOUS_SECRETS",
+            short,
+            &["auth.previous_secrets"],
+        ),
         (
             "TRIBUS__AUTH__PREVIOUS_SECRETS",
             "[\"a-short-secret-for-tests\"]",
             &["auth.previous_secrets", "32"],
         ),
-        ("TRIBUS__AUTH__ALLOWED_ORIGINS", "https://a.example", &["auth.allowed_origins", "[\""]),
+        (
+            "TRIBUS__AUTH__ALLOWED_ORIGINS",
+            "https://a.example",
+            &["auth.allowed_origins", "[\""],
+        ),
     ] {
         for command in COMMANDS {
             let variables = [("TRIBUS__LISTEN", "127.0.0.1:0"), (name, value)];
@@ -81,8 +111,16 @@ async fn a_bad_variable_is_an_error_that_names_the_key_and_never_shows_a_secret(
 #[tokio::test]
 async fn a_missing_file_and_a_bad_log_level_are_told() {
     for (arguments, variables, part) in [
-        (["serve", "--config", "/nowhere/tribus.toml"], ("X", "1"), "/nowhere/tribus.toml"),
-        (["serve", "--listen", "127.0.0.1:0"], ("TRIBUS__LOG__LEVEL", "x=y=z"), "log.level"),
+        (
+            ["serve", "--config", "/nowhere/tribus.toml"],
+            ("X", "1"),
+            "/nowhere/tribus.toml",
+        ),
+        (
+            ["serve", "--listen", "127.0.0.1:0"],
+            ("TRIBUS__LOG__LEVEL", "x=y=z"),
+            "log.level",
+        ),
     ] {
         let ended = tribus(&arguments, &[SECRET_VARIABLE, variables]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
@@ -95,33 +133,70 @@ async fn check_config_prints_what_is_effective_and_no_secret() {
     let file = config_file("heartbeat = \"7s\"\nlisten = \"127.0.0.1:1\"\n[retention]\nevents = 5");
     let path = file.path().to_str().unwrap();
     let arguments = ["check-config", "--config", path, "--listen", "127.0.0.1:3"];
-    let variables = [("TRIBUS__HEARTBEAT", "9s"), ("TRIBUS__LISTEN", "127.0.0.1:2"), SECRET_VARIABLE];
+    let variables = [
+        ("TRIBUS__HEARTBEAT", "9s"),
+        ("TRIBUS__LISTEN", "127.0.0.1:2"),
+        SECRET_VARIABLE,
+    ];
     let ended = tribus(&arguments, &variables).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
     let effective: toml::Table = ended.stdout.parse().expect("TOML");
-    assert_eq!(effective["listen"].as_str(), Some("127.0.0.1:3"), "flags win");
-    assert_eq!(effective["heartbeat"].as_str(), Some("9s"), "over the environment");
-    assert_eq!(effective["retention"]["events"].as_integer(), Some(5), "over the file");
+    assert_eq!(
+        effective["listen"].as_str(),
+        Some("127.0.0.1:3"),
+        "flags win"
+    );
+    assert_eq!(
+        effective["heartbeat"].as_str(),
+        Some("9s"),
+        "over the environment"
+    );
+    assert_eq!(
+        effective["retention"]["events"].as_integer(),
+        Some(5),
+        "over the file"
+    );
     assert!(!format!("{ended:?}").contains(SECRET));
     let again = config_file(&ended.stdout);
     let path = again.path().to_str().unwrap();
     let reread = tribus(&["check-config", "--config", path], &[SECRET_VARIABLE]).await;
-    assert_eq!(reread.stdout, ended.stdout, "what it prints is a configuration");
+    assert_eq!(
+        reread.stdout, ended.stdout,
+        "what it prints is a configuration"
+    );
 }
 
 #[tokio::test]
 async fn check_config_notes_that_no_key_is_there() {
     let ended = tribus(&["check-config"], &[]).await;
     assert_eq!(ended.code, Some(0));
-    assert!(ended.stderr.contains("development mode"), "{}", ended.stderr);
+    assert!(
+        ended.stderr.contains("development mode"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]
 async fn a_printed_token_says_what_was_asked_for_and_opens_the_gateway() {
     let gateway = TestGateway::start().await;
     let arguments = [
-        "token", "--sub", "alice", "--subscribe", "order:*", "--subscribe", "chat:**", "--publish",
-        "order:*", "--tenant", "acme", "--trusted", "--ttl", "10m", "--jti", "t-1",
+        "token",
+        "--sub",
+        "alice",
+        "--subscribe",
+        "order:*",
+        "--subscribe",
+        "chat:**",
+        "--publish",
+        "order:*",
+        "--tenant",
+        "acme",
+        "--trusted",
+        "--ttl",
+        "10m",
+        "--jti",
+        "t-1",
     ];
     let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
     assert_eq!(ended.code, Some(0), "{ended:?}");
@@ -130,9 +205,15 @@ async fn a_printed_token_says_what_was_asked_for_and_opens_the_gateway() {
     let claims = jsonwebtoken::decode::<Value>(token, &key, &jsonwebtoken::Validation::default());
     let claims = claims.expect("a JWT for any library").claims;
     assert_eq!(claims["sub"], "alice");
-    assert_eq!(claims["subscribe"], serde_json::json!(["order:*", "chat:**"]));
+    assert_eq!(
+        claims["subscribe"],
+        serde_json::json!(["order:*", "chat:**"])
+    );
     assert_eq!(claims["publish"], serde_json::json!(["order:*"]));
-    assert_eq!((&claims["tenant"], &claims["jti"]), (&"acme".into(), &"t-1".into()));
+    assert_eq!(
+        (&claims["tenant"], &claims["jti"]),
+        (&"acme".into(), &"t-1".into())
+    );
     assert_eq!(claims["trusted"], true);
     let ttl = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
     assert!((600..=601).contains(&ttl), "{ttl}");
@@ -148,7 +229,13 @@ async fn a_token_meets_the_issuer_and_audience_of_the_configuration() {
     let gateway = TestGateway::with(toml).await;
     let file = config_file(toml);
     let everything = ["--subscribe", "**", "--publish", "**"];
-    let mut arguments = vec!["token", "--sub", "alice", "--config", file.path().to_str().unwrap()];
+    let mut arguments = vec![
+        "token",
+        "--sub",
+        "alice",
+        "--config",
+        file.path().to_str().unwrap(),
+    ];
     arguments.extend(everything);
     let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
     let bearer = Credentials::bearer(ended.stdout.trim());
@@ -159,7 +246,11 @@ async fn a_token_meets_the_issuer_and_audience_of_the_configuration() {
 async fn a_token_that_no_gateway_would_take_is_not_printed() {
     let token = ["token", "--sub", "alice"];
     for (more, secret, part) in [
-        (&["--subscribe", "order:*"][..], "", "TRIBUS__AUTH__HS256_SECRET"),
+        (
+            &["--subscribe", "order:*"][..],
+            "",
+            "TRIBUS__AUTH__HS256_SECRET",
+        ),
         (&["--subscribe", "order:*"], "too-short", "32 bytes"),
         (&["--subscribe", "not a filter"], SECRET, "topic"),
         (&["--publish", "a,b"], SECRET, "topic"),
@@ -167,16 +258,28 @@ async fn a_token_that_no_gateway_would_take_is_not_printed() {
         let mut arguments = token.to_vec();
         arguments.extend(more);
         let variables = [("TRIBUS__AUTH__HS256_SECRET", secret)];
-        let variables = if secret.is_empty() { &[][..] } else { &variables[..] };
+        let variables = if secret.is_empty() {
+            &[][..]
+        } else {
+            &variables[..]
+        };
         let ended = tribus(&arguments, variables).await;
         assert_eq!(ended.code, Some(1), "{more:?}: {ended:?}");
         assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
         assert!(ended.stdout.is_empty() && !ended.stderr.contains("too-short"));
     }
-    let nobody = tribus(&["token", "--sub", "", "--subscribe", "**"], &[SECRET_VARIABLE]).await;
+    let nobody = tribus(
+        &["token", "--sub", "", "--subscribe", "**"],
+        &[SECRET_VARIABLE],
+    )
+    .await;
     assert_eq!(nobody.code, Some(1), "an empty sub: {nobody:?}");
     let no_time = ["token", "--sub", "a", "--subscribe", "**", "--ttl", "soon"];
-    assert_eq!(tribus(&no_time, &[SECRET_VARIABLE]).await.code, Some(2), "wrong usage");
+    assert_eq!(
+        tribus(&no_time, &[SECRET_VARIABLE]).await.code,
+        Some(2),
+        "wrong usage"
+    );
 }
 
 #[tokio::test]
@@ -184,7 +287,10 @@ async fn every_command_has_help_with_an_example() {
     for command in ["serve", "token", "check-config", "publish", "subscribe"] {
         let ended = tribus(&[command, "--help"], &[]).await;
         assert_eq!(ended.code, Some(0), "{command}");
-        assert!(ended.stdout.contains(&format!("tribus {command}")), "{command}");
+        assert!(
+            ended.stdout.contains(&format!("tribus {command}")),
+            "{command}"
+        );
         assert!(ended.stdout.contains("Examples:"), "{command}");
     }
     let ended = tribus(&[], &[]).await;
@@ -196,7 +302,9 @@ async fn every_command_has_help_with_an_example() {
 async fn a_client_command_says_what_to_do_about_a_refusal() {
     let gateway = TestGateway::start().await;
     let url = gateway.url("");
-    let narrow = Claims::new("alice").with("publish", serde_json::json!(["order:*"])).token();
+    let narrow = Claims::new("alice")
+        .with("publish", serde_json::json!(["order:*"]))
+        .token();
     let expired = Claims::all("alice").expiring_in(-60).token();
     let wrong = Claims::all("alice").signed_with("another-secret-of-more-than-32-bytes");
     for (token, parts) in [
@@ -215,12 +323,23 @@ async fn a_client_command_says_what_to_do_about_a_refusal() {
             let ended = tribus(arguments, &variables).await;
             assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
             for part in parts {
-                assert!(ended.stderr.contains(part), "{arguments:?}: {part} in {}", ended.stderr);
+                assert!(
+                    ended.stderr.contains(part),
+                    "{arguments:?}: {part} in {}",
+                    ended.stderr
+                );
             }
-            assert!(token.is_empty() || !ended.stderr.contains(token), "{}", ended.stderr);
+            assert!(
+                token.is_empty() || !ended.stderr.contains(token),
+                "{}",
+                ended.stderr
+            );
         }
     }
-    let nobody = [("TRIBUS_URL", "http://127.0.0.1:1"), ("TRIBUS_TOKEN", narrow.as_str())];
+    let nobody = [
+        ("TRIBUS_URL", "http://127.0.0.1:1"),
+        ("TRIBUS_TOKEN", narrow.as_str()),
+    ];
     let ended = tribus(&["publish", "order:1", "--retry-for", "0s"], &nobody).await;
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("tribus serve"), "{}", ended.stderr);

@@ -30,16 +30,24 @@ async fn subscribe_follows_a_restarted_gateway_on_every_transport_and_tells_of_t
     assert_eq!(gateway.terminate().await.code, Some(0));
     let gateway = Serving::start_on(&address, &[GRACE]).await;
     for (transport, follower) in &mut followers {
-        let reset = follower.says("reset").await;
+        let reset = follower.says("reset (").await;
         assert!(reset.contains("unknown_log"), "{transport}: {reset}");
     }
     let second = publish(&gateway, "2").await;
     for (transport, mut follower) in followers {
         let line = follower.prints("\"data\"").await;
-        assert!(line.contains(&second) && line.contains("\"data\":2"), "{transport}: {line}");
+        assert!(
+            line.contains(&second) && line.contains("\"data\":2"),
+            "{transport}: {line}"
+        );
         follower.signal("TERM");
         let ended = follower.ended().await;
-        assert_eq!(ended.stdout.lines().count(), 2, "{transport}: {}", ended.stdout);
+        assert_eq!(
+            ended.stdout.lines().count(),
+            2,
+            "{transport}: {}",
+            ended.stdout
+        );
     }
 }
 
@@ -47,7 +55,13 @@ async fn subscribe_follows_a_restarted_gateway_on_every_transport_and_tells_of_t
 async fn a_reset_can_be_made_an_end_with_a_code_of_its_own() {
     let gateway = Serving::start(&[GRACE]).await;
     publish(&gateway, "1").await;
-    let follower = gateway.client(&["subscribe", "repo:**", "--cursor", "other-1", "--fail-on-reset"]);
+    let follower = gateway.client(&[
+        "subscribe",
+        "repo:**",
+        "--cursor",
+        "other-1",
+        "--fail-on-reset",
+    ]);
     let ended = follower.ended().await;
     assert_eq!(ended.code, Some(3), "{ended:?}");
     assert!(ended.stdout.is_empty());
@@ -66,8 +80,16 @@ async fn a_cursor_file_lets_the_next_run_go_on_where_the_last_one_ended() {
         std::fs::write(file, "").unwrap();
         let run = async |count: &str| {
             let arguments = [
-                "subscribe", "repo:**", "--transport", transport, "--rewind", "3", "--cursor-file",
-                file, "--count", count,
+                "subscribe",
+                "repo:**",
+                "--transport",
+                transport,
+                "--rewind",
+                "3",
+                "--cursor-file",
+                file,
+                "--count",
+                count,
             ];
             let ended = gateway.client(&arguments).ended().await;
             assert_eq!(ended.code, Some(0), "{transport}: {ended:?}");

@@ -43,11 +43,16 @@ fn webhooks() -> String {
     let mut file = String::new();
     for number in 0..60 {
         let topic = format!("repo:owner-{}/näme.{number}", number % 7);
-        let filler = "lorem \\\"ipsum\\\" \\u00e9\\ud83d\\ude00 ünï 🦀 \\\\ \\/ \\n ".repeat(number * 7 + 12);
+        let filler = "lorem \\\"ipsum\\\" \\u00e9\\ud83d\\ude00 ünï 🦀 \\\\ \\/ \\n "
+            .repeat(number * 7 + 12);
         let data = format!(
             r#"{{"action":"created","id":{number},"big":123456789012345678901234567890,"float":1.10,"exp":1E+2,"zero":-0.0, "spaced" : [ 1 , 2 ],"empty":{{}},"none":null,"body":"{filler}"}}"#
         );
-        writeln!(file, r#"{{"topic":"{topic}","event":"issues:opened","data":{data}}}"#).unwrap();
+        writeln!(
+            file,
+            r#"{{"topic":"{topic}","event":"issues:opened","data":{data}}}"#
+        )
+        .unwrap();
     }
     file
 }
@@ -77,10 +82,20 @@ async fn by_curl_on_events(mut curl: Program) -> Vec<Event> {
 
 async fn by_websocket(gateway: &Serving, token: &str) -> impl Future<Output = Vec<Event>> + use<> {
     use futures_util::StreamExt;
-    let url = format!("ws://{}/ws?topics=repo:**&token={token}", gateway.address);
-    let (mut socket, _) = tokio_tungstenite::connect_async(url).await.expect("a handshake");
-    let hello = within("connected", socket.next()).await.expect("a message").expect("a message");
-    assert!(hello.to_text().expect("text").contains("\"type\":\"connected\""));
+    let url = format!("ws://{}/ws?topics=**&token={token}", gateway.address);
+    let (mut socket, _) = tokio_tungstenite::connect_async(url)
+        .await
+        .expect("a handshake");
+    let hello = within("connected", socket.next())
+        .await
+        .expect("a message")
+        .expect("a message");
+    assert!(
+        hello
+            .to_text()
+            .expect("text")
+            .contains("\"type\":\"connected\"")
+    );
     async move {
         let mut events = Vec::new();
         loop {
@@ -109,8 +124,10 @@ struct Page {
 
 async fn curl_poll(gateway: &Serving, token: &str, query: &str) -> Page {
     let header = format!("Authorization: Bearer {token}");
-    let url = gateway.url(&format!("/poll?topics=repo:**&wait=10{query}"));
-    let ended = Program::curl(&["--fail", "--header", &header, &url]).ended().await;
+    let url = gateway.url(&format!("/poll?topics=**&wait=10{query}"));
+    let ended = Program::curl(&["--fail", "--header", &header, &url])
+        .ended()
+        .await;
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     serde_json::from_str(&ended.stdout).expect("a page")
 }
@@ -134,7 +151,7 @@ async fn assert_reaches_everybody(path: &Path, expected: &[Event]) {
     let gateway = Serving::start(&[]).await;
     let token = Claims::all("reader").token();
     let header = format!("Authorization: Bearer {token}");
-    let mut curl = Program::curl(&["--header", &header, &gateway.url("/events?topics=repo:**")]);
+    let mut curl = Program::curl(&["--header", &header, &gateway.url("/events?topics=**")]);
     curl.prints("event: connected").await;
     let websocket = by_websocket(&gateway, &token).await;
     let start = curl_poll(&gateway, &token, "").await;
@@ -147,7 +164,11 @@ async fn assert_reaches_everybody(path: &Path, expected: &[Event]) {
         ] {
             let ended = gateway.client(&["publish", "--file", path]).ended().await;
             assert_eq!(ended.code, Some(0), "{ended:?}");
-            assert!(ended.stderr.contains(&summary), "{summary} in {}", ended.stderr);
+            assert!(
+                ended.stderr.contains(&summary),
+                "{summary} in {}",
+                ended.stderr
+            );
         }
         publish_last(&gateway).await;
     };
@@ -157,7 +178,11 @@ async fn assert_reaches_everybody(path: &Path, expected: &[Event]) {
         by_curl_on_poll(&gateway, &token, start.cursor),
         publishing
     );
-    for (client, events) in [("curl on /events", curled), ("/ws", received), ("/poll", polled)] {
+    for (client, events) in [
+        ("curl on /events", curled),
+        ("/ws", received),
+        ("/poll", polled),
+    ] {
         assert_eq!(events.len(), expected.len(), "{client}");
         for (event, expected) in events.iter().zip(expected) {
             assert!(event == expected, "{client}: {event:?}, not {expected:?}");
@@ -196,15 +221,28 @@ async fn standard_input_is_published_like_a_file_and_a_rerun_goes_on_where_it_st
         .map(|n| json!({"topic": format!("order:{n}"), "data": n}).to_string())
         .collect();
     for (input, summary) in [
-        (lines[..3].join("\n"), "published 3 events (0 were already there)"),
-        (lines.join("\n"), "published 2 events (3 were already there)"),
-        (lines.join("\r\n\r\n"), "published 0 events (5 were already there)"),
+        (
+            lines[..3].join("\n"),
+            "published 3 events (0 were already there)",
+        ),
+        (
+            lines.join("\n"),
+            "published 2 events (3 were already there)",
+        ),
+        (
+            lines.join("\r\n\r\n"),
+            "published 0 events (5 were already there)",
+        ),
     ] {
         let mut publish = gateway.client(&["publish", "--file", "-"]);
         publish.give(&input);
         let ended = publish.ended().await;
         assert_eq!(ended.code, Some(0), "{ended:?}");
-        assert!(ended.stderr.contains(summary), "{summary} in {}", ended.stderr);
+        assert!(
+            ended.stderr.contains(summary),
+            "{summary} in {}",
+            ended.stderr
+        );
     }
 }
 
@@ -212,15 +250,25 @@ async fn standard_input_is_published_like_a_file_and_a_rerun_goes_on_where_it_st
 async fn a_bad_line_stops_the_file_and_is_named_and_may_be_skipped() {
     let gateway = Serving::start(&[]).await;
     let good = |n: u8| format!("{{\"topic\":\"order:{n}\"}}");
-    for (number, bad) in ["not json", "[]", "{}", r#"{"topic":"a b"}"#].into_iter().enumerate() {
+    for (number, bad) in ["not json", "[]", "{}", r#"{"topic":"a b"}"#]
+        .into_iter()
+        .enumerate()
+    {
         let first = format!("{{\"topic\":\"case:{number}\"}}");
         let file = written(&format!("{first}\n{}\n{bad}\n{}\n", good(1), good(2)));
         let path = file.path().to_str().unwrap();
         let ended = gateway.client(&["publish", "--file", path]).ended().await;
         assert_eq!(ended.code, Some(1), "{bad}: {ended:?}");
         assert!(ended.stderr.contains("line 3"), "{bad}: {}", ended.stderr);
-        assert!(ended.stderr.contains("published 2 events"), "{bad}: {}", ended.stderr);
-        let ended = gateway.client(&["publish", "--file", path, "--skip-bad"]).ended().await;
+        assert!(
+            ended.stderr.contains("published 2 events"),
+            "{bad}: {}",
+            ended.stderr
+        );
+        let ended = gateway
+            .client(&["publish", "--file", path, "--skip-bad"])
+            .ended()
+            .await;
         assert_eq!(ended.code, Some(0), "{bad}: {ended:?}");
         assert!(ended.stderr.contains("line 3"), "{bad}: {}", ended.stderr);
         let summary = "published 1 event (2 were already there)";

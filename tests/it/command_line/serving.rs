@@ -7,11 +7,17 @@ use tokio::net::TcpListener;
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{SECRET_VARIABLE, Serving, tribus};
-use crate::support::{Claims, Program, SECRET, Sse, within};
+use crate::support::{Claims, Program, SECRET, SigningKey, Sse, within};
 
 #[tokio::test]
 async fn without_a_key_it_prints_a_link_and_a_token_that_work_and_says_loudly_what_mode_this_is() {
-    let arguments = ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "127.0.0.1:0"];
+    let arguments = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
     let mut program = Program::tribus(&arguments, &[]);
     program.says("DEVELOPMENT MODE").await;
     let link = program.says("#token=").await;
@@ -24,12 +30,28 @@ async fn without_a_key_it_prints_a_link_and_a_token_that_work_and_says_loudly_wh
     let http = reqwest::Client::new();
     let page = http.get(&url).send().await.unwrap();
     assert_eq!(page.status(), 200);
-    assert!(page.headers()["content-type"].to_str().unwrap().starts_with("text/html"));
+    assert!(
+        page.headers()["content-type"]
+            .to_str()
+            .unwrap()
+            .starts_with("text/html")
+    );
     let publish = http.post(format!("{url}/publish")).bearer_auth(&token);
-    let answer = publish.body(r#"{"topic":"any:thing"}"#).send().await.unwrap();
+    let answer = publish
+        .body(r#"{"topic":"any:thing"}"#)
+        .send()
+        .await
+        .unwrap();
     assert_eq!(answer.status(), 200);
     let poll = http.get(format!("{url}/poll?topics=**&cursor=earliest"));
-    let page: Value = poll.bearer_auth(&token).send().await.unwrap().json().await.unwrap();
+    let page: Value = poll
+        .bearer_auth(&token)
+        .send()
+        .await
+        .unwrap()
+        .json()
+        .await
+        .unwrap();
     assert_eq!(page["events"][0]["topic"], "any:thing");
     program.signal("INT");
     assert_eq!(program.ended().await.code, Some(0));
@@ -38,23 +60,48 @@ async fn without_a_key_it_prints_a_link_and_a_token_that_work_and_says_loudly_wh
 #[tokio::test]
 async fn without_a_key_it_serves_on_loopback_only() {
     for arguments in [
-        ["serve", "--listen", "0.0.0.0:0", "--admin-listen", "127.0.0.1:0"],
-        ["serve", "--listen", "[::]:0", "--admin-listen", "127.0.0.1:0"],
-        ["serve", "--listen", "127.0.0.1:0", "--admin-listen", "0.0.0.0:0"],
+        [
+            "serve",
+            "--listen",
+            "0.0.0.0:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ],
+        [
+            "serve",
+            "--listen",
+            "[::]:0",
+            "--admin-listen",
+            "127.0.0.1:0",
+        ],
+        [
+            "serve",
+            "--listen",
+            "127.0.0.1:0",
+            "--admin-listen",
+            "0.0.0.0:0",
+        ],
     ] {
         let ended = tribus(&arguments, &[]).await;
         assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
-        assert!(ended.stderr.contains("auth.hs256_secret"), "{}", ended.stderr);
+        assert!(
+            ended.stderr.contains("auth.hs256_secret"),
+            "{}",
+            ended.stderr
+        );
         assert!(ended.stderr.contains("loopback"), "{}", ended.stderr);
-        assert!(!ended.stderr.contains("token="), "no token is made: {}", ended.stderr);
+        assert!(
+            !ended.stderr.contains("token="),
+            "no token is made: {}",
+            ended.stderr
+        );
     }
 }
 
 #[tokio::test]
 async fn a_port_in_use_is_told_with_its_key() {
-    let taken = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let taken = taken.local_addr().unwrap().to_string();
-    let holder = std::net::TcpListener::bind(&taken).expect("the port is free again");
+    let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let taken = holder.local_addr().unwrap().to_string();
     for (listen, admin, key) in [
         (taken.as_str(), "127.0.0.1:0", "`listen`"),
         ("127.0.0.1:0", taken.as_str(), "`admin_listen`"),
@@ -78,8 +125,12 @@ async fn sigterm_drains_and_ends_within_the_grace_with_success() {
         let url = format!("ws://{}/ws?{query}", gateway.address);
         let (mut ws, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         // One that leaves when asked to, and one that never takes leave.
-        let stays = tokio::net::TcpStream::connect(&gateway.address).await.unwrap();
-        let events = reqwest::get(gateway.url(&format!("/events?{query}"))).await.unwrap();
+        let stays = tokio::net::TcpStream::connect(&gateway.address)
+            .await
+            .unwrap();
+        let events = reqwest::get(gateway.url(&format!("/events?{query}")))
+            .await
+            .unwrap();
         let mut sse = Sse::new(events);
         assert_eq!(sse.next().await.name, "connected");
         let since = Instant::now();
@@ -98,22 +149,60 @@ async fn sigterm_drains_and_ends_within_the_grace_with_success() {
         let ended = gateway.program.ended().await;
         assert_eq!(ended.code, Some(0), "{signal}: {}", ended.stderr);
         let took = since.elapsed();
-        assert!(took < Duration::from_secs(6), "{signal} took {took:?} of 3 s");
+        assert!(
+            took < Duration::from_secs(6),
+            "{signal} took {took:?} of 3 s"
+        );
         drop(stays);
     }
 }
 
-/// Not one character of a credential, at the most talkative level that there is.
+#[tokio::test]
+async fn sighup_has_the_keys_read_again_and_keeps_them_where_they_are_no_good() {
+    let directory = tempfile::tempdir().unwrap();
+    let pem = directory.path().join("key.pem");
+    let (old, new) = (SigningKey::p256(), SigningKey::ed25519());
+    std::fs::write(&pem, &old.public_pem).unwrap();
+    let path = pem.to_str().unwrap();
+    let mut gateway = Serving::start(&[("TRIBUS__AUTH__PUBLIC_KEY_FILE", path)]).await;
+    let url = gateway.url("/poll?topics=order:1");
+    let status = async |key: &SigningKey| {
+        let request = reqwest::Client::new().get(&url);
+        let answer = request
+            .bearer_auth(key.token(&Claims::all("alice")))
+            .send()
+            .await;
+        answer.unwrap().status().as_u16()
+    };
+    assert_eq!((status(&old).await, status(&new).await), (200, 401));
+    std::fs::write(&pem, &new.public_pem).unwrap();
+    gateway.program.signal("HUP");
+    gateway.program.says("keys").await;
+    assert_eq!((status(&old).await, status(&new).await), (401, 200));
+    std::fs::write(&pem, "no key at all").unwrap();
+    gateway.program.signal("HUP");
+    gateway.program.says("auth.public_key_file").await;
+    assert_eq!((status(&old).await, status(&new).await), (401, 200));
+}
+
+/// Not a dozen characters of a credential, at the most talkative level that there is.
 #[tokio::test]
 async fn no_token_and_no_ticket_ever_reaches_the_log() {
     let gateway = Serving::start(&[("TRIBUS__LOG__LEVEL", "trace")]).await;
     let good = Claims::all("alice").token();
     let secrets = drive_requests(&gateway, &good).await;
     let ended = gateway.terminate().await;
-    assert!(ended.stderr.contains("DEBUG") || ended.stderr.contains("TRACE"), "logs were on");
+    assert!(
+        ended.stderr.contains("DEBUG") || ended.stderr.contains("TRACE"),
+        "logs were on"
+    );
     for secret in secrets {
-        // The first part is the same in all tokens, and secret in none.
-        for part in secret.split('.').filter(|part| part.len() > 8).skip(usize::from(secret.contains('.'))) {
+        // Of a token its signature: without that the rest opens nothing.
+        for part in secret
+            .split('.')
+            .filter(|part| part.len() > 8)
+            .skip(usize::from(secret.contains('.')))
+        {
             let line = ended.stderr.lines().find(|line| line.contains(part));
             assert!(line.is_none(), "{part} in {line:?}");
         }
@@ -149,11 +238,26 @@ async fn drive_requests(gateway: &Serving, good: &str) -> Vec<String> {
             }
         }
     }
+    let http2 = reqwest::Client::builder()
+        .http2_prior_knowledge()
+        .build()
+        .unwrap();
+    for secret in &secrets {
+        let url = gateway.url(&format!("/poll?topics=order:1&token={secret}"));
+        for request in [
+            http2.get(&url),
+            http2.get(gateway.url("/poll")).bearer_auth(secret),
+        ] {
+            drop(within("an answer", request.send()).await.unwrap());
+        }
+    }
     for secret in &secrets {
         let url = format!("ws://{}/ws", gateway.address);
         let (mut ws, _) = tokio_tungstenite::connect_async(url).await.unwrap();
         let auth = json!({"type": "auth", "token": secret}).to_string();
-        futures_util::SinkExt::send(&mut ws, Message::text(auth)).await.unwrap();
+        futures_util::SinkExt::send(&mut ws, Message::text(auth))
+            .await
+            .unwrap();
         let answer = within("an answer", futures_util::StreamExt::next(&mut ws)).await;
         assert!(answer.is_some());
     }

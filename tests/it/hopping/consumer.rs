@@ -47,6 +47,8 @@ pub struct Plan {
     pub ways: &'static [Way],
     /// The most events of a poll.
     pub page: u64,
+    /// How long a poll waits, in seconds.
+    pub wait: u64,
     /// Reads with a small receive buffer, and pauses while others publish.
     pub slow: bool,
 }
@@ -58,6 +60,7 @@ impl Plan {
             wanted: vec![wanted],
             ways: ALL_WAYS,
             page: 100,
+            wait: 1,
             slow: false,
         }
     }
@@ -246,11 +249,12 @@ impl Consumer {
             Way::PollPost => {
                 let mut body = self.body();
                 body["max"] = json!(page);
-                body["wait"] = json!(1);
+                body["wait"] = json!(self.plan.wait);
                 http.post(self.gateway.url("/poll")).body(body.to_string())
             }
             _ => {
-                let query = format!("{}&wait=1&max={page}", self.query(&self.cursor));
+                let wait = self.plan.wait;
+                let query = format!("{}&wait={wait}&max={page}", self.query(&self.cursor));
                 http.get(self.gateway.url(&format!("/poll?{query}")))
             }
         };
