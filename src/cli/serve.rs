@@ -1,7 +1,8 @@
 //! `tribus serve`: the gateway itself.
 
 use std::{
-    fmt::Write, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc, time::Duration,
+    fmt::Write, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;

@@ -76,6 +76,7 @@ async fn hop(plans: Vec<Plan>, sea: Sea) -> BTreeMap<String, usize> {
         .collect();
     let hopping = consumers.into_iter().map(|mut consumer| async move {
         consumer.hop(hops).await;
+        consumer.rest();
         consumer
     });
     let consumers = join_all(hopping).await;
@@ -185,8 +186,7 @@ async fn hopping_consumers_of_two_tenants_get_the_events_of_their_own() {
             of_tenant(Some("globex")),
             of_tenant(None),
         ],
-        120,
-        64,
+        Sea::of(120),
     )
     .await;
 }

@@ -95,7 +95,7 @@ impl Tide {
 
     fn is_high(&self, state: &State) -> bool {
         let slowest = state.consumed.iter().min();
-        slowest.is_some_and(|slowest| state.head >= slowest + self.ahead)
+        slowest.is_some_and(|slowest| state.head >= slowest.saturating_add(self.ahead))
     }
 
     async fn wait(&self, until: impl Fn(&State) -> bool) {
