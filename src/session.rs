@@ -532,6 +532,10 @@ impl Session {
         let Some(replay) = self.replays.pop_front() else {
             return;
         };
+        if self.replays.is_empty() {
+            // An idle session holds no memory for replays.
+            self.replays = VecDeque::new();
+        }
         let topics = replay.topics();
         let reference = replay.announcement.reference();
         let is_told = !topics.is_empty() || reference.is_some();

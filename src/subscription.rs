@@ -94,6 +94,8 @@ impl FilterSet {
                 false
             }
             Err(at) => {
+                // Most sessions have a filter or two, and there are many sessions.
+                side.reserve_exact(usize::from(side.len() < 4));
                 side.insert(at, subscription);
                 true
             }

@@ -100,7 +100,9 @@ async fn publish_many(gateway: &TestGateway, topics: &[String], filler: usize) {
 }
 
 fn numbered(name: &str, count: usize) -> Vec<String> {
-    (0..count).map(|number| format!("{name}:{number}")).collect()
+    (0..count)
+        .map(|number| format!("{name}:{number}"))
+        .collect()
 }
 
 #[tokio::test]
@@ -138,7 +140,11 @@ async fn an_event_that_became_too_old_while_away_is_told_on_each_transport() {
     gateway.publish("lost:1", json!(1)).await;
     within("the event to expire", async {
         let quiet = format!("topics=quiet:1&cursor={away}&wait=1");
-        while resume(&gateway, Transport::Poll, "lost:1", &away).await.reset.is_none() {
+        while resume(&gateway, Transport::Poll, "lost:1", &away)
+            .await
+            .reset
+            .is_none()
+        {
             assert_eq!(gateway.poll(&quiet).await.0, 200);
         }
     })
@@ -197,7 +203,17 @@ async fn a_cursor_that_this_log_never_gave_is_a_reset_on_each_transport() {
 }
 
 const MALFORMED: [&str; 12] = [
-    "", "x", "-", "x-", "-1", "x-01", "x-1-2", "x-1.", "x-99999999999999999999", "Earliest", "x y-1",
+    "",
+    "x",
+    "-",
+    "x-",
+    "-1",
+    "x-01",
+    "x-1-2",
+    "x-1.",
+    "x-99999999999999999999",
+    "Earliest",
+    "x y-1",
     "ключ-1",
 ];
 
@@ -231,7 +247,10 @@ async fn a_malformed_cursor_is_refused_on_each_transport() {
         ws.frame("connected").await;
         let subscribe = json!({"type": "subscribe", "topics": ["a"], "cursor": cursor, "ref": 7});
         let error = ws.ask(subscribe).await;
-        assert_eq!((&error["code"], &error["ref"]), (&json!("bad_cursor"), &json!(7)));
+        assert_eq!(
+            (&error["code"], &error["ref"]),
+            (&json!("bad_cursor"), &json!(7))
+        );
         assert_eq!(ws.ask(json!({"type": "ping"})).await["type"], "pong");
     }
 }
@@ -245,12 +264,24 @@ async fn hostile_last_event_ids_are_refused_and_never_served_from_elsewhere() {
         let request = gateway
             .http
             .get(gateway.url(&format!("/events?topics=a&cursor={before}")))
-            .header("Last-Event-ID", HeaderValue::from_bytes(id).expect("a header value"))
+            .header(
+                "Last-Event-ID",
+                HeaderValue::from_bytes(id).expect("a header value"),
+            )
             .bearer_auth(Claims::all("alice").token());
-        within("an answer", request.send()).await.expect("an answer")
+        within("an answer", request.send())
+            .await
+            .expect("an answer")
     };
     let long = format!("x-{}", "1".repeat(4000));
-    let bad: [&[u8]; 6] = [b"\xff\xfe", b"x", b"x-1\tx-2", b"0", "ключ-1".as_bytes(), long.as_bytes()];
+    let bad: [&[u8]; 6] = [
+        b"\xff\xfe",
+        b"x",
+        b"x-1\tx-2",
+        b"0",
+        "ключ-1".as_bytes(),
+        long.as_bytes(),
+    ];
     for id in bad {
         let response = open(id).await;
         assert_eq!(response.status(), 400, "{id:?}");
@@ -270,7 +301,10 @@ async fn earliest_gives_all_that_is_retained_without_a_reset() {
     let gateway = TestGateway::with("retention.events = 5").await;
     for transport in TRANSPORTS {
         let empty = resume(&gateway, transport, "**", "earliest").await;
-        assert!(empty.reset.is_none() && empty.topics.is_empty(), "{transport:?}");
+        assert!(
+            empty.reset.is_none() && empty.topics.is_empty(),
+            "{transport:?}"
+        );
     }
     publish_many(&gateway, &numbered("a", 9), 1).await;
     for transport in TRANSPORTS {
@@ -280,7 +314,10 @@ async fn earliest_gives_all_that_is_retained_without_a_reset() {
             ("a:0", &[]),
         ] {
             let outcome = resume(&gateway, transport, topics, "earliest").await;
-            assert!(outcome.reset.is_none(), "{transport:?} {topics}: {outcome:?}");
+            assert!(
+                outcome.reset.is_none(),
+                "{transport:?} {topics}: {outcome:?}"
+            );
             assert_eq!(outcome.topics, expected, "{transport:?} {topics}");
         }
     }
@@ -337,8 +374,17 @@ async fn of_very_many_trimmed_topics_each_is_told_and_no_other() {
         // The event of topic n has sequence n + 1.
         let seen = format!("{log}-{}", number + 1);
         let seen = resume(&gateway, Transport::Poll, &topic, &seen).await;
-        assert!(seen.reset.is_none() && seen.topics.is_empty(), "{topic}: {seen:?}");
-        let never = resume(&gateway, Transport::Poll, &format!("never:{number}"), &start).await;
+        assert!(
+            seen.reset.is_none() && seen.topics.is_empty(),
+            "{topic}: {seen:?}"
+        );
+        let never = resume(
+            &gateway,
+            Transport::Poll,
+            &format!("never:{number}"),
+            &start,
+        )
+        .await;
         assert!(never.reset.is_none(), "never:{number}: {never:?}");
     }
 }

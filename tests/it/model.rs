@@ -78,7 +78,12 @@ enum Way {
 }
 
 fn operation() -> impl Strategy<Value = Operation> {
-    let draft = (0..3_usize, 0..2_usize, prop::option::of(0..2_u8), prop::bool::weighted(0.1));
+    let draft = (
+        0..3_usize,
+        0..2_usize,
+        prop::option::of(0..2_u8),
+        prop::bool::weighted(0.1),
+    );
     let draft = draft.prop_map(|(topic, name, tag, ephemeral)| Draft {
         topic,
         name,
@@ -233,7 +238,10 @@ impl<'a> Case<'a> {
         let bodies: Vec<_> = entries.iter().map(body_of).collect();
         let (status, answer) = self.gateway.post(&json!(bodies).to_string()).await;
         assert_eq!(status, 200, "{answer}");
-        for (entry, id) in entries.iter_mut().zip(answer["ids"].as_array().expect("ids")) {
+        for (entry, id) in entries
+            .iter_mut()
+            .zip(answer["ids"].as_array().expect("ids"))
+        {
             entry.sequence = sequence_of(id.as_str().expect("an id"));
         }
         self.log.extend(entries.iter().cloned());
@@ -263,12 +271,21 @@ impl<'a> Case<'a> {
         }
     }
 
-    async fn subscribe(&mut self, client: usize, filters: &[usize], conditions: usize, start: Start) {
+    async fn subscribe(
+        &mut self,
+        client: usize,
+        filters: &[usize],
+        conditions: usize,
+        start: Start,
+    ) {
         let wanted: BTreeMap<_, _> = filters
             .iter()
             .map(|filter| {
                 let topic = format!("{}:{}", self.prefix, FILTERS[*filter]);
-                (topic.clone(), with_conditions(Wanted::topics(&[&topic]), conditions))
+                (
+                    topic.clone(),
+                    with_conditions(Wanted::topics(&[&topic]), conditions),
+                )
             })
             .collect();
         let added: Vec<_> = wanted.values().cloned().collect();
@@ -323,13 +340,19 @@ impl<'a> Case<'a> {
 
     async fn unsubscribe(&mut self, client: usize, which: usize) {
         let client = &mut self.clients[client];
-        let Some(filter) = client.wanted.keys().nth(which % client.wanted.len().max(1)).cloned()
+        let Some(filter) = client
+            .wanted
+            .keys()
+            .nth(which % client.wanted.len().max(1))
+            .cloned()
         else {
             return;
         };
         client.wanted.remove(&filter);
         if let Some(ws) = &mut client.live {
-            let reply = ws.ask(json!({"type": "unsubscribe", "topics": [filter]})).await;
+            let reply = ws
+                .ask(json!({"type": "unsubscribe", "topics": [filter]}))
+                .await;
             assert_eq!(reply["type"], "unsubscribed");
         }
     }
@@ -372,7 +395,10 @@ impl<'a> Case<'a> {
         assert_eq!(response.status(), 200);
         let mut sse = Sse::new(response);
         let mut frames = Vec::new();
-        while frames.last().is_none_or(|frame: &Value| frame["type"] != "live") {
+        while frames
+            .last()
+            .is_none_or(|frame: &Value| frame["type"] != "live")
+        {
             frames.push(sse.next().await.json());
         }
         frames
@@ -440,7 +466,9 @@ impl<'a> Case<'a> {
             reset_needed: trimmed.iter().any(|entry| wants(wanted, entry)),
             reset_allowed: wanted.iter().any(|wanted| {
                 is_pattern(wanted)
-                    || trimmed.iter().any(|entry| matches(&wanted.topics[0], &entry.topic))
+                    || trimmed
+                        .iter()
+                        .any(|entry| matches(&wanted.topics[0], &entry.topic))
             }),
         }
     }
@@ -539,8 +567,15 @@ fn check_stream(frames: &[Value], expected: &[u64]) {
         } else {
             assert_ne!(frame["type"], "reset", "{frames:?}");
             let next = left.as_slice().first();
-            assert!(cursor.as_ref() < next || next.is_none(), "{frame} is ahead: {frames:?}");
+            assert!(
+                cursor.as_ref() < next || next.is_none(),
+                "{frame} is ahead: {frames:?}"
+            );
         }
     }
-    assert_eq!(left.as_slice(), [0_u64; 0], "lost of {expected:?}: {frames:?}");
+    assert_eq!(
+        left.as_slice(),
+        [0_u64; 0],
+        "lost of {expected:?}: {frames:?}"
+    );
 }

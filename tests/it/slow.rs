@@ -83,7 +83,11 @@ async fn a_client_that_stopped_reading_gets_everything_once_and_in_order_after_a
     while published.len() < FLOOD {
         let ids = publish_batch(&gateway, "a:1").await;
         for id in &ids {
-            assert_eq!(sequence(&fast.event().await["id"]), *id, "others are served meanwhile");
+            assert_eq!(
+                sequence(&fast.event().await["id"]),
+                *id,
+                "others are served meanwhile"
+            );
         }
         published.extend(ids);
     }
@@ -128,7 +132,10 @@ async fn a_client_that_falls_behind_retention_is_told_lagged_and_goes_on_from_th
             assert_eq!(event["topic"], "a:2", "{kind}: {event}");
             event = client.next().await;
         }
-        assert!(sequence(&resumed["id"]) > sequence(&reset["cursor"]), "{kind}");
+        assert!(
+            sequence(&resumed["id"]) > sequence(&reset["cursor"]),
+            "{kind}"
+        );
     }
 }
 
@@ -142,7 +149,11 @@ async fn messages_of_a_slow_client_are_answered_in_order_and_have_effect_in_orde
     flood(&gateway, "a:1").await;
     let before = gateway.publish("b:1", json!("before")).await;
     let cursor = ws.connected["cursor"].clone();
-    assert_eq!(cursor, Value::Null, "the narrow client reads `connected` itself");
+    assert_eq!(
+        cursor,
+        Value::Null,
+        "the narrow client reads `connected` itself"
+    );
     let (log, sequence_before) = before.split_once('-').expect("LOG-SEQUENCE");
     let before_b = sequence_before.parse::<u64>().expect("a sequence") - 1;
     for (reference, message) in [
@@ -205,7 +216,8 @@ async fn subscribing_a_filter_again_while_slow_loses_and_repeats_nothing() {
         ws.frame("live").await;
         let mut published = flood(&gateway, "a:1").await;
         ws.send(json!({"type": "subscribe", "topics": again})).await;
-        ws.send(json!({"type": "publish", "topic": "a:1", "data": "last"})).await;
+        ws.send(json!({"type": "publish", "topic": "a:1", "data": "last"}))
+            .await;
         let mut seen = Vec::new();
         let mut last = None;
         while last.is_none() || seen.len() < FLOOD + 1 {
@@ -217,7 +229,12 @@ async fn subscribing_a_filter_again_while_slow_loses_and_repeats_nothing() {
             }
         }
         published.extend(last);
-        assert!(seen == published, "{again}: {} of {}", seen.len(), published.len());
+        assert!(
+            seen == published,
+            "{again}: {} of {}",
+            seen.len(),
+            published.len()
+        );
     }
 }
 
@@ -239,7 +256,8 @@ async fn what_an_old_and_a_late_subscription_match_is_sent_once_amid_a_flood() {
             seen.push(sequence(&frame["id"]));
             if seen.len().is_multiple_of(20) {
                 let overlapping = ["a:1", "**", "a:*", "*:1"][seen.len() / 20 % 4];
-                ws.send(json!({"type": "subscribe", "topics": [overlapping]})).await;
+                ws.send(json!({"type": "subscribe", "topics": [overlapping]}))
+                    .await;
             }
         }
         seen
@@ -259,7 +277,8 @@ async fn the_id_of_a_rewound_event_is_safe_to_resume_from_though_the_client_was_
     gateway.publish("b:1", json!(1)).await;
     let second = gateway.publish("b:1", json!(2)).await;
     gateway.publish("b:1", json!(3)).await;
-    ws.send(json!({"type": "subscribe", "topics": ["b:1"], "rewind": 2})).await;
+    ws.send(json!({"type": "subscribe", "topics": ["b:1"], "rewind": 2}))
+        .await;
     let mut seen = BTreeSet::new();
     let cursor = loop {
         let frame = ws.next().await;
@@ -272,7 +291,9 @@ async fn the_id_of_a_rewound_event_is_safe_to_resume_from_though_the_client_was_
     };
     assert_eq!(cursor, second);
     drop(ws);
-    let mut sse = gateway.sse(&format!("topics=a:1,b:1&cursor={cursor}")).await;
+    let mut sse = gateway
+        .sse(&format!("topics=a:1,b:1&cursor={cursor}"))
+        .await;
     loop {
         let event = sse.event().await;
         seen.insert(sequence(&event["id"]));
@@ -281,7 +302,12 @@ async fn the_id_of_a_rewound_event_is_safe_to_resume_from_though_the_client_was_
         }
     }
     let lost: Vec<_> = published.iter().filter(|id| !seen.contains(id)).collect();
-    assert!(lost.is_empty(), "{} lost, the first {:?}", lost.len(), lost[0]);
+    assert!(
+        lost.is_empty(),
+        "{} lost, the first {:?}",
+        lost.len(),
+        lost[0]
+    );
 }
 
 #[tokio::test]

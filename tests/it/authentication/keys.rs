@@ -235,7 +235,7 @@ async fn no_token_makes_the_gateway_ask_for_keys() {
     let server = KeyServer::start(200, set(&[key.jwk_with(json!({"kid": "known"}))])).await;
     let gateway = gateway_with(&format!("auth.jwks_url = \"{}\"", server.url)).await;
     soon(&gateway, &key.token(&Claims::all("alice")), Answer::LetIn).await;
-    let elsewhere = KeyServer::start(200, set(&[key.public_jwk.clone()])).await;
+    let elsewhere = KeyServer::start(200, set(std::slice::from_ref(&key.public_jwk))).await;
     for header in [
         json!({"alg": "ES256", "kid": "unknown"}),
         json!({"alg": "ES256", "kid": elsewhere.url}),
@@ -290,6 +290,6 @@ async fn until_the_first_keys_are_there_a_token_is_worth_another_try() {
             .headers()
             .contains_key("retry-after")
     );
-    server.set(200, set(&[key.public_jwk.clone()]));
+    server.set(200, set(std::slice::from_ref(&key.public_jwk)));
     soon(&gateway, &token, Answer::LetIn).await;
 }
