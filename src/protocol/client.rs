@@ -42,6 +42,8 @@ impl<'de> Deserialize<'de> for Ref {
 /// One message of a client, with the `ref` that its reply echoes.
 pub struct ClientFrame<'a> {
     pub reference: Option<Ref>,
+    /// It is an `auth` message, whatever else is wrong with it.
+    pub is_auth: bool,
     /// The refusal where the message makes no sense; its reply still echoes the `ref`.
     pub message: Result<ClientMessage<'a>, Refusal>,
 }
@@ -95,10 +97,12 @@ impl<'a> ClientFrame<'a> {
         match decode::<Head<'a>>(text) {
             Ok(head) => Self {
                 reference: head.reference,
+                is_auth: head.message_type == "auth",
                 message: parse_message(&head.message_type, text, limits),
             },
             Err(refusal) => Self {
                 reference: decode::<RefOnly>(text).ok().and_then(|only| only.reference),
+                is_auth: false,
                 message: Err(refusal),
             },
         }

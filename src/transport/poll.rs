@@ -95,7 +95,7 @@ impl PollRequest {
         let deadline = now + if at_once { Duration::ZERO } else { self.wait };
         let token_end = Instant::from_std(pulse::token_end(&identity));
         let start = worker.shard.bus().start(&self.subscribe.start).await?;
-        let connection = worker.open(identity)?;
+        let connection = worker.open(identity, worker.admit()?)?;
         let session = &connection.session;
         session.subscribe(
             self.subscribe,

@@ -88,7 +88,7 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
         connection_id: new_connection_id(),
         heartbeat_ms: heartbeat.as_millis() as u64,
     };
-    let connection = worker.open(client.identity)?;
+    let connection = worker.open(client.identity, worker.admit()?)?;
     connection
         .session
         .subscribe(subscribe, start, announcement)?;

@@ -54,19 +54,29 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Opens a session for a client, and counts its connection until the session is dropped.
+    /// Takes a place among the node's connections, and holds it until the slot is dropped.
     ///
     /// # Errors
-    /// `unavailable` while draining, `too_many_connections` at the node's limit, and what
-    /// [`Worker::refuse_ended`] says.
-    pub fn open(&self, identity: Arc<Identity>) -> Result<Connection, Refusal> {
-        self.refuse_ended(&identity)?;
+    /// `unavailable` while draining, `too_many_connections` at the node's limit.
+    pub fn admit(&self) -> Result<ConnectionSlot, Refusal> {
         if self.shard.is_draining() {
             return Err(Refusal::unavailable(
                 "the gateway is restarting: try again in a moment",
             ));
         }
-        let slot = ConnectionSlot::take(&self.shared)?;
+        ConnectionSlot::take(&self.shared)
+    }
+
+    /// Opens a session for a client that was admitted.
+    ///
+    /// # Errors
+    /// See [`Worker::refuse_ended`].
+    pub fn open(
+        &self,
+        identity: Arc<Identity>,
+        slot: ConnectionSlot,
+    ) -> Result<Connection, Refusal> {
+        self.refuse_ended(&identity)?;
         Ok(Connection {
             session: self.shard.open(identity),
             _slot: slot,
@@ -103,7 +113,8 @@ pub struct Connection {
     _slot: ConnectionSlot,
 }
 
-struct ConnectionSlot(Arc<Shared>);
+/// A place among the node's connections.
+pub struct ConnectionSlot(Arc<Shared>);
 
 impl ConnectionSlot {
     fn take(shared: &Arc<Shared>) -> Result<Self, Refusal> {

@@ -39,7 +39,7 @@ use super::{
     publish,
     pulse::{Pulse, poll_next},
     sse::connected_message,
-    worker::{Connection, ConnectionLimiter, Here, Worker},
+    worker::{Connection, ConnectionLimiter, ConnectionSlot, Here, Worker},
 };
 use crate::{
     auth::Identity,
@@ -146,6 +146,7 @@ enum Stage {
     AwaitingAuth {
         /// What the URL asks for, once it is known who asks.
         query: Box<Result<Query, Refusal>>,
+        slot: ConnectionSlot,
         deadline: Pin<Box<Sleep>>,
     },
     Open(Box<Open>),
@@ -227,30 +228,34 @@ impl MessageBody for WsBody {
 impl WsBody {
     fn start(&mut self, request: &HttpRequest) {
         let query = Query::parse(request.query_string());
+        let slot = match self.worker.admit() {
+            Ok(slot) => slot,
+            Err(refusal) => return self.refuse_connection(&refusal),
+        };
         match authenticate(request, &self.worker) {
-            Authentication::Client(client) => self.open(client.identity, query),
-            Authentication::Refused(refusal) => {
-                let close = refusal.code.refused_connection_close();
-                self.refuse(&refusal, None, close);
-            }
+            Authentication::Client(client) => self.open(client.identity, slot, query),
+            Authentication::Refused(refusal) => self.refuse_connection(&refusal),
             Authentication::None => {
                 self.stage = Stage::AwaitingAuth {
                     query: Box::new(query),
+                    slot,
                     deadline: Box::pin(tokio::time::sleep(AUTH_DEADLINE)),
                 };
             }
         }
     }
 
-    fn open(&mut self, identity: Arc<Identity>, query: Result<Query, Refusal>) {
+    fn open(
+        &mut self,
+        identity: Arc<Identity>,
+        slot: ConnectionSlot,
+        query: Result<Query, Refusal>,
+    ) {
         let heartbeat = self.worker.shared.settings.heartbeat;
         let pulse = Pulse::new(&identity, heartbeat);
-        let connection = match self.worker.open(identity) {
+        let connection = match self.worker.open(identity, slot) {
             Ok(connection) => connection,
-            Err(refusal) => {
-                let close = refusal.code.refused_connection_close();
-                return self.refuse(&refusal, None, close);
-            }
+            Err(refusal) => return self.refuse_connection(&refusal),
         };
         self.stage = Stage::Open(Box::new(Open {
             connection,
@@ -284,6 +289,10 @@ impl WsBody {
             }
             close => self.refuse(refusal, None, close),
         }
+    }
+
+    fn refuse_connection(&mut self, refusal: &Refusal) {
+        self.refuse(refusal, None, refusal.code.refused_connection_close());
     }
 
     /// Ends the connection with an `error` that says why.
@@ -378,6 +387,7 @@ impl WsBody {
                     Ok(text) => self.handle_text(&text),
                     Err(error) => self.handle_frame(ClientFrame {
                         reference: None,
+                        is_auth: false,
                         message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
                     }),
                 }
@@ -394,10 +404,13 @@ impl WsBody {
         self.handle_frame(ClientFrame::parse(text, limits));
     }
 
-    fn handle_frame(&mut self, ClientFrame { reference, message }: ClientFrame<'_>) {
+    fn handle_frame(&mut self, frame: ClientFrame<'_>) {
         match self.stage {
-            Stage::AwaitingAuth { .. } => self.handle_first(message, reference),
+            Stage::AwaitingAuth { .. } => self.handle_first(frame),
             Stage::Open(_) => {
+                let ClientFrame {
+                    reference, message, ..
+                } = frame;
                 let outcome = message.and_then(|message| self.obey(message, reference.clone()));
                 self.answer(outcome, reference);
             }
@@ -405,23 +418,24 @@ impl WsBody {
         }
     }
 
-    fn handle_first(
-        &mut self,
-        message: Result<ClientMessage<'_>, Refusal>,
-        reference: Option<Ref>,
-    ) {
-        let Ok(ClientMessage::Auth { token }) = message else {
-            let refusal =
-                Refusal::new(ErrorCode::Unauthorized, CloseReason::AuthExpected.message());
-            return self.refuse(&refusal, reference, CloseReason::AuthExpected);
+    fn handle_first(&mut self, frame: ClientFrame<'_>) {
+        if !frame.is_auth {
+            let reason = CloseReason::AuthExpected;
+            let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+            return self.refuse(&refusal, frame.reference, reason);
+        }
+        let verified = match frame.message {
+            Ok(ClientMessage::Auth { token }) => verify_token(&self.worker, &token),
+            Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "no token")),
+            Err(refusal) => Err(Refusal::new(ErrorCode::Unauthorized, refusal.message)),
         };
-        match verify_token(&self.worker, &token) {
+        match verified {
             Ok(identity) => {
-                let frame = auth_success(&identity, reference);
-                put_frame(&mut self.out, self.encoding, &frame);
+                let reply = auth_success(&identity, frame.reference);
+                put_frame(&mut self.out, self.encoding, &reply);
                 let waiting = std::mem::replace(&mut self.stage, Stage::Ended);
-                if let Stage::AwaitingAuth { query, .. } = waiting {
-                    self.open(identity, *query);
+                if let Stage::AwaitingAuth { query, slot, .. } = waiting {
+                    self.open(identity, slot, *query);
                 }
             }
             Err(refusal) => {
@@ -430,7 +444,7 @@ impl WsBody {
                     ErrorCode::Revoked => CloseReason::Revoked,
                     _ => CloseReason::AuthFailed,
                 };
-                self.refuse(&refusal, reference, close);
+                self.refuse(&refusal, frame.reference, close);
             }
         }
     }

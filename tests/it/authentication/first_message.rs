@@ -51,6 +51,24 @@ async fn a_bad_token_as_the_first_message_is_told_and_closed_with_4002() {
 }
 
 #[tokio::test]
+async fn an_auth_message_without_a_readable_token_is_a_bad_token() {
+    let gateway = TestGateway::start().await;
+    for text in [
+        r#"{"type":"auth"}"#,
+        r#"{"type":"auth","token":5}"#,
+        r#"{"type":"auth","token":"x","extra":1}"#,
+    ] {
+        let mut ws = stranger(&gateway, "").await;
+        ws.send_text(text).await;
+        assert_eq!(
+            ws.answer().await,
+            Answer::refused(4002, "unauthorized"),
+            "{text}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn any_other_first_message_is_told_and_closed_with_4003() {
     let gateway = TestGateway::start().await;
     for text in [
