@@ -429,37 +429,38 @@ async fn a_closed_websocket_gives_its_place_back() {
 async fn the_place_of_a_client_that_vanished_is_free_again_without_a_heartbeat() {
     let gateway = TestGateway::with("limits.connections = 1").await;
     let cursor = gateway.publish("a:1", Value::Null).await;
-    let mut vanished = 0;
-    while vanished < 6 {
-        let mut raw = match vanished % 3 {
-            0 => Raw::websocket(&gateway, "topics=a:1").await,
-            1 => {
-                let mut raw = Raw::connect(&gateway).await;
-                raw.request("GET /events?topics=a:1", "\r\n").await;
-                raw
-            }
-            _ => {
-                let mut raw = Raw::connect(&gateway).await;
-                let line = format!("GET /poll?topics=a:1&cursor={cursor}&wait=55");
-                raw.request(&line, "\r\n").await;
-                raw
-            }
-        };
-        if vanished % 3 != 2 {
-            raw.text_until("live").await;
+    let lines = [
+        "GET /events?topics=a:1".to_owned(),
+        format!("GET /poll?topics=a:1&cursor={cursor}&wait=55"),
+    ];
+    let mut ws = Raw::websocket(&gateway, "topics=a:1").await;
+    ws.text_until("live").await;
+    assert_eq!(probe(&gateway).await, 429);
+    drop(ws);
+    within("the websocket's place", free_place(&gateway)).await;
+    for line in lines {
+        let client = within("the client's place", occupy(&gateway, &line)).await;
+        drop(client);
+        within(&format!("the place of {line}"), free_place(&gateway)).await;
+    }
+}
+
+/// Sends the request until it shows in that others are refused: a probe that comes before it takes
+/// the only place itself.
+async fn occupy(gateway: &TestGateway, line: &str) -> Raw {
+    loop {
+        let mut raw = Raw::connect(gateway).await;
+        raw.request(line, "\r\n").await;
+        tokio::time::sleep(Duration::from_millis(10)).await;
+        if probe(gateway).await == 429 {
+            return raw;
         }
-        // A poll says nothing while it waits, so that it is there shows in that others are not.
-        while probe(&gateway).await != 429 {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-        drop(raw);
-        let freed = async {
-            while probe(&gateway).await != 200 {
-                tokio::time::sleep(Duration::from_millis(5)).await;
-            }
-        };
-        within(&format!("the place of client {vanished}"), freed).await;
-        vanished += 1;
+    }
+}
+
+async fn free_place(gateway: &TestGateway) {
+    while probe(gateway).await != 200 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

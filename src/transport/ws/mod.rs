@@ -10,6 +10,8 @@
 //! No task per connection: the response body is polled by the connection's own dispatcher, and
 //! polls the incoming messages in turn. Outgoing events are the shared frames of the bus.
 
+mod framing;
+
 use std::{
     convert::Infallible,
     future::Future,
@@ -27,8 +29,12 @@ use actix_web::{
     error::PayloadError,
     web,
 };
-use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
+use actix_ws::{AggregatedMessage, AggregatedMessageStream};
 use bytes::{Bytes, BytesMut};
+use framing::{
+    Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, close_reason_of, event_frame, put_close,
+    put_frame, put_ping, put_pong,
+};
 use futures_core::Stream;
 use tokio::time::Sleep;
 
@@ -45,16 +51,12 @@ use crate::{
     auth::Identity,
     bus::StartPoint,
     engine::Appended,
-    event::{BINARY_FRAME, TEXT_FRAME, put_frame_header},
     protocol::{
         ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Query, Ref,
-        Refusal, ServerFrame, SubscribeRequest, json_to_msgpack, msgpack_to_json,
+        Refusal, ServerFrame, SubscribeRequest, msgpack_to_json,
     },
-    session::{Announcement, Delivery, Outgoing},
+    session::{Announcement, Outgoing},
 };
-
-const JSON_SUBPROTOCOL: &str = "tribus.json.v1";
-const MSGPACK_SUBPROTOCOL: &str = "tribus.msgpack.v1";
 
 /// How long a connection without a credential may take to send one.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
@@ -67,10 +69,6 @@ const MESSAGES_PER_TURN: usize = 32;
 /// Refusals for sending too fast within the time below, after which the connection is closed.
 const MOST_STRIKES: u32 = 200;
 const STRIKES_WINDOW: Duration = Duration::from_secs(10);
-
-const PING_FRAME: u8 = 0x89;
-const PONG_FRAME: u8 = 0x8a;
-const CLOSE_FRAME: u8 = 0x88;
 
 pub async fn connect(
     request: HttpRequest,
@@ -123,23 +121,6 @@ async fn as_payload(request: &HttpRequest, stream: FrameGuard) -> Result<web::Pa
 /// A name for logs and for the client's questions to its operator; not a secret.
 pub fn new_connection_id() -> Box<str> {
     format!("{:016x}", fastrand::u64(..)).into()
-}
-
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Encoding {
-    Json,
-    Msgpack,
-}
-
-impl Encoding {
-    fn negotiated(response: &HttpResponse) -> Self {
-        let chosen = response.headers().get("sec-websocket-protocol");
-        if chosen.is_some_and(|chosen| chosen == MSGPACK_SUBPROTOCOL) {
-            Self::Msgpack
-        } else {
-            Self::Json
-        }
-    }
 }
 
 enum Stage {
@@ -371,8 +352,7 @@ impl WsBody {
         }
         match (message, self.encoding) {
             (AggregatedMessage::Ping(data), _) => {
-                put_frame_header(&mut self.out, PONG_FRAME, data.len());
-                self.out.extend_from_slice(&data);
+                put_pong(&mut self.out, &data);
             }
             (AggregatedMessage::Pong(_), _) => {}
             (AggregatedMessage::Close(reason), _) => {
@@ -670,7 +650,7 @@ impl Open {
             let heartbeat = self.pulse.heartbeat();
             let mut next = self.pulse.tick(session, now);
             if now >= self.next_ping {
-                put_frame_header(out, PING_FRAME, 0);
+                put_ping(out);
                 self.next_ping = now + heartbeat;
             }
             let silent_at = last_received + heartbeat.mul_f64(SILENT_HEARTBEATS);
@@ -704,60 +684,5 @@ fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
         user_id: (*identity.subject).into(),
         expires_at: format!("{:.3}", identity.expires_at),
         reference,
-    }
-}
-
-fn event_frame(delivery: &Delivery, encoding: Encoding) -> &Bytes {
-    match encoding {
-        Encoding::Json => delivery.event.ws_frame(),
-        Encoding::Msgpack => delivery.msgpack_frame.get_or_init(|| {
-            let mut frame = BytesMut::new();
-            put_binary(&mut frame, &json_to_msgpack(delivery.event.json()));
-            frame.freeze()
-        }),
-    }
-}
-
-fn put_frame(out: &mut BytesMut, encoding: Encoding, frame: &ServerFrame) {
-    let json = frame.to_json();
-    match encoding {
-        Encoding::Json => {
-            put_frame_header(out, TEXT_FRAME, json.len());
-            out.extend_from_slice(&json);
-        }
-        Encoding::Msgpack => put_binary(out, &json_to_msgpack(&json)),
-    }
-}
-
-fn put_binary(out: &mut BytesMut, packed: &[u8]) {
-    put_frame_header(out, BINARY_FRAME, packed.len());
-    out.extend_from_slice(packed);
-}
-
-/// A Close frame (RFC 6455, section 5.5.1). Our reasons all fit into a control frame.
-fn put_close(out: &mut BytesMut, code: Option<u16>, reason: &str) {
-    let Some(code) = code else {
-        return put_frame_header(out, CLOSE_FRAME, 0);
-    };
-    put_frame_header(out, CLOSE_FRAME, 2 + reason.len());
-    out.extend_from_slice(&code.to_be_bytes());
-    out.extend_from_slice(reason.as_bytes());
-}
-
-/// `actix_ws` reports UTF-8, reserved bits and sizes all as I/O errors, told apart by their text.
-fn close_reason_of(error: &ProtocolError) -> CloseReason {
-    match error {
-        ProtocolError::Overflow => CloseReason::TooLarge,
-        ProtocolError::Io(io) => {
-            let text = io.to_string().to_ascii_lowercase();
-            if text.contains("utf-8") {
-                CloseReason::BadUtf8
-            } else if text.contains("maximum continuation size") {
-                CloseReason::TooLarge
-            } else {
-                CloseReason::ProtocolViolation
-            }
-        }
-        _ => CloseReason::ProtocolViolation,
     }
 }

@@ -16,8 +16,11 @@
 //! The seam is exact because a session and its shard live on one thread: an offer is skipped
 //! unless its sequence is after the session's position, and the position is where the page ended.
 
+mod mailbox;
+mod replay;
+
 use std::{
-    cell::{Cell, OnceCell},
+    cell::Cell,
     collections::VecDeque,
     rc::Rc,
     sync::Arc,
@@ -25,94 +28,27 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
+use mailbox::Mailbox;
+use replay::{Progress, Replay};
+
+pub use mailbox::{Delivery, Outgoing};
+pub use replay::Announcement;
 
 use crate::{
     auth::Identity,
-    bus::{Bus, Gap, Page, PageLimits, Range, StartPoint, Window},
-    event::Event,
+    bus::{Bus, Gap, Range, StartPoint},
     protocol::{
         CloseReason, ErrorCode, Ref, Refusal, ResetReason, ServerFrame, SubscribeRequest,
         SubscriptionLimits,
     },
     subscription::FilterSet,
-    topic::{Tenant, TopicFilter},
+    topic::TopicFilter,
 };
-
-/// Events waiting in one mailbox. Enough for a burst between two turns of the transport; what is
-/// more is read from the log.
-const MAILBOX_EVENTS: usize = 128;
-/// Bytes of events waiting in one mailbox; one event always fits.
-const MAILBOX_BYTES: usize = 128 * 1024;
-/// A mailbox that was larger than this gives its memory back when it is empty.
-const MAILBOX_IDLE_CAPACITY: usize = 8;
-/// Replies waiting in one mailbox before the transport should stop reading the client's messages.
-const MAILBOX_FRAMES: usize = 64;
 
 /// Bounds on a session, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {
     pub subscriptions: SubscriptionLimits,
-}
-
-/// One event on its way to the sessions of one shard. What is not the event's own
-/// encoding is made at most once, by the first session that needs it.
-#[derive(Debug)]
-pub struct Delivery {
-    pub event: Arc<Event>,
-    pub msgpack_frame: OnceCell<Bytes>,
-}
-
-impl Delivery {
-    pub fn new(event: Arc<Event>) -> Self {
-        Self {
-            event,
-            msgpack_frame: OnceCell::new(),
-        }
-    }
-}
-
-/// What a transport is to send.
-#[derive(Clone, Debug)]
-pub enum Outgoing {
-    Event(Rc<Delivery>),
-    Frame(Box<ServerFrame>),
-}
-
-/// How the start of subscriptions is told.
-#[derive(Clone, Debug)]
-pub enum Announcement {
-    /// The connection's own, from its URL or body.
-    Connected {
-        message: &'static str,
-        connection_id: Box<str>,
-        heartbeat_ms: u64,
-    },
-    /// A `subscribe` message's.
-    Subscribed { reference: Option<Ref> },
-}
-
-/// Subscriptions that replay before they join the session's others.
-#[derive(Debug)]
-struct Replay {
-    filters: FilterSet,
-    start: StartPoint,
-    announcement: Announcement,
-    /// `None` as long as another replay of the session runs.
-    progress: Option<Progress>,
-}
-
-/// How far a replay has come.
-#[derive(Debug)]
-struct Progress {
-    /// Everything that the filters match up to here was put into the mailbox, or is not wanted.
-    position: u64,
-    /// Where the session's other subscriptions are, and wait for it.
-    until: u64,
-    /// Single events that come before anything else, none of them after `until`.
-    rewind: VecDeque<u64>,
-    /// A page was read, so that a gap from here on is the connection's own slowness.
-    under_way: bool,
 }
 
 pub struct Session {
@@ -141,13 +77,6 @@ pub struct Session {
 enum Reading {
     Live,
     FromLog,
-}
-
-#[derive(Default)]
-struct Mailbox {
-    queue: VecDeque<Outgoing>,
-    events: usize,
-    bytes: usize,
 }
 
 impl Session {
@@ -204,7 +133,7 @@ impl Session {
     /// The client's messages should be left unread for now: so many replies wait, or a subscribe
     /// waits for another's replay and later replies must not overtake its own.
     pub fn is_congested(&self) -> bool {
-        self.replays.len() > 1 || self.mailbox.queue.len() - self.mailbox.events >= MAILBOX_FRAMES
+        self.replays.len() > 1 || self.mailbox.is_congested()
     }
 
     /// Tells the position to a client that has heard nothing else for a while.
@@ -216,7 +145,7 @@ impl Session {
     }
 
     pub fn has_mail(&self) -> bool {
-        !self.mailbox.queue.is_empty()
+        !self.mailbox.is_empty()
     }
 
     /// Ends the session: it takes no more events, and `closing` is the last frame it sends.
@@ -431,7 +360,7 @@ impl Session {
     /// The next thing to send; `None` until woken.
     pub(crate) fn next(&mut self, bus: &Bus) -> Option<Outgoing> {
         // Each step reads one page, which may hold nothing that matches.
-        while self.mailbox.queue.is_empty() && self.closed.is_none() && self.advance(bus) {}
+        while self.mailbox.is_empty() && self.closed.is_none() && self.advance(bus) {}
         let outgoing = self.mailbox.pop()?;
         self.last_sent = Instant::now();
         Some(outgoing)
@@ -622,167 +551,6 @@ impl Session {
     fn wake(&mut self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
-        }
-    }
-}
-
-impl Replay {
-    fn topics(&self) -> Vec<String> {
-        self.filters
-            .iter()
-            .map(|subscription| subscription.filter.as_str().to_owned())
-            .collect()
-    }
-
-    fn announcement_frame(
-        &self,
-        identity: &Identity,
-        from: u64,
-        until: u64,
-        bus: &Bus,
-    ) -> ServerFrame {
-        match &self.announcement {
-            Announcement::Connected {
-                message,
-                connection_id,
-                heartbeat_ms,
-            } => ServerFrame::Connected {
-                message,
-                user_id: (*identity.subject).into(),
-                connection_id: connection_id.clone(),
-                cursor: match &self.start {
-                    StartPoint::After { asked, .. } | StartPoint::Unknown { asked } => {
-                        asked.clone()
-                    }
-                    StartPoint::Now | StartPoint::Earliest | StartPoint::Rewind(_) => {
-                        bus.cursor(from)
-                    }
-                },
-                heartbeat_ms: *heartbeat_ms,
-            },
-            Announcement::Subscribed { reference } => ServerFrame::Subscribed {
-                topics: self.topics(),
-                cursor: bus.cursor(from.min(until)),
-                reference: reference.clone(),
-            },
-        }
-    }
-
-    /// Puts the next events into the mailbox; true where there are no more.
-    fn read(
-        &mut self,
-        tenant: &Tenant,
-        window: &Window,
-        mailbox: &mut Mailbox,
-    ) -> Result<bool, Gap> {
-        let Some(progress) = &mut self.progress else {
-            return Ok(false);
-        };
-        while let Some(sequence) = progress.rewind.pop_front() {
-            let event = window.event(sequence)?;
-            progress.under_way = true;
-            if self.filters.matches(&event) {
-                mailbox.push_event(Rc::new(Delivery::new(event)));
-            }
-            if mailbox.is_full() {
-                return Ok(false);
-            }
-        }
-        if progress.position >= progress.until {
-            return Ok(true);
-        }
-        let range = Range {
-            after: progress.position,
-            until: Some(progress.until),
-        };
-        let page = window.page(tenant, &self.filters, range, Mailbox::PAGE)?;
-        progress.position = page.position;
-        progress.under_way = true;
-        let complete = page.complete;
-        mailbox.push_page(page);
-        Ok(complete)
-    }
-
-    /// Whoever asks for all that is retained misses nothing when that has become less meanwhile.
-    fn forgive_gap(&mut self, window: &Window) -> Result<(), ResetReason> {
-        match (&self.start, &mut self.progress) {
-            (StartPoint::Earliest, Some(progress)) if !progress.under_way => {
-                progress.position = window.earliest();
-                Ok(())
-            }
-            (_, Some(progress)) if !progress.under_way => Err(ResetReason::Expired),
-            _ => Err(ResetReason::Lagged),
-        }
-    }
-}
-
-impl Progress {
-    /// The position from which nothing of the replay has been put into the mailbox yet.
-    fn next_from(&self) -> u64 {
-        match self.rewind.front() {
-            Some(next) => self.position.min(next - 1),
-            None => self.position,
-        }
-    }
-}
-
-impl Announcement {
-    fn reference(&self) -> Option<Ref> {
-        match self {
-            Self::Connected { .. } => None,
-            Self::Subscribed { reference } => reference.clone(),
-        }
-    }
-}
-
-impl Mailbox {
-    /// A page that just fills an empty mailbox.
-    const PAGE: PageLimits = PageLimits {
-        events: MAILBOX_EVENTS,
-        bytes: MAILBOX_BYTES,
-    };
-
-    fn is_full(&self) -> bool {
-        self.events >= MAILBOX_EVENTS || self.bytes >= MAILBOX_BYTES
-    }
-
-    fn push_event(&mut self, delivery: Rc<Delivery>) {
-        self.events += 1;
-        self.bytes += delivery.event.json().len();
-        self.queue.push_back(Outgoing::Event(delivery));
-    }
-
-    fn push_page(&mut self, page: Page) {
-        for event in page.events {
-            self.push_event(Rc::new(Delivery::new(event)));
-        }
-    }
-
-    fn push_frame(&mut self, frame: ServerFrame) {
-        self.queue.push_back(Outgoing::Frame(Box::new(frame)));
-    }
-
-    fn pop(&mut self) -> Option<Outgoing> {
-        let outgoing = self.queue.pop_front()?;
-        if let Outgoing::Event(delivery) = &outgoing {
-            self.events -= 1;
-            self.bytes -= delivery.event.json().len();
-        }
-        if self.queue.is_empty() && self.queue.capacity() > MAILBOX_IDLE_CAPACITY {
-            self.queue = VecDeque::new();
-        }
-        Some(outgoing)
-    }
-
-    fn retain_events(&mut self, wanted: impl Fn(&Event) -> bool) {
-        for outgoing in std::mem::take(&mut self.queue) {
-            match outgoing {
-                Outgoing::Event(delivery) if !wanted(&delivery.event) => {
-                    self.events -= 1;
-                    self.bytes -= delivery.event.json().len();
-                }
-                other => self.queue.push_back(other),
-            }
         }
     }
 }

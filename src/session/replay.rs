@@ -1,0 +1,157 @@
+//! Subscriptions on their way to live: where they start, and how far they have come.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use super::mailbox::{Delivery, Mailbox};
+use crate::{
+    auth::Identity,
+    bus::{Bus, Gap, Range, StartPoint, Window},
+    protocol::{Ref, ResetReason, ServerFrame},
+    subscription::FilterSet,
+    topic::Tenant,
+};
+
+/// How the start of subscriptions is told.
+#[derive(Clone, Debug)]
+pub enum Announcement {
+    /// The connection's own, from its URL or body.
+    Connected {
+        message: &'static str,
+        connection_id: Box<str>,
+        heartbeat_ms: u64,
+    },
+    /// A `subscribe` message's.
+    Subscribed { reference: Option<Ref> },
+}
+
+/// Subscriptions that replay before they join the session's others.
+#[derive(Debug)]
+pub(super) struct Replay {
+    pub(super) filters: FilterSet,
+    pub(super) start: StartPoint,
+    pub(super) announcement: Announcement,
+    /// `None` as long as another replay of the session runs.
+    pub(super) progress: Option<Progress>,
+}
+
+/// How far a replay has come.
+#[derive(Debug)]
+pub(super) struct Progress {
+    /// Everything that the filters match up to here was put into the mailbox, or is not wanted.
+    pub(super) position: u64,
+    /// Where the session's other subscriptions are, and wait for it.
+    pub(super) until: u64,
+    /// Single events that come before anything else, none of them after `until`.
+    pub(super) rewind: VecDeque<u64>,
+    /// A page was read, so that a gap from here on is the connection's own slowness.
+    pub(super) under_way: bool,
+}
+
+impl Replay {
+    pub(super) fn topics(&self) -> Vec<String> {
+        self.filters
+            .iter()
+            .map(|subscription| subscription.filter.as_str().to_owned())
+            .collect()
+    }
+
+    pub(super) fn announcement_frame(
+        &self,
+        identity: &Identity,
+        from: u64,
+        until: u64,
+        bus: &Bus,
+    ) -> ServerFrame {
+        match &self.announcement {
+            Announcement::Connected {
+                message,
+                connection_id,
+                heartbeat_ms,
+            } => ServerFrame::Connected {
+                message,
+                user_id: (*identity.subject).into(),
+                connection_id: connection_id.clone(),
+                cursor: match &self.start {
+                    StartPoint::After { asked, .. } | StartPoint::Unknown { asked } => {
+                        asked.clone()
+                    }
+                    StartPoint::Now | StartPoint::Earliest | StartPoint::Rewind(_) => {
+                        bus.cursor(from)
+                    }
+                },
+                heartbeat_ms: *heartbeat_ms,
+            },
+            Announcement::Subscribed { reference } => ServerFrame::Subscribed {
+                topics: self.topics(),
+                cursor: bus.cursor(from.min(until)),
+                reference: reference.clone(),
+            },
+        }
+    }
+
+    /// Puts the next events into the mailbox; true where there are no more.
+    pub(super) fn read(
+        &mut self,
+        tenant: &Tenant,
+        window: &Window,
+        mailbox: &mut Mailbox,
+    ) -> Result<bool, Gap> {
+        let Some(progress) = &mut self.progress else {
+            return Ok(false);
+        };
+        while let Some(sequence) = progress.rewind.pop_front() {
+            let event = window.event(sequence)?;
+            progress.under_way = true;
+            if self.filters.matches(&event) {
+                mailbox.push_event(Rc::new(Delivery::new(event)));
+            }
+            if mailbox.is_full() {
+                return Ok(false);
+            }
+        }
+        if progress.position >= progress.until {
+            return Ok(true);
+        }
+        let range = Range {
+            after: progress.position,
+            until: Some(progress.until),
+        };
+        let page = window.page(tenant, &self.filters, range, Mailbox::PAGE)?;
+        progress.position = page.position;
+        progress.under_way = true;
+        let complete = page.complete;
+        mailbox.push_page(page);
+        Ok(complete)
+    }
+
+    /// Whoever asks for all that is retained misses nothing when that has become less meanwhile.
+    pub(super) fn forgive_gap(&mut self, window: &Window) -> Result<(), ResetReason> {
+        match (&self.start, &mut self.progress) {
+            (StartPoint::Earliest, Some(progress)) if !progress.under_way => {
+                progress.position = window.earliest();
+                Ok(())
+            }
+            (_, Some(progress)) if !progress.under_way => Err(ResetReason::Expired),
+            _ => Err(ResetReason::Lagged),
+        }
+    }
+}
+
+impl Progress {
+    /// The position from which nothing of the replay has been put into the mailbox yet.
+    pub(super) fn next_from(&self) -> u64 {
+        match self.rewind.front() {
+            Some(next) => self.position.min(next - 1),
+            None => self.position,
+        }
+    }
+}
+
+impl Announcement {
+    pub(super) fn reference(&self) -> Option<Ref> {
+        match self {
+            Self::Connected { .. } => None,
+            Self::Subscribed { reference } => reference.clone(),
+        }
+    }
+}
