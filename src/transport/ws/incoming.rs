@@ -1,0 +1,385 @@
+//! What the client says: read, work on, answer.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll},
+    time::{Duration, Instant},
+};
+
+use actix_ws::AggregatedMessage;
+use futures_core::Stream;
+
+use super::{
+    Stage, WsBody,
+    framing::{Encoding, close_reason_of, put_close, put_frame, put_pong},
+};
+use crate::{
+    auth::Identity,
+    bus::StartPoint,
+    engine::Appended,
+    protocol::{
+        ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Ref, Refusal,
+        ServerFrame, SubscribeRequest, msgpack_to_json,
+    },
+    session::Announcement,
+    transport::{credentials::verify_token, publish},
+};
+/// Messages handled before the worker's other connections get their turn.
+const MESSAGES_PER_TURN: usize = 32;
+/// Refusals for sending too fast within the time below, after which the connection is closed.
+const MOST_STRIKES: u32 = 200;
+const STRIKES_WINDOW: Duration = Duration::from_secs(10);
+
+/// What the connection waits for before it reads on: its client's messages have effect in order.
+pub(super) type Work = Pin<Box<dyn Future<Output = Done>>>;
+
+pub(super) enum Done {
+    Subscribe {
+        request: SubscribeRequest,
+        start: Result<StartPoint, Refusal>,
+        announcement: Announcement,
+    },
+    Published {
+        appended: Result<Appended, Refusal>,
+        reference: Option<Ref>,
+    },
+}
+
+/// Refusals for sending too fast.
+#[derive(Default)]
+pub(super) struct Strikes {
+    count: u32,
+    since: Option<Instant>,
+}
+
+impl WsBody {
+    pub(super) fn receive(&mut self, cx: &mut Context<'_>) {
+        for _ in 0..MESSAGES_PER_TURN {
+            self.finish_work(cx);
+            if !self.takes_messages() {
+                // Whoever is not listened to is not silent.
+                self.last_received = Instant::now();
+                return;
+            }
+            match Pin::new(&mut self.incoming).poll_next(cx) {
+                Poll::Pending => return,
+                Poll::Ready(Some(Ok(message))) => {
+                    self.last_received = Instant::now();
+                    self.handle(message);
+                }
+                Poll::Ready(Some(Err(error))) => {
+                    return self.end_with(close_reason_of(&error));
+                }
+                Poll::Ready(None) if self.too_large.get() => {
+                    return self.end_with(CloseReason::TooLarge);
+                }
+                Poll::Ready(None) => {
+                    self.stage = Stage::Ended;
+                    return;
+                }
+            }
+        }
+        self.finish_work(cx);
+        cx.waker().wake_by_ref();
+    }
+
+    /// A client that sends faster than its messages are worked on, or than it reads the replies,
+    /// is held back by its own TCP connection.
+    fn takes_messages(&self) -> bool {
+        let has_room = match &self.stage {
+            Stage::AwaitingAuth { .. } => true,
+            Stage::Open(open) => open
+                .connection
+                .session
+                .with(|session| !session.is_congested() && session.closed().is_none()),
+            Stage::Ended => false,
+        };
+        has_room && self.work.is_none()
+    }
+
+    fn finish_work(&mut self, cx: &mut Context<'_>) {
+        if let Some(work) = &mut self.work
+            && let Poll::Ready(done) = work.as_mut().poll(cx)
+        {
+            self.work = None;
+            self.apply(done);
+        }
+    }
+
+    fn handle(&mut self, message: AggregatedMessage) {
+        if let Err(refusal) = self.charge() {
+            return self.strike(&refusal, &message);
+        }
+        match (message, self.encoding) {
+            (AggregatedMessage::Ping(data), _) => {
+                put_pong(&mut self.out, &data);
+            }
+            (AggregatedMessage::Pong(_), _) => {}
+            (AggregatedMessage::Close(reason), _) => {
+                let code = reason.map(|reason| reason.code.into());
+                put_close(&mut self.out, code, "");
+                self.work = None;
+                self.stage = Stage::Ended;
+            }
+            (AggregatedMessage::Text(text), Encoding::Json) => self.handle_text(&text),
+            (AggregatedMessage::Binary(packed), Encoding::Msgpack) => {
+                match msgpack_to_json(&packed) {
+                    Ok(text) => self.handle_text(&text),
+                    Err(error) => self.handle_frame(ClientFrame {
+                        reference: None,
+                        is_auth: false,
+                        message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
+                    }),
+                }
+            }
+            (AggregatedMessage::Text(_), Encoding::Msgpack)
+            | (AggregatedMessage::Binary(_), Encoding::Json) => {
+                self.end_with(CloseReason::UnsupportedFrame);
+            }
+        }
+    }
+
+    fn handle_text(&mut self, text: &str) {
+        let limits = self.worker.shared.settings.subscriptions;
+        self.handle_frame(ClientFrame::parse(text, limits));
+    }
+
+    fn handle_frame(&mut self, frame: ClientFrame<'_>) {
+        match self.stage {
+            Stage::AwaitingAuth { .. } => self.handle_first(frame),
+            Stage::Open(_) => {
+                let ClientFrame {
+                    reference, message, ..
+                } = frame;
+                let outcome = message.and_then(|message| self.obey(message, reference.clone()));
+                self.answer(outcome, reference);
+            }
+            Stage::Ended => {}
+        }
+    }
+
+    fn handle_first(&mut self, frame: ClientFrame<'_>) {
+        if !frame.is_auth {
+            let reason = CloseReason::AuthExpected;
+            let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+            return self.refuse(&refusal, frame.reference, reason);
+        }
+        let verified = match frame.message {
+            Ok(ClientMessage::Auth { token }) => verify_token(&self.worker, &token),
+            Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "no token")),
+            Err(refusal) => Err(Refusal::new(ErrorCode::Unauthorized, refusal.message)),
+        };
+        match verified {
+            Ok(identity) => {
+                let reply = auth_success(&identity, frame.reference);
+                put_frame(&mut self.out, self.encoding, &reply);
+                let waiting = std::mem::replace(&mut self.stage, Stage::Ended);
+                if let Stage::AwaitingAuth { query, slot, .. } = waiting {
+                    self.open(identity, slot, *query);
+                }
+            }
+            Err(refusal) => {
+                let close = match refusal.code {
+                    ErrorCode::Unavailable => CloseReason::Unavailable,
+                    ErrorCode::Revoked => CloseReason::Revoked,
+                    _ => CloseReason::AuthFailed,
+                };
+                self.refuse(&refusal, frame.reference, close);
+            }
+        }
+    }
+
+    /// Does what an authenticated client says, or starts to.
+    fn obey(&mut self, message: ClientMessage<'_>, reference: Option<Ref>) -> Result<(), Refusal> {
+        let Stage::Open(open) = &mut self.stage else {
+            return Ok(());
+        };
+        let session = &open.connection.session;
+        match message {
+            ClientMessage::Ping => {
+                let cursor = session.shard().bus().cursor(session.position());
+                self.reply(ServerFrame::Pong { cursor, reference });
+                Ok(())
+            }
+            ClientMessage::Auth { token } => {
+                let identity = verify_token(&self.worker, &token)?;
+                let reply = auth_success(&identity, reference);
+                session.refresh(Arc::clone(&identity), reply)?;
+                open.pulse.refreshed(&identity);
+                Ok(())
+            }
+            ClientMessage::Subscribe(request) => {
+                self.start_subscribing(request, Announcement::Subscribed { reference });
+                Ok(())
+            }
+            ClientMessage::Unsubscribe(filters) => {
+                session.unsubscribe(&filters, None, reference);
+                Ok(())
+            }
+            ClientMessage::Publish(message) => self.start_publishing(*message, reference),
+        }
+    }
+
+    pub(super) fn start_subscribing(
+        &mut self,
+        request: SubscribeRequest,
+        announcement: Announcement,
+    ) {
+        let shard = Rc::clone(&self.worker.shard);
+        self.work = Some(Box::pin(async move {
+            Done::Subscribe {
+                start: shard.bus().start(&request.start).await,
+                request,
+                announcement,
+            }
+        }));
+    }
+
+    fn start_publishing(
+        &mut self,
+        message: Publish<'_>,
+        reference: Option<Ref>,
+    ) -> Result<(), Refusal> {
+        let Stage::Open(open) = &self.stage else {
+            return Ok(());
+        };
+        let identity = open
+            .connection
+            .session
+            .with(|session| Arc::clone(session.identity()));
+        let key = message.key().map(str::to_owned);
+        let request = PublishRequest::from_message(message);
+        let prepared = publish::prepare(&self.worker, &identity, request, key.as_deref(), None)?;
+        let shard = Rc::clone(&self.worker.shard);
+        self.work = Some(Box::pin(async move {
+            let appended = shard.bus().publish(prepared.drafts, prepared.key).await;
+            Done::Published {
+                appended,
+                reference,
+            }
+        }));
+        Ok(())
+    }
+
+    fn apply(&mut self, done: Done) {
+        match done {
+            Done::Published {
+                appended: Ok(appended),
+                reference,
+            } => self.reply(ServerFrame::Published {
+                id: appended.first.to_string(),
+                duplicate: appended.duplicate,
+                reference,
+            }),
+            Done::Published {
+                appended: Err(refusal),
+                reference,
+            } => self.answer(Err(refusal), reference),
+            Done::Subscribe {
+                request,
+                start,
+                announcement,
+            } => self.subscribe(request, start, announcement),
+        }
+    }
+
+    fn subscribe(
+        &mut self,
+        request: SubscribeRequest,
+        start: Result<StartPoint, Refusal>,
+        announcement: Announcement,
+    ) {
+        let Stage::Open(open) = &self.stage else {
+            return;
+        };
+        let session = &open.connection.session;
+        session.shard().catch_up();
+        let subscribed =
+            start.and_then(|start| session.subscribe(request, start, announcement.clone()));
+        if let Err(refusal) = subscribed {
+            match announcement {
+                Announcement::Connected { .. } => self.refuse_url(&refusal),
+                Announcement::Subscribed { reference } => self.answer(Err(refusal), reference),
+            }
+        }
+    }
+
+    /// Tells of a refused message; one that was obeyed has its reply already.
+    fn answer(&mut self, outcome: Result<(), Refusal>, reference: Option<Ref>) {
+        if let Err(refusal) = outcome {
+            self.reply(ServerFrame::error(&refusal, reference));
+        }
+    }
+
+    /// Puts a reply behind the events that wait to be sent.
+    pub(super) fn reply(&mut self, frame: ServerFrame) {
+        match &self.stage {
+            Stage::Open(open) => open
+                .connection
+                .session
+                .with(|session| session.push_frame(frame)),
+            Stage::AwaitingAuth { .. } | Stage::Ended => {
+                put_frame(&mut self.out, self.encoding, &frame);
+            }
+        }
+    }
+
+    fn charge(&self) -> Result<(), Refusal> {
+        match &self.limiter {
+            Some(limiter) => limiter.check(),
+            None => Ok(()),
+        }
+    }
+
+    /// A message over the rate has no effect, and too many of them end the connection.
+    fn strike(&mut self, refusal: &Refusal, message: &AggregatedMessage) {
+        if self.strikes.add(Instant::now()) > MOST_STRIKES {
+            return self.end_with(CloseReason::RateLimited);
+        }
+        let reference = match message {
+            AggregatedMessage::Text(text) => {
+                let limits = self.worker.shared.settings.subscriptions;
+                ClientFrame::parse(text, limits).reference
+            }
+            _ => None,
+        };
+        self.answer(Err(refusal.clone()), reference);
+    }
+
+    /// Ends the connection for what the client did: an `error` that names it, then Close.
+    fn end_with(&mut self, reason: CloseReason) {
+        let code = match reason {
+            CloseReason::TooLarge => ErrorCode::TooLarge,
+            CloseReason::RateLimited => ErrorCode::RateLimited,
+            _ => ErrorCode::BadRequest,
+        };
+        let refusal = Refusal::new(code, reason.message());
+        self.refuse(&refusal, None, reason);
+    }
+}
+
+impl Strikes {
+    /// Counts one more; the count within the window.
+    fn add(&mut self, now: Instant) -> u32 {
+        let since = *self.since.get_or_insert(now);
+        if now.duration_since(since) > STRIKES_WINDOW {
+            *self = Self {
+                count: 0,
+                since: Some(now),
+            };
+        }
+        self.count += 1;
+        self.count
+    }
+}
+
+fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
+    ServerFrame::AuthSuccess {
+        user_id: (*identity.subject).into(),
+        expires_at: format!("{:.3}", identity.expires_at),
+        reference,
+    }
+}
