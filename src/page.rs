@@ -7,6 +7,8 @@ use actix_web::{
 };
 use rust_embed::RustEmbed;
 
+use crate::transport;
+
 #[derive(RustEmbed)]
 #[folder = "static/"]
 struct Assets;
@@ -28,7 +30,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
             format!("/{path}")
         };
         app.service(
-            web::resource(route)
+            transport::endpoint(&route, "GET, HEAD")
                 .route(web::get().to(asset))
                 .route(web::head().to(asset)),
         );

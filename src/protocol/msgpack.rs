@@ -250,9 +250,13 @@ fn number(out: &mut Vec<u8>, digits: &str) {
     }
 }
 
-/// Whether the float's shortest decimal form has the value of the digits.
+/// Whether the digits are the float's shortest decimal form, or, of a whole number, its exact one.
 fn float_holds(float: f64, digits: &str) -> bool {
-    float.is_finite() && decimal(&format!("{float:e}")) == decimal(digits)
+    if !float.is_finite() {
+        return false;
+    }
+    let digits = decimal(digits);
+    decimal(&format!("{float:e}")) == digits || decimal(&format!("{float:.0}")) == digits
 }
 
 /// Sign, significant digits without outer zeros, and the exponent of the last of them.
@@ -395,7 +399,8 @@ mod tests {
             ("1e3", Value::F64(1000.0)),
             ("0.1", Value::F64(0.1)),
             ("100.50", Value::F64(100.5)),
-            ("18446744073709551616", Value::from("18446744073709551616")),
+            ("18446744073709551616", Value::F64(18446744073709551616.0)),
+            ("18446744073709551617", Value::from("18446744073709551617")),
             (
                 "12345678901234567890123",
                 Value::from("12345678901234567890123"),

@@ -252,6 +252,11 @@ fn add_tag(tags: &mut Vec<(Box<str>, Box<str>)>, text: &str) -> Result<(), Refus
     if tags.len() == TagMap::MAX_TAGS {
         return Err(Refusal::bad_request("more than 32 tags"));
     }
+    if tags.iter().any(|(other, _)| **other == *key) {
+        return Err(Refusal::bad_request(
+            "`tag` names one key twice: an event has one value for each",
+        ));
+    }
     tags.push((key.into(), value.into()));
     Ok(())
 }

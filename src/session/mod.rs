@@ -209,11 +209,16 @@ impl Session {
         self.check_grants(&request)?;
         self.check_counts(&request)?;
         let mut filters = FilterSet::default();
+        let mut asked = Vec::with_capacity(request.subscriptions.len());
         for subscription in request.subscriptions {
-            filters.insert(subscription);
+            let filter = subscription.filter.clone();
+            if filters.insert(subscription) {
+                asked.push(filter);
+            }
         }
         self.replays.push_back(Replay {
             filters,
+            asked,
             start,
             announcement,
             progress: None,

@@ -8,7 +8,7 @@ use crate::{
     bus::{Bus, Gap, Range, StartPoint, Window},
     protocol::{Ref, ResetReason, ServerFrame},
     subscription::FilterSet,
-    topic::Tenant,
+    topic::{Tenant, TopicFilter},
 };
 
 /// How the start of subscriptions is told.
@@ -28,6 +28,8 @@ pub enum Announcement {
 #[derive(Debug)]
 pub(super) struct Replay {
     pub(super) filters: FilterSet,
+    /// As they were asked for, for replies.
+    pub(super) asked: Vec<TopicFilter>,
     pub(super) start: StartPoint,
     pub(super) announcement: Announcement,
     /// `None` as long as another replay of the session runs.
@@ -49,10 +51,11 @@ pub(super) struct Progress {
 
 impl Replay {
     pub(super) fn topics(&self) -> Vec<String> {
-        self.filters
+        let remaining = self
+            .asked
             .iter()
-            .map(|subscription| subscription.filter.as_str().to_owned())
-            .collect()
+            .filter(|filter| self.filters.contains(filter));
+        remaining.map(|filter| filter.as_str().to_owned()).collect()
     }
 
     pub(super) fn announcement_frame(

@@ -29,33 +29,33 @@ const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
-    let methods = |resource: actix_web::Resource| {
-        resource.default_service(web::to(|| async {
-            Err::<HttpResponse, _>(Refusal::new(
-                ErrorCode::MethodNotAllowed,
-                "this endpoint does not take this method",
-            ))
-        }))
-    };
-    app.service(methods(
-        web::resource("/ws").route(web::get().to(ws::connect)),
-    ))
-    .service(methods(
-        web::resource("/events")
-            .route(web::get().to(sse::open))
-            .route(web::post().to(sse::open_by_body)),
-    ))
-    .service(methods(
-        web::resource("/poll")
-            .route(web::get().to(poll::poll))
-            .route(web::post().to(poll::poll_by_body)),
-    ))
-    .service(methods(
-        web::resource("/publish").route(web::post().to(publish::publish)),
-    ))
-    .service(methods(
-        web::resource("/ticket").route(web::post().to(ticket::issue)),
-    ));
+    app.service(endpoint("/ws", "GET").route(web::get().to(ws::connect)))
+        .service(
+            endpoint("/events", "GET, POST")
+                .route(web::get().to(sse::open))
+                .route(web::post().to(sse::open_by_body)),
+        )
+        .service(
+            endpoint("/poll", "GET, POST")
+                .route(web::get().to(poll::poll))
+                .route(web::post().to(poll::poll_by_body)),
+        )
+        .service(endpoint("/publish", "POST").route(web::post().to(publish::publish)))
+        .service(endpoint("/ticket", "POST").route(web::post().to(ticket::issue)));
+}
+
+/// A resource that answers other methods than its own with what it takes.
+pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
+    web::resource(path).default_service(web::to(move || async move {
+        let refusal = Refusal::new(
+            ErrorCode::MethodNotAllowed,
+            format!("this endpoint takes {methods}"),
+        );
+        let mut response = refusal.error_response();
+        let methods = HeaderValue::from_static(methods);
+        response.headers_mut().insert(header::ALLOW, methods);
+        response
+    }))
 }
 
 /// Answers preflights, refuses foreign origins, and puts CORS headers on every response, errors

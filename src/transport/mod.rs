@@ -15,5 +15,5 @@ mod ticket;
 mod worker;
 mod ws;
 
-pub use http::{configure, guard_origin, not_found};
+pub use http::{configure, endpoint, guard_origin, not_found};
 pub use worker::{ConnectionLimiter, Settings, Shared, Worker};

@@ -12,6 +12,7 @@ mod origins;
 mod page;
 mod polling;
 mod publishing;
+mod readme;
 mod slow;
 mod smoke;
 mod streams;

@@ -550,7 +550,7 @@ async fn a_publisher_on_ws_that_subscribes_gets_its_own_event() {
     ws.frame("live").await;
     ws.send(json!({"type": "publish", "topic": "a:1", "data": 1}))
         .await;
-    let mut frames = vec![ws.next().await, ws.next().await];
+    let mut frames = [ws.next().await, ws.next().await];
     frames.sort_by_key(|frame| frame["type"].to_string());
     assert_eq!(
         (&frames[0]["type"], &frames[1]["type"]),

@@ -65,7 +65,6 @@ pub async fn connect(
     payload: web::Payload,
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
-    charge(&request)?;
     let max_bytes = worker.shared.settings.message_bytes;
     let too_large = TooLarge::default();
     let guarded = FrameGuard::new(payload, max_bytes, Rc::clone(&too_large));
@@ -177,7 +176,7 @@ impl MessageBody for WsBody {
 impl WsBody {
     fn start(&mut self, request: &HttpRequest) {
         let query = Query::parse(request.query_string());
-        let slot = match self.worker.admit() {
+        let slot = match charge(request).and_then(|()| self.worker.admit()) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse_connection(&refusal),
         };

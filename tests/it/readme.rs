@@ -1,0 +1,403 @@
+//! README.md run as it stands: its blocks in their order, by bash, as a reader would paste them.
+//!
+//! Each block finds the variables that the blocks before it exported, as if the reader had given
+//! them to each terminal. What the test does not know makes it fail, so that nothing stands in the
+//! README that nobody runs.
+
+mod terminal;
+
+use std::{collections::BTreeMap, path::Path};
+
+use serde::Deserialize;
+use serde_json::{Value, value::RawValue};
+
+use self::terminal::{Running, Shell};
+
+#[test]
+fn the_readme_does_what_it_says_when_it_is_run_as_written() {
+    let readme = read("README.md");
+    let mut reader = Reader::new();
+    for block in blocks(&readme) {
+        match block.language {
+            "sh" => reader.paste(block.text),
+            "console" => reader.compare_session(block.text),
+            "js" => reader.request_as_event_source(block.text),
+            "" if block.text.contains('▶') => {}
+            "" => reader.compare_notice(block.text),
+            other => panic!("a block of {other:?}: tell this test what to do with it"),
+        }
+    }
+    reader.assert_tokens_open_the_gateway_with_the_real_key();
+    let missing: Vec<_> = COMMANDS
+        .iter()
+        .filter(|(_, command)| !reader.done.contains(command))
+        .collect();
+    assert!(missing.is_empty(), "no longer in the README: {missing:?}");
+}
+
+/// What the README has its reader run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    Run,
+    Subscribe,
+    PublishFile,
+    Stream,
+    PublishEvent,
+    Poll,
+    SetSecret,
+    Serve,
+    Token,
+}
+
+/// How each command begins.
+const COMMANDS: [(&str, Step); 9] = [
+    ("make run", Step::Run),
+    ("./target/release/tribus subscribe ", Step::Subscribe),
+    (
+        "./target/release/tribus publish --file examples/orders.ndjson",
+        Step::PublishFile,
+    ),
+    ("curl -N \"$TRIBUS_URL/events?", Step::Stream),
+    ("curl \"$TRIBUS_URL/publish\" ", Step::PublishEvent),
+    ("curl \"$TRIBUS_URL/poll?", Step::Poll),
+    ("export TRIBUS__AUTH__HS256_SECRET=", Step::SetSecret),
+    ("./target/release/tribus serve", Step::Serve),
+    ("./target/release/tribus token ", Step::Token),
+];
+
+const ENVELOPE: &str = r#"{"type":"event","#;
+
+/// Someone who follows the README, with the terminals left open.
+struct Reader {
+    gateway: Option<Running>,
+    subscriber: Option<Running>,
+    stream: Option<Running>,
+    /// With the real key.
+    serving: Option<Running>,
+    served_at: String,
+    /// The lines that the subscriber printed.
+    received: Vec<String>,
+    tokens: Vec<String>,
+    done: Vec<Step>,
+    shell: Shell,
+}
+
+impl Reader {
+    fn new() -> Self {
+        Self {
+            gateway: None,
+            subscriber: None,
+            stream: None,
+            serving: None,
+            served_at: String::new(),
+            received: Vec::new(),
+            tokens: Vec::new(),
+            done: Vec::new(),
+            shell: Shell::new(),
+        }
+    }
+
+    fn paste(&mut self, text: &str) {
+        let steps: Vec<Step> = commands(text).iter().map(|line| step(line)).collect();
+        match steps.as_slice() {
+            [Step::Run] => self.run(text),
+            [Step::Subscribe] => self.subscribe(text),
+            [Step::Stream] => self.stream(text),
+            [Step::PublishEvent] => self.publish_event(text),
+            [Step::Poll] => self.poll(text),
+            keys if keys
+                .iter()
+                .all(|step| matches!(step, Step::SetSecret | Step::Token | Step::Serve)) =>
+            {
+                self.use_real_keys(text, keys);
+            }
+            other => panic!("one block with {other:?}: tell this test what comes of it"),
+        }
+        self.done.extend(steps);
+    }
+
+    fn run(&mut self, text: &str) {
+        let mut gateway = self.shell.start(text);
+        gateway.line_with("DEVELOPMENT MODE");
+        for variable in ["export TRIBUS_URL=", "export TRIBUS_TOKEN="] {
+            let line = gateway.line_with(variable);
+            self.shell.remember(line.trim());
+        }
+        self.gateway = Some(gateway);
+    }
+
+    /// What the README shows of the gateway's first words; `…` stands for the rest of a token.
+    fn compare_notice(&self, shown: &str) {
+        let gateway = self.gateway.as_ref().expect("the gateway runs by now");
+        let address = gateway
+            .seen
+            .iter()
+            .find_map(|line| line.trim().strip_prefix("export TRIBUS_URL=http://"))
+            .expect("an address");
+        let mut said = gateway
+            .seen
+            .iter()
+            .map(|line| line.replace(address, "127.0.0.1:8080"));
+        for line in shown.lines().filter(|line| !line.is_empty()) {
+            let is_shown = |said: String| match line.strip_suffix('…') {
+                Some(beginning) => said.starts_with(beginning),
+                None => said == line,
+            };
+            assert!(
+                said.any(is_shown),
+                "{line:?} is not said in this place: {:#?}",
+                gateway.seen
+            );
+        }
+    }
+
+    fn subscribe(&mut self, text: &str) {
+        let mut subscriber = self.shell.start(text);
+        subscriber.line_with("live at");
+        self.subscriber = Some(subscriber);
+    }
+
+    /// Commands after `$ `, and what they answer; of an id only the sequence is the same each time.
+    fn compare_session(&mut self, text: &str) {
+        for exchange in format!("\n{text}").split("\n$ ").skip(1) {
+            let (command, shown) = exchange.split_once('\n').unwrap_or((exchange, ""));
+            let step = step(command);
+            assert_eq!(step, Step::PublishFile, "{command}: tell this test");
+            let answered = self.shell.output(command);
+            let shown: Vec<String> = shown.lines().map(with_any_log).collect();
+            let answered: Vec<String> = answered.iter().map(|line| with_any_log(line)).collect();
+            assert_eq!(answered, shown, "{command}");
+            self.done.push(step);
+        }
+        self.assert_the_file_was_received();
+    }
+
+    fn assert_the_file_was_received(&mut self) {
+        let file = read("examples/orders.ndjson");
+        assert_eq!(file.lines().count(), 5);
+        for line in file.lines() {
+            let received = self.receive();
+            assert_eq!(Event::parse(&received), Event::parse(line));
+        }
+    }
+
+    fn receive(&mut self) -> String {
+        let subscriber = self.subscriber.as_mut().expect("a subscriber by now");
+        self.received.push(subscriber.line_with(ENVELOPE));
+        self.received.last().cloned().unwrap_or_default()
+    }
+
+    fn stream(&mut self, text: &str) {
+        let mut stream = self.shell.start(text);
+        stream.line_with("event: live");
+        self.stream = Some(stream);
+    }
+
+    /// That the subscriber gets this next shows that the second run of the file published nothing.
+    fn publish_event(&mut self, text: &str) {
+        let answer = json(&self.shell.output(text).concat());
+        let id = answer["id"].as_str().expect("an id");
+        let stream = self.stream.as_mut().expect("a stream by now");
+        let envelope = stream.line_with(&format!("data: {ENVELOPE}"));
+        assert!(stream.frame().contains(&format!("id: {id}")));
+        let received = self.receive();
+        assert_eq!(envelope, format!("data: {received}"));
+        let event = json(&received);
+        assert_eq!(event["id"], id);
+        let (_, body) = text.split_once("-d '").expect("a body");
+        let body = json(body.trim_end().trim_end_matches('\''));
+        for field in ["topic", "event", "data"] {
+            assert_eq!(event[field], body[field], "{field}");
+        }
+    }
+
+    fn poll(&mut self, text: &str) {
+        let page = self.shell.output(text).concat();
+        let last = json(self.received.last().expect("events by now"));
+        assert!(
+            page.contains(&format!("[{}]", self.received.join(","))),
+            "not what the subscriber printed, byte for byte: {page}"
+        );
+        assert_eq!(json(&page)["cursor"], last["id"]);
+        let next = text.replace("earliest", last["id"].as_str().expect("an id"));
+        assert_ne!(next, text, "it begins with what is retained");
+        self.shell
+            .output(r#"./target/release/tribus publish order:next '"one"'"#);
+        let page = json(&self.shell.output(&next).concat());
+        let events = page["events"].as_array().expect("events");
+        assert_eq!(events.len(), 1, "{page}");
+        assert_eq!(events[0]["topic"], "order:next");
+        self.receive();
+    }
+
+    /// As a browser would, which has no header to put a token into.
+    fn request_as_event_source(&mut self, script: &str) {
+        let ticket = self.shell.output(
+            r#"curl "$TRIBUS_URL/ticket" -H "Authorization: Bearer $TRIBUS_TOKEN" -d '{"use":"stream"}'"#,
+        );
+        let ticket = json(&ticket.concat());
+        let ticket = ticket["ticket"].as_str().expect("a ticket");
+        let (_, address) = script.split_once("EventSource(`").expect("an EventSource");
+        let (address, _) = address.split_once("`)").expect("its address");
+        assert!(address.contains("${ticket}"), "{address}");
+        let address = address.replace("${ticket}", ticket);
+        let mut source = self.shell.start(&format!(
+            "curl -N \"$TRIBUS_URL{address}\" -H 'Accept: text/event-stream'"
+        ));
+        source.line_with("event: live");
+        self.shell
+            .output("./target/release/tribus publish order:7 --event order:seen");
+        source.line_with(&format!("data: {ENVELOPE}"));
+        let frame = source.frame();
+        let named = frame.iter().find(|line| line.starts_with("event:"));
+        assert_eq!(named, None, "`onmessage` gets only events without a name");
+        self.receive();
+    }
+
+    fn use_real_keys(&mut self, text: &str, steps: &[Step]) {
+        let mut terminal = self.shell.start(text);
+        for step in steps {
+            match step {
+                Step::Token => self.tokens.push(terminal.line_with("eyJ")),
+                Step::Serve => {
+                    let line = terminal.line_with("listening");
+                    let (_, address) = line.split_once("address=").expect("an address");
+                    let address = address.split(' ').next().unwrap_or_default();
+                    self.served_at = format!("http://{address}");
+                }
+                _ => {}
+            }
+        }
+        if steps.contains(&Step::Serve) {
+            self.serving = Some(terminal);
+        } else {
+            terminal.finish();
+        }
+    }
+
+    fn assert_tokens_open_the_gateway_with_the_real_key(&self) {
+        let [alice, backend] = self.tokens.as_slice() else {
+            panic!("a token to subscribe and one to publish: {:?}", self.tokens);
+        };
+        let body = r#"-d '{"topic":"order:9","user_id":"carol"}'"#;
+        for (token, path, rest, status) in [
+            (alice, "/poll?topics=order:*", "", "200"),
+            (alice, "/poll?topics=invoice:1", "", "403"),
+            (alice, "/publish", body, "403"),
+            (backend, "/publish", body, "200"),
+            (backend, "/poll?topics=order:*", "", "403"),
+            (
+                &"$TRIBUS_TOKEN".to_owned(),
+                "/poll?topics=order:*",
+                "",
+                "401",
+            ),
+        ] {
+            let answer = self.ask_serving(token, path, &format!("{rest} -w '\\n%{{http_code}}'"));
+            assert_eq!(
+                answer.last().map(String::as_str),
+                Some(status),
+                "{path}: {answer:?}"
+            );
+        }
+        let page = self.ask_serving(alice, "/poll?topics=order:*&cursor=earliest", "");
+        let page = json(&page.concat());
+        assert_eq!(page["events"][0]["topic"], "order:9");
+        assert_eq!(
+            page["events"][0]["user_id"], "carol",
+            "the token is trusted"
+        );
+    }
+
+    fn ask_serving(&self, token: &str, path: &str, rest: &str) -> Vec<String> {
+        let url = format!("{}{path}", self.served_at);
+        self.shell.output(&format!(
+            "curl \"{url}\" -H \"Authorization: Bearer {token}\" {rest}"
+        ))
+    }
+}
+
+/// What a publisher says of an event; data to the byte.
+#[derive(Debug, Deserialize)]
+struct Event<'a> {
+    topic: String,
+    event: String,
+    #[serde(borrow)]
+    data: &'a RawValue,
+    tags: BTreeMap<String, String>,
+}
+
+impl<'a> Event<'a> {
+    fn parse(text: &'a str) -> Self {
+        serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+    }
+}
+
+impl PartialEq for Event<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.topic == other.topic
+            && self.event == other.event
+            && self.data.get() == other.data.get()
+            && self.tags == other.tags
+    }
+}
+
+/// A fenced block.
+struct Block<'a> {
+    language: &'a str,
+    text: &'a str,
+}
+
+fn blocks(readme: &str) -> Vec<Block<'_>> {
+    readme
+        .split("\n```")
+        .skip(1)
+        .step_by(2)
+        .map(|block| {
+            let (language, text) = block.split_once('\n').expect("a block of lines");
+            Block { language, text }
+        })
+        .collect()
+}
+
+fn commands(text: &str) -> Vec<String> {
+    let joined = text.replace("\\\n", " ");
+    let lines = joined.lines().filter(|line| !line.trim().is_empty());
+    lines.map(str::to_owned).collect()
+}
+
+fn step(command: &str) -> Step {
+    let known = COMMANDS
+        .iter()
+        .find(|(start, _)| command.starts_with(start));
+    known.map_or_else(
+        || panic!("{command:?} is new: tell this test what comes of it"),
+        |(_, step)| *step,
+    )
+}
+
+/// The line with the log's name taken out of each id.
+fn with_any_log(line: &str) -> String {
+    let words = line.split(' ').map(|word| match word.rsplit_once('-') {
+        Some((log, sequence))
+            if log.bytes().all(|byte| byte.is_ascii_alphanumeric())
+                && sequence.parse::<u64>().is_ok() =>
+        {
+            format!("LOG-{sequence}")
+        }
+        _ => word.to_owned(),
+    });
+    words.collect::<Vec<_>>().join(" ")
+}
+
+fn json(text: &str) -> Value {
+    serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
+}
+
+fn project() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+fn read(path: &str) -> String {
+    std::fs::read_to_string(project().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
