@@ -44,7 +44,15 @@ pub struct Operator {
 pub fn configure(app: &mut web::ServiceConfig) {
     app.route("/healthz", web::get().to(healthz))
         .route("/readyz", web::get().to(readyz))
-        .route("/admin/disconnect", web::post().to(disconnect));
+        .route("/admin/disconnect", web::post().to(disconnect))
+        .default_service(web::to(not_found));
+}
+
+async fn not_found() -> Result<HttpResponse, Refusal> {
+    Err(Refusal::new(
+        ErrorCode::NotFound,
+        "there is nothing here: operators use /healthz, /readyz and POST /admin/disconnect",
+    ))
 }
 
 async fn healthz() -> HttpResponse {

@@ -97,7 +97,8 @@ fn with_cors_on_error(error: actix_web::Error, origin: &Origin) -> actix_web::Er
 pub async fn not_found() -> Result<HttpResponse, Refusal> {
     Err(Refusal::new(
         ErrorCode::NotFound,
-        "there is nothing here: clients use /ws, /events and /poll, publishers /publish",
+        "there is nothing here: clients use /ws, /events and /poll, publishers /publish, operators \
+         the address of `admin_listen`",
     ))
 }
 

@@ -103,7 +103,7 @@ async fn a_consumer_that_hops_between_all_transports_gets_every_event_once_and_i
         "straße:übergang",
         "repo:**",
     ];
-    let kinds = hop(vec![Plan::of(Wanted::topics(&topics))], Sea::of(800)).await;
+    let kinds = hop(vec![Plan::of(Wanted::topics(&topics))], Sea::of(2500)).await;
     for kind in ["event", "connected", "subscribed", "live", "pong"] {
         assert!(
             kinds.contains_key(kind),
