@@ -1,9 +1,9 @@
 #!/bin/sh
-# Installs what the tests drive the gateway with, where it is missing: curl.
+# Installs what the tests use besides Rust, where it is missing: curl and openssl.
 set -eu
 
 missing=""
-for tool in curl; do
+for tool in curl openssl; do
     command -v "$tool" >/dev/null || missing="$missing $tool"
 done
 [ -z "$missing" ] && exit 0

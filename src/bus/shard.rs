@@ -64,7 +64,7 @@ struct Scratch {
 }
 
 impl Shard {
-    /// Starts a shard on the current worker. Its task ends when the bus is dropped.
+    /// Starts a shard on the current worker, with which it ends.
     pub fn start(bus: Arc<Bus>, limits: SessionLimits) -> Rc<Self> {
         let (head, commands) = bus.join();
         let shard = Rc::new(Self {
@@ -164,10 +164,10 @@ impl Shard {
         }
     }
 
-    /// This thread was starved for longer than retention lasts: every session reads the log from
-    /// where it is, and finds out for itself whether it missed anything.
+    /// This thread was starved for so long that every session reads the log from where it is, and
+    /// finds out for itself whether it missed anything.
     fn fall_back(&self, head: u64) {
-        tracing::warn!("a worker fell behind retention; its sessions read the log");
+        tracing::warn!("a worker fell far behind; its sessions read the log");
         let position = self.dispatched.get();
         for (_, session) in self.sessions.borrow().iter() {
             session.borrow_mut().fall_back(position);

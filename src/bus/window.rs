@@ -19,10 +19,11 @@ pub struct Retention {
     pub age: Option<Duration>,
 }
 
-/// Ephemeral events wait here only until every shard has dispatched them, which takes
-/// milliseconds; a shard that is further behind than this misses them.
-const EPHEMERAL_EVENTS: usize = 8192;
-const EPHEMERAL_BYTES: usize = 16 * 1024 * 1024;
+/// The newest events are kept for the shards whatever retention says, until each has dispatched
+/// them, which takes milliseconds. So live clients miss nothing where retention is shorter than a
+/// burst. A shard that is further behind reads the log, and misses ephemeral events.
+const RECENT_EVENTS: usize = 8192;
+const RECENT_BYTES: usize = 16 * 1024 * 1024;
 
 /// Up to this distance a page is found by looking at every event; beyond it, by the topics.
 const SCAN_IS_CHEAP: usize = 512;
@@ -67,7 +68,8 @@ pub enum Latest {
     /// All events of the log up to the position, ephemeral ones too; fewer than asked for means
     /// that the position is the head.
     Events(u64),
-    /// The shard is further behind than retention; the head is at the position.
+    /// The shard is so far behind that it has to leave its sessions to read the log; the head is at
+    /// the position.
     Behind(u64),
 }
 
@@ -90,8 +92,16 @@ struct State {
     /// The last event trimmed of any topic; 0 for none.
     trimmed: u64,
     history: History,
-    ephemeral: VecDeque<Arc<Event>>,
-    ephemeral_bytes: usize,
+    recent: Recent,
+}
+
+/// The newest events, ephemeral ones too, rising by sequence.
+#[derive(Debug, Default)]
+struct Recent {
+    events: VecDeque<Arc<Event>>,
+    bytes: usize,
+    /// The last event that is not here any more.
+    forgotten: u64,
 }
 
 #[derive(Debug)]
@@ -112,8 +122,7 @@ impl Window {
                 head: 0,
                 trimmed: 0,
                 history: History::new(),
-                ephemeral: VecDeque::new(),
-                ephemeral_bytes: 0,
+                recent: Recent::default(),
             }),
         }
     }
@@ -221,27 +230,18 @@ impl Window {
     /// Appends up to `most` of the newest events after a position to `into`.
     pub fn latest(&self, after: u64, most: usize, into: &mut Vec<Arc<Event>>) -> Latest {
         let state = self.read();
-        if after < state.trimmed {
+        if after < state.recent.forgotten {
             return Latest::Behind(state.head);
         }
-        let retained = state.retained.range(state.index_after(after)..);
-        let unseen = state
-            .ephemeral
-            .partition_point(|event| event.sequence <= after);
-        let mut retained = retained.map(|retained| &retained.event).peekable();
-        let mut ephemeral = state.ephemeral.range(unseen..).peekable();
-        for _ in 0..most {
-            let next = match (retained.peek(), ephemeral.peek()) {
-                (Some(one), Some(other)) if other.sequence < one.sequence => ephemeral.next(),
-                (Some(_), _) => retained.next(),
-                (None, _) => ephemeral.next(),
-            };
-            match next {
-                Some(event) => into.push(Arc::clone(event)),
-                None => return Latest::Events(state.head),
-            }
+        let events = &state.recent.events;
+        let from = events.partition_point(|event| event.sequence <= after);
+        let unseen = events.range(from..);
+        let all_fit = unseen.len() <= most;
+        into.extend(unseen.take(most).map(Arc::clone));
+        match into.last() {
+            Some(last) if !all_fit => Latest::Events(last.sequence),
+            _ => Latest::Events(state.head),
         }
-        Latest::Events(into.last().map_or(after, |event| event.sequence))
     }
 
     fn read(&self) -> RwLockReadGuard<'_, State> {
@@ -253,12 +253,26 @@ impl Window {
     }
 }
 
+impl Recent {
+    fn push(&mut self, event: Arc<Event>) {
+        self.bytes += event.retained_bytes();
+        self.events.push_back(event);
+        while self.events.len() > RECENT_EVENTS || self.bytes > RECENT_BYTES {
+            let Some(oldest) = self.events.pop_front() else {
+                return;
+            };
+            self.bytes -= oldest.retained_bytes();
+            self.forgotten = oldest.sequence;
+        }
+    }
+}
+
 impl State {
     fn push(&mut self, event: Arc<Event>, now: Instant) {
         debug_assert!(event.sequence > self.head, "the tail is in order");
         self.head = event.sequence;
+        self.recent.push(Arc::clone(&event));
         if event.ephemeral {
-            self.push_ephemeral(event);
             return;
         }
         self.history
@@ -269,17 +283,6 @@ impl State {
             since: now,
             event,
         });
-    }
-
-    fn push_ephemeral(&mut self, event: Arc<Event>) {
-        self.ephemeral_bytes += event.retained_bytes();
-        self.ephemeral.push_back(event);
-        while self.ephemeral.len() > EPHEMERAL_EVENTS || self.ephemeral_bytes > EPHEMERAL_BYTES {
-            let Some(oldest) = self.ephemeral.pop_front() else {
-                return;
-            };
-            self.ephemeral_bytes -= oldest.retained_bytes();
-        }
     }
 
     fn trim(&mut self, retention: &Retention, now: Instant) {

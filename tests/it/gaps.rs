@@ -459,3 +459,18 @@ async fn a_gap_on_a_websocket_leaves_the_connection_open() {
         other => panic!("{other:?}"),
     }
 }
+
+#[tokio::test]
+async fn live_clients_miss_nothing_where_retention_is_shorter_than_a_burst() {
+    let gateway = TestGateway::with("retention.events = 2").await;
+    let mut ws = gateway.ws("topics=a:*").await;
+    let mut sse = gateway.sse("topics=a:*").await;
+    let batch: Vec<_> = (0..60)
+        .map(|n| json!({"topic": format!("a:{n}"), "data": n}))
+        .collect();
+    gateway.post(&json!(batch).to_string()).await;
+    for n in 0..60 {
+        assert_eq!(ws.event().await["data"], n);
+        assert_eq!(sse.event().await["data"], n);
+    }
+}
