@@ -13,7 +13,7 @@ use std::{
 
 use actix_web::{error::PayloadError, web};
 use bytes::Bytes;
-use futures_core::Stream;
+use tokio_stream::Stream;
 
 /// Set once a frame announced more than the limit; the stream has ended then.
 pub type TooLarge = Rc<Cell<bool>>;

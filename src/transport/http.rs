@@ -14,7 +14,7 @@ use actix_web::{
     web,
 };
 use bytes::{Bytes, BytesMut};
-use futures_util::StreamExt;
+use tokio_stream::StreamExt;
 
 use super::{
     origin::{self, Origin},

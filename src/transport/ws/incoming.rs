@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix_ws::AggregatedMessage;
-use futures_core::Stream;
+use tokio_stream::Stream;
 
 use super::{
     Stage, WsBody,

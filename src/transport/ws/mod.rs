@@ -35,9 +35,9 @@ use bytes::{Bytes, BytesMut};
 use framing::{
     Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, event_frame, put_close, put_frame, put_ping,
 };
-use futures_core::Stream;
 use incoming::{Strikes, Work};
 use tokio::time::Sleep;
+use tokio_stream::Stream;
 
 use super::{
     credentials::{Authentication, authenticate},
