@@ -257,13 +257,15 @@ impl Default for LogConfig {
 /// A configuration that can not be used; the message names the key and where it was set.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
-    #[error("can not read the configuration file {path}: {source}")]
+    #[error("can not read the configuration file {path}")]
     Read {
         path: String,
         source: std::io::Error,
     },
+    #[error("{path}: {problem}")]
+    Syntax { path: String, problem: String },
     #[error("configuration: {0}")]
-    Syntax(String),
+    Sources(String),
     #[error("configuration key `{key}`: {problem}")]
     Value { key: String, problem: String },
 }
@@ -285,10 +287,7 @@ impl Config {
     /// Names the first key that is unknown or has a bad value.
     pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
         let text = match file {
-            Some(path) => std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-                path: path.display().to_string(),
-                source,
-            })?,
+            Some(path) => read_toml(path)?,
             None => String::new(),
         };
         let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
@@ -322,9 +321,10 @@ impl Config {
         }
         let sources = builder
             .build()
-            .map_err(|error| ConfigError::Syntax(error.to_string()))?;
-        let config: Self = serde_path_to_error::deserialize(sources)
-            .map_err(|error| ConfigError::value(&error.path().to_string(), error.inner()))?;
+            .map_err(|error| ConfigError::Sources(error.to_string()))?;
+        let config: Self = serde_path_to_error::deserialize(sources).map_err(|error| {
+            ConfigError::value(&error.path().to_string(), problem(error.inner()))
+        })?;
         config.check()?;
         Ok(config)
     }
@@ -356,6 +356,57 @@ impl Config {
             check_origin(origin)?;
         }
         Ok(())
+    }
+}
+
+fn read_toml(path: &Path) -> Result<String, ConfigError> {
+    let name = || path.display().to_string();
+    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        path: name(),
+        source,
+    })?;
+    match text.parse::<toml::Table>() {
+        Ok(_) => Ok(text),
+        Err(error) => Err(ConfigError::Syntax {
+            path: name(),
+            problem: syntax_problem(&text, &error),
+        }),
+    }
+}
+
+/// Names the place and does not show the line, which may hold a secret.
+fn syntax_problem(text: &str, error: &toml::de::Error) -> String {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or_default();
+    let number = before.matches('\n').count() + 1;
+    let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+    let line = text.lines().nth(number - 1).unwrap_or_default();
+    let hint = match line.split_once('=') {
+        Some((_, value)) if !value.contains(['"', '\'', '[', '{']) => "; texts stand in quotes",
+        _ => "",
+    };
+    let message = error.message();
+    format!("line {number}, column {column}: {message}{hint}")
+}
+
+/// The error without its key, which is told in front of it.
+fn problem(error: &config::ConfigError) -> String {
+    let (problem, origin) = match error {
+        config::ConfigError::At { error, origin, .. } => (problem(error), origin),
+        config::ConfigError::Type {
+            unexpected,
+            expected,
+            origin,
+            ..
+        } => {
+            let problem = format!("invalid type: {unexpected}, expected {expected}");
+            (problem, origin)
+        }
+        other => return other.to_string(),
+    };
+    match origin {
+        Some(origin) => format!("{problem} (in {origin})"),
+        None => problem,
     }
 }
 
@@ -556,6 +607,43 @@ mod tests {
         ] {
             let error = Config::from_toml(toml).unwrap_err().to_string();
             assert!(error.contains(named), "{toml}: {error}");
+        }
+    }
+
+    #[test]
+    fn errors_name_the_key_once() {
+        for (toml, expected) in [
+            (
+                "heartbeat = \"soon\"",
+                "configuration key `heartbeat`: \"soon\" is not a duration: write 250ms, 25s or 1h",
+            ),
+            (
+                "[retention]\nevents = \"many\"",
+                "configuration key `retention.events`: invalid type: string \"many\", expected an integer",
+            ),
+        ] {
+            let error = Config::from_toml(toml).unwrap_err().to_string();
+            assert_eq!(error, expected);
+        }
+        let error = Config::from_toml("[auth]\nnope = 1").unwrap_err();
+        assert!(!error.to_string().contains(" for key "), "{error}");
+    }
+
+    #[test]
+    fn a_syntax_error_names_the_file_and_the_place_and_shows_no_line() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let path = file.path().display();
+        for (toml, place, has_hint) in [
+            ("\nlisten = 127.0.0.1:8080", "line 2, column ", true),
+            ("[auth]\nhs256_secret = s3cret", "line 2, column ", true),
+            ("workers = [", "line 1, column ", false),
+        ] {
+            std::fs::write(file.path(), toml).unwrap();
+            let error = Config::load(Some(file.path()), &[]).unwrap_err();
+            let error = error.to_string();
+            assert!(error.starts_with(&format!("{path}: {place}")), "{error}");
+            assert_eq!(error.contains("in quotes"), has_hint, "{error}");
+            assert!(!error.contains("s3cret"), "{error}");
         }
     }
 

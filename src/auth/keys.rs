@@ -47,7 +47,7 @@ pub enum KeyError {
         option: &'static str,
         fault: KeyFault,
     },
-    #[error("{option}: cannot read {}: {source}", path.display())]
+    #[error("{option}: cannot read {}", path.display())]
     Read {
         option: &'static str,
         path: PathBuf,
@@ -61,7 +61,7 @@ pub enum KeyError {
     },
     #[error("auth.jwks_url: {0}")]
     Url(&'static str),
-    #[error("auth.jwks_url: cannot set up the HTTP client: {0}")]
+    #[error("auth.jwks_url: cannot set up the HTTP client")]
     HttpClient(#[source] reqwest::Error),
     #[error("{option}: bad pattern {pattern:?}: {problem}")]
     DefaultGrant {

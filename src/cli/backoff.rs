@@ -2,12 +2,15 @@
 
 use std::time::Duration;
 
+/// The shortest pause: an attempt that follows at once finds what the last one found, and costs the gateway.
+pub const LEAST: Duration = Duration::from_millis(100);
+
 const FIRST: Duration = Duration::from_millis(250);
 const LONGEST: Duration = Duration::from_secs(30);
 
 /// Counts failed attempts and draws the pause after each.
 ///
-/// Full jitter (anything from nothing to the ceiling) spreads the clients that one restart cut off together.
+/// Full jitter (anything from [`LEAST`] to the ceiling) spreads the clients that one restart cut off together.
 #[derive(Debug, Default)]
 pub struct Backoff {
     failures: u32,
@@ -18,7 +21,7 @@ impl Backoff {
     pub fn pause(&mut self) -> Duration {
         let ceiling = self.ceiling();
         self.failures = self.failures.saturating_add(1);
-        ceiling.mul_f64(fastrand::f64())
+        LEAST + (ceiling - LEAST).mul_f64(fastrand::f64())
     }
 
     /// Forgets the failures, after a connection that has proved itself.
@@ -55,9 +58,10 @@ mod tests {
     }
 
     #[test]
-    fn a_pause_is_drawn_from_the_whole_range_and_never_above_it() {
+    fn a_pause_is_drawn_from_the_whole_range_and_never_outside_it() {
         let pauses: Vec<_> = (0..1000).map(|_| Backoff { failures: 2 }.pause()).collect();
-        assert!(pauses.iter().all(|pause| *pause <= Duration::from_secs(1)));
+        let range = LEAST..=Duration::from_secs(1);
+        assert!(pauses.iter().all(|pause| range.contains(pause)));
         assert!(
             pauses
                 .iter()

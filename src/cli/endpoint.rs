@@ -143,18 +143,19 @@ fn parse_base(text: &str) -> Result<Url> {
         Some((scheme, rest)) if scheme.eq_ignore_ascii_case("wss") => format!("https://{rest}"),
         _ => text.to_owned(),
     };
-    let url = Url::parse(&http)
-        .map_err(|reason| anyhow::anyhow!("--url is not an address ({reason}): {FORM}"))?;
+    let url = Url::parse(&http).map_err(|reason| {
+        anyhow::anyhow!("--url (TRIBUS_URL) is not an address ({reason}): {FORM}")
+    })?;
     if !matches!(url.scheme(), "http" | "https") {
         bail!(
-            "--url has the scheme `{}`, which is none of http, https, ws, wss: {FORM}",
+            "--url (TRIBUS_URL) has the scheme `{}`, which is none of http, https, ws, wss: {FORM}",
             url.scheme()
         );
     }
     let has_credential = !url.username().is_empty() || url.password().is_some();
     if url.query().is_some() || url.fragment().is_some() || has_credential {
         bail!(
-            "--url holds more than the address: {FORM}; a token belongs into TRIBUS_TOKEN or --token-file"
+            "--url (TRIBUS_URL) holds more than the address: {FORM}; a token belongs into TRIBUS_TOKEN or --token-file"
         );
     }
     Ok(url)
@@ -244,6 +245,7 @@ mod tests {
             let error = endpoint(url).unwrap_err().to_string();
             assert!(!error.contains("secret"), "{error}");
             assert!(error.contains("http://HOST:PORT"), "{error}");
+            assert!(error.starts_with("--url (TRIBUS_URL) "), "{error}");
         }
     }
 

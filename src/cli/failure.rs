@@ -53,7 +53,8 @@ pub struct Attempt<'a> {
     pub endpoint: &'a Endpoint,
     /// The grant that is needed: `publish` or `subscribe`.
     pub grant: &'static str,
-    pub topics: &'a str,
+    /// Empty where they are not known.
+    pub topics: &'a [String],
 }
 
 impl Failure {
@@ -216,7 +217,7 @@ impl Refusal {
                                 renewed in time a running command takes the new one by itself"
                 .to_owned(),
             "revoked" => "this token is no longer good here: ask for another".to_owned(),
-            "forbidden" => format!("the token's `{grant}` grants must cover {topics}"),
+            "forbidden" => advice_on_grants(grant, topics),
             "bad_topic" => "a topic has 1 to 255 bytes without white space, control characters or `,`; only filters to \
                             subscribe to may hold `*`"
                 .to_owned(),
@@ -242,6 +243,22 @@ impl fmt::Display for Refusal {
             None => Ok(()),
         }
     }
+}
+
+/// The command is there to be pasted into a shell, so a topic must not end its own quotes.
+fn advice_on_grants(grant: &str, topics: &[String]) -> String {
+    let options: String = topics
+        .iter()
+        .map(|topic| format!(" --{grant} '{}'", topic.replace('\'', r"'\''")))
+        .collect();
+    let options = if options.is_empty() {
+        format!(" --{grant} TOPIC")
+    } else {
+        options
+    };
+    format!(
+        "use a token that is granted it, such as one made with: tribus token --sub NAME{options}"
+    )
 }
 
 /// The innermost reason, which is the one that means something to a user.
@@ -280,6 +297,20 @@ fn remedy_of_code(code: &str) -> Option<Remedy> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_missing_grant_is_told_with_the_command_that_gives_it() {
+        for (topics, options) in [
+            (&["a:*", "b"][..], "--publish 'a:*' --publish 'b'"),
+            (&["it's"], r"--publish 'it'\''s'"),
+            (&[], "--publish TOPIC"),
+        ] {
+            let topics: Vec<_> = topics.iter().map(|&topic| topic.to_owned()).collect();
+            let advice = advice_on_grants("publish", &topics);
+            let command = format!("tribus token --sub NAME {options}");
+            assert!(advice.ends_with(&command), "{advice}");
+        }
+    }
 
     #[test]
     fn the_code_decides_and_the_status_where_there_is_none() {

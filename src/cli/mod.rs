@@ -4,6 +4,7 @@ mod backoff;
 mod endpoint;
 mod failure;
 mod tag;
+mod variables;
 
 mod check_config;
 pub mod publish;

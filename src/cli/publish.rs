@@ -10,7 +10,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io::{ErrorKind, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -120,7 +120,8 @@ pub async fn run(args: Args) -> Result<ExitCode> {
 }
 
 async fn publish_one(mut publisher: Publisher, args: &Args) -> Result<()> {
-    let topic = args.topic.as_deref().context("a topic is needed")?;
+    let topic = args.topic.as_ref().context("a topic is needed")?;
+    refuse_file_as_topic(topic, args)?;
     let body =
         serde_json::to_vec(&event(topic, args)?).context("the event cannot be written as JSON")?;
     let key = args.key.clone().map_or_else(random_key, Ok)?;
@@ -130,7 +131,7 @@ async fn publish_one(mut publisher: Publisher, args: &Args) -> Result<()> {
             bail!(failure.explain(Attempt {
                 endpoint: publisher.endpoint(),
                 grant: "publish",
-                topics: topic
+                topics: std::slice::from_ref(topic)
             }))
         }
     };
@@ -138,6 +139,17 @@ async fn publish_one(mut publisher: Publisher, args: &Args) -> Result<()> {
         say("this key was used before: the event was already there");
     }
     print_id(&accepted.id)
+}
+
+/// Without data, the name of a file is more likely one where `--file` was forgotten.
+fn refuse_file_as_topic(topic: &str, args: &Args) -> Result<()> {
+    if args.data.is_none() && Path::new(topic).is_file() {
+        bail!(
+            "{topic} is a file: publish its lines with --file {topic}\n  \
+             where it is the topic that is meant, give DATA too, if only null"
+        );
+    }
+    Ok(())
 }
 
 fn event<'a>(topic: &'a str, args: &'a Args) -> Result<Event<'a>> {

@@ -1,13 +1,21 @@
 //! `tribus serve`: the gateway itself.
 
 use std::{
-    fmt::Write, io::IsTerminal, net::SocketAddr, path::PathBuf, process::ExitCode, sync::Arc,
+    borrow::Cow,
+    fmt::Write,
+    io::IsTerminal,
+    net::{SocketAddr, ToSocketAddrs},
+    path::PathBuf,
+    process::ExitCode,
+    sync::Arc,
     time::Duration,
 };
 
 use anyhow::Context;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
+use super::variables;
 use crate::{
     auth::{Authenticator, NewToken, Secret, sign_hs256},
     config::{Config, LogConfig, LogFormat},
@@ -37,7 +45,7 @@ pub struct ConfigArgs {
     /// Configuration file (TOML).
     #[arg(long, value_name = "FILE", env = "TRIBUS_CONFIG")]
     pub config: Option<PathBuf>,
-    /// Address for clients, such as 0.0.0.0:8080.
+    /// Address for clients, such as 127.0.0.1:9000 or 0.0.0.0:8080.
     #[arg(long, value_name = "ADDRESS")]
     pub listen: Option<String>,
     /// Address for operators; keep it out of clients' reach.
@@ -52,6 +60,7 @@ impl ConfigArgs {
     /// # Errors
     /// Names the key that is wrong.
     pub fn load(&self) -> anyhow::Result<Config> {
+        variables::check(std::env::vars_os())?;
         let workers = self.workers.map(|workers| workers.to_string());
         let flags: Vec<(&str, String)> = [
             ("listen", self.listen.clone()),
@@ -74,6 +83,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         Some(enter_development_mode(&mut config)?)
     };
     actix_web::rt::System::new().block_on(async {
+        // Before anyone is told that it listens: until then a signal would just end the process.
+        let hangup = signal(SignalKind::hangup())?;
+        let stop = stop_signal()?;
         let gateway = Gateway::bind(config)?;
         let address = gateway.address()?;
         tracing::info!(%address, admin = %gateway.admin_address()?, "listening");
@@ -81,16 +93,16 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
             eprintln!("{}", development_notice(secret, address)?);
         }
         let authenticator = Arc::clone(gateway.authenticator());
-        let reloading = development.is_none();
-        let reload = actix_web::rt::spawn(async move {
-            if reloading {
-                reload_on_hangup(&args.source, &authenticator).await;
-            } else {
-                ignore_hangup().await;
-            }
+        // The secret of development mode ends with the process, so there is nothing to read again.
+        let reload = development.is_none().then(|| {
+            actix_web::rt::spawn(async move {
+                reload_on_hangup(hangup, &args.source, &authenticator).await;
+            })
         });
-        let ended = gateway.run(stop_signal()).await;
-        reload.abort();
+        let ended = gateway.run(stop).await;
+        if let Some(reload) = reload {
+            reload.abort();
+        }
         ended
     })?;
     tracing::info!("stopped");
@@ -100,22 +112,24 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
 /// Without keys nobody could connect, so for trying things out the gateway makes a secret that
 /// ends with the process. Only on loopback: a token for everything is printed.
 fn enter_development_mode(config: &mut Config) -> anyhow::Result<Secret> {
-    let is_loopback = |address: &str| {
-        std::net::ToSocketAddrs::to_socket_addrs(address)
-            .is_ok_and(|mut addresses| addresses.all(|address| address.ip().is_loopback()))
-    };
-    for address in [&config.listen, &config.admin_listen] {
-        anyhow::ensure!(
-            is_loopback(address),
-            "no key is configured, and without one the gateway serves on loopback only, not on {}\n\
-             set auth.hs256_secret (for example TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex \
-             32)), auth.public_key_file, auth.jwks_file or auth.jwks_url",
-            address
-        );
-    }
+    ensure_loopback("listen", &config.listen)?;
+    ensure_loopback("admin_listen", &config.admin_listen)?;
     let secret = Secret::random().context("the operating system has no randomness to give")?;
     config.auth.hs256_secret = Some(secret.clone());
     Ok(secret)
+}
+
+fn ensure_loopback(key: &str, address: &str) -> anyhow::Result<()> {
+    let mut addresses = address.to_socket_addrs().with_context(|| {
+        format!("configuration key `{key}`: {address:?} is no address: write 127.0.0.1:8080")
+    })?;
+    anyhow::ensure!(
+        addresses.all(|address| address.ip().is_loopback()),
+        "no key is configured, and without one the gateway serves on loopback only, not on {address}\n\
+         set auth.hs256_secret (for example TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex 32)), \
+         auth.public_key_file, auth.jwks_file or auth.jwks_url"
+    );
+    Ok(())
 }
 
 fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<String> {
@@ -148,25 +162,21 @@ fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<St
     Ok(notice)
 }
 
-/// Completes on SIGINT or SIGTERM.
-async fn stop_signal() {
-    let interrupt = tokio::signal::ctrl_c();
-    let Ok(mut terminate) = signal(SignalKind::terminate()) else {
-        let _ = interrupt.await;
-        return;
-    };
-    tokio::select! {
-        _ = interrupt => {}
-        _ = terminate.recv() => {}
-    }
-    tracing::info!("draining");
+/// Completes on SIGINT or SIGTERM, also one that came before it was awaited.
+fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        tracing::info!("draining");
+    })
 }
 
 /// Reads keys again on each SIGHUP; keys that are no good leave the old ones in place.
-async fn reload_on_hangup(source: &ConfigArgs, authenticator: &Authenticator) {
-    let Ok(mut hangup) = signal(SignalKind::hangup()) else {
-        return;
-    };
+async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, authenticator: &Authenticator) {
     while hangup.recv().await.is_some() {
         let reloaded = source
             .load()
@@ -178,15 +188,8 @@ async fn reload_on_hangup(source: &ConfigArgs, authenticator: &Authenticator) {
     }
 }
 
-/// The secret of development mode ends with the process, so there is nothing to read again.
-async fn ignore_hangup() {
-    if let Ok(mut hangup) = signal(SignalKind::hangup()) {
-        while hangup.recv().await.is_some() {}
-    }
-}
-
 fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&log.level)
+    let filter = EnvFilter::try_new(directives(&log.level))
         .context("configuration key `log.level`: write a level such as info, or directives")?;
     let builder = tracing_subscriber::fmt()
         .with_env_filter(filter)
@@ -197,4 +200,31 @@ fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
         LogFormat::Json => builder.json().init(),
     }
     Ok(())
+}
+
+/// At plain `info` the server's own lines about its workers would push the link of development mode off the screen.
+fn directives(level: &str) -> Cow<'_, str> {
+    match level.parse() {
+        Ok(LevelFilter::INFO) => format!("{level},actix_server=warn").into(),
+        _ => level.into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_plain_info_leaves_out_what_the_server_says_of_its_workers() {
+        for (level, expected) in [
+            ("info", "info,actix_server=warn"),
+            ("INFO", "INFO,actix_server=warn"),
+            ("error", "error"),
+            ("debug", "debug"),
+            ("trace", "trace"),
+            ("info,tribus=debug", "info,tribus=debug"),
+        ] {
+            assert_eq!(directives(level), expected);
+        }
+    }
 }

@@ -4,6 +4,7 @@ use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::Context;
 
+use super::variables;
 use crate::{
     auth::{AuthOptions, Authenticator, NewToken, sign_hs256},
     config::{Config, Span},
@@ -48,6 +49,7 @@ fn parse_ttl(text: &str) -> Result<Duration, String> {
 }
 
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
+    variables::check(std::env::vars_os())?;
     let config = Config::load(args.config.as_deref(), &[])?;
     let secret = config.auth.hs256_secret.context(
         "no auth.hs256_secret is configured, so there is nothing to sign with\n\

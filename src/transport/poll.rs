@@ -3,7 +3,7 @@
 //! A poll is a session that lives for one answer: it subscribes with the client's cursor, takes
 //! what its mailbox gives, and goes as soon as there is something.
 
-use std::{future::poll_fn, rc::Rc, time::Duration};
+use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -17,7 +17,7 @@ use tokio::time::Instant;
 use super::{
     credentials,
     http::{charge, read_body},
-    pulse,
+    pulse::{self, EmptyPolls},
     worker::{Here, Worker},
 };
 use crate::{
@@ -140,6 +140,16 @@ fn no_store(status: StatusCode) -> actix_web::HttpResponseBuilder {
     response
 }
 
+/// What the session has next; `None` where there is nothing more to wait for.
+async fn wait_for_next(session: &SessionHandle) -> Option<Outgoing> {
+    let mut empty_polls = EmptyPolls::default();
+    poll_fn(|cx| match pulse::poll_next(session, cx) {
+        Poll::Pending if empty_polls.are_too_many(false) => Poll::Ready(None),
+        next => next,
+    })
+    .await
+}
+
 enum Collected {
     /// Events, and nothing more to be had without waiting.
     Something,
@@ -184,13 +194,10 @@ impl Answer {
             let outgoing = match session.next() {
                 Some(outgoing) => Some(outgoing),
                 None if !self.events.is_empty() => return Collected::Something,
-                None => {
-                    let next = poll_fn(|cx| pulse::poll_next(session, cx));
-                    match tokio::time::timeout_at(until, next).await {
-                        Ok(outgoing) => outgoing,
-                        Err(_) => return Collected::Nothing,
-                    }
-                }
+                None => match tokio::time::timeout_at(until, wait_for_next(session)).await {
+                    Ok(outgoing) => outgoing,
+                    Err(_) => return Collected::Nothing,
+                },
             };
             match outgoing {
                 Some(Outgoing::Event(delivery)) => {
@@ -216,7 +223,7 @@ impl Answer {
                     }
                     _ => {}
                 },
-                None => return Collected::Closed(CloseReason::Internal, None),
+                None => return Collected::Nothing,
             }
         }
     }

@@ -85,6 +85,25 @@ pub fn token_end(identity: &Identity) -> Instant {
     Instant::now() + left.min(Duration::from_secs(100 * 365 * 24 * 3600))
 }
 
+/// Counts polls in a row that found nothing to send.
+///
+/// actix's HTTP/1 dispatcher reads ahead while a response is under way. With 128 KiB that it can
+/// not parse on (requests behind an open stream, or junk), it wakes itself without end, and polls
+/// our body or future each time. Nothing else polls an idle connection thousands of times, so the
+/// response is ended, and the dispatcher can go on with what it has read.
+#[derive(Debug, Default)]
+pub struct EmptyPolls(u32);
+
+impl EmptyPolls {
+    const MOST: u32 = 4096;
+
+    /// Notes a poll; true where there have been so many that the dispatcher must be spinning.
+    pub fn are_too_many(&mut self, found_something: bool) -> bool {
+        self.0 = if found_something { 0 } else { self.0 + 1 };
+        self.0 > Self::MOST
+    }
+}
+
 /// Waits for what a session has to send next; `None` once it has ended and was emptied.
 pub fn poll_next(
     session: &SessionHandle,

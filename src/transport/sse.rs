@@ -20,7 +20,7 @@ use super::{
     credentials::{self, Client},
     http::charge,
     poll::read_body_into,
-    pulse::{Pulse, poll_next},
+    pulse::{EmptyPolls, Pulse, poll_next},
     worker::{Connection, Here, Worker},
     ws::new_connection_id,
 };
@@ -102,6 +102,7 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
             ends
         }),
         named: query.named(),
+        empty_polls: EmptyPolls::default(),
         preamble: Some(Bytes::from(format!("retry: {}\n", RETRY.as_millis()))),
     })
 }
@@ -158,6 +159,7 @@ struct SseBody {
     superseded: Option<Pin<Box<dyn Future<Output = ()>>>>,
     named: bool,
     preamble: Option<Bytes>,
+    empty_polls: EmptyPolls,
 }
 
 impl MessageBody for SseBody {
@@ -191,10 +193,17 @@ impl MessageBody for SseBody {
             match poll_next(session, cx) {
                 Poll::Ready(Some(outgoing)) => this.put(&outgoing, &mut chunk),
                 Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
-                Poll::Pending if chunk.is_empty() => return Poll::Pending,
+                Poll::Pending if chunk.is_empty() => {
+                    if this.empty_polls.are_too_many(false) {
+                        let reason = CloseReason::ProtocolViolation;
+                        session.with(|session| session.close(reason, Duration::ZERO));
+                    }
+                    return Poll::Pending;
+                }
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
+        this.empty_polls.are_too_many(true);
         Poll::Ready(Some(Ok(chunk.freeze())))
     }
 }

@@ -5,6 +5,8 @@ use std::io::{IsTerminal, Read, stdin};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use bytes::Bytes;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 
 use super::key_chain::KeyChain;
@@ -48,8 +50,16 @@ impl Source {
         }
     }
 
+    fn name(&self) -> String {
+        match self {
+            Self::Stdin => "stdin".to_owned(),
+            Self::File(path) => format!("--file {}", path.display()),
+        }
+    }
+
     /// The input, and its length where that is known.
     fn open(self) -> Result<(Box<dyn Read + Send>, Option<u64>)> {
+        let name = self.name();
         match self {
             Self::Stdin => {
                 if stdin().is_terminal() {
@@ -60,11 +70,10 @@ impl Source {
                 Ok((Box::new(stdin()), None))
             }
             Self::File(path) => {
-                let file = File::open(&path)
-                    .with_context(|| format!("cannot open --file {}", path.display()))?;
+                let file = File::open(&path).with_context(|| format!("cannot open {name}"))?;
                 let about = file
                     .metadata()
-                    .with_context(|| format!("cannot read --file {}", path.display()))?;
+                    .with_context(|| format!("cannot read {name}"))?;
                 let length = about.is_file().then_some(about.len());
                 Ok((Box::new(file), length))
             }
@@ -79,6 +88,7 @@ pub async fn publish(
     again: bool,
     skip_bad: bool,
 ) -> Result<()> {
+    let name = source.name();
     let (input, length) = source.open()?;
     let mut chain = if again {
         KeyChain::salted()?
@@ -89,7 +99,9 @@ pub async fn publish(
     let progress = Progress::new(length);
     let mut lines = lines::read(input);
     while let Some(line) = lines.recv().await {
-        let line = line.with_context(|| format!("the input cannot be read; {}", tally.before()))?;
+        let line = line.map_err(|reason| {
+            anyhow::anyhow!("cannot read {name}: {reason}\n  {}", tally.before())
+        })?;
         let (number, end) = (line.number, line.end);
         match publish_line(&mut publisher, &mut chain, line, &progress).await {
             Ok(accepted) => tally.count(accepted),
@@ -128,14 +140,16 @@ async fn publish_line(
     };
     let key = chain.next(&bytes);
     check_object(&bytes).map_err(Trouble::Line)?;
+    let body = Bytes::from(bytes);
     let sent = publisher
-        .publish(bytes.into(), &key, &|text| progress.say(text))
+        .publish(body.clone(), &key, &|text| progress.say(text))
         .await;
     sent.map_err(|failure| {
+        let topic = topic_of(&body);
         let attempt = Attempt {
             endpoint: publisher.endpoint(),
             grant: "publish",
-            topics: "the topic of this line",
+            topics: topic.as_slice(),
         };
         let why = failure.explain(attempt);
         if is_fault_of_line(&failure) {
@@ -158,6 +172,17 @@ fn check_object(bytes: &[u8]) -> Result<(), String> {
                 .to_owned(),
         )
     }
+}
+
+/// The line's topic, or nothing where it has none to show.
+fn topic_of(line: &[u8]) -> Option<String> {
+    #[derive(Deserialize)]
+    struct Event {
+        topic: String,
+    }
+    serde_json::from_slice(line)
+        .ok()
+        .map(|Event { topic }| topic)
 }
 
 fn is_fault_of_line(failure: &Failure) -> bool {

@@ -3,6 +3,9 @@
 use super::*;
 use crate::cli::scripted::{Scripted, json, parse};
 
+/// Where nobody listens.
+const NOWHERE: &str = "http://127.0.0.1:9";
+
 fn args(url: &str, rest: &[&str]) -> Args {
     let mut line = vec!["--url", url, "--token", "t0ken"];
     line.extend(rest);
@@ -98,18 +101,52 @@ async fn refusals_are_told_with_advice() {
         .await
         .unwrap_err()
         .to_string();
-    let advice = "the token's `publish` grants must cover order:1";
+    let advice = "use a token that is granted it, such as one made with: \
+                  tribus token --sub NAME --publish 'order:1'";
     assert_eq!(
         error,
         format!("forbidden: said the gateway (HTTP 403)\n  {advice}")
     );
-    let nowhere = args("http://127.0.0.1:9", &["order:1", "--retry-for", "0s"]);
+    let nowhere = args(NOWHERE, &["order:1", "--retry-for", "0s"]);
     let error = run(nowhere).await.unwrap_err().to_string();
     assert!(
         error.starts_with("cannot connect to http://127.0.0.1:9: connection refused\n"),
         "{error}"
     );
     assert!(error.contains("`tribus serve`"), "{error}");
+}
+
+#[tokio::test]
+async fn a_file_that_is_given_as_the_topic_is_told_and_not_published() {
+    let (_dir, path) = file("{\"topic\":\"a\"}\n");
+    let error = run(args(NOWHERE, &[&path])).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("--file {path}")), "{error}");
+    // With data it is meant as a topic, whatever it looks like.
+    let meant = args(NOWHERE, &[&path, "null", "--retry-for", "0s"]);
+    let error = run(meant).await.unwrap_err().to_string();
+    assert!(error.starts_with("cannot connect"), "{error}");
+}
+
+#[tokio::test]
+async fn input_that_cannot_be_read_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().to_str().unwrap();
+    let error = run(args(NOWHERE, &["--file", path])).await.unwrap_err();
+    let error = format!("{error:#}");
+    let start = format!("cannot read --file {path}: Is a directory");
+    assert!(error.starts_with(&start), "{error}");
+    assert!(error.contains("published 0 events before it"), "{error}");
+}
+
+#[tokio::test]
+async fn a_line_outside_the_grants_is_told_with_its_topic() {
+    let (_dir, path) = file("{\"data\":1,\"topic\":\"b:1\"}\n");
+    let gateway = Scripted::http(vec![refused("403 Forbidden", "forbidden")]).await;
+    let error = run(args(&gateway.url, &["--file", &path]))
+        .await
+        .unwrap_err()
+        .to_string();
+    assert!(error.contains("--publish 'b:1'"), "{error}");
 }
 
 #[test]

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep, timeout};
 use super::cursor_file::CursorFile;
 use super::feed::{Feed, Position, Selection, Transport};
 use super::item::{Ending, Item};
-use super::status::Status;
-use crate::cli::backoff::Backoff;
+use super::status::{Connected, Status};
+use crate::cli::backoff::{self, Backoff};
 use crate::cli::endpoint::Endpoint;
 use crate::cli::failure::{Attempt, Failure, Remedy};
 
@@ -181,13 +181,16 @@ impl<W: Write> Follower<W> {
         user: Option<String>,
         heartbeat: Option<Duration>,
     ) {
-        self.status.connected(
-            &self.endpoint,
-            self.transport,
-            user.as_deref(),
-            &self.position,
-            self.link.was_connected,
-        );
+        if self.link.was_connected && matches!(self.position, Position::After(_)) {
+            self.status.resumed(&self.position);
+        } else {
+            self.status.connected(&Connected {
+                to: self.endpoint.base(),
+                by: self.transport,
+                user: user.as_deref(),
+                topics: &self.selection.topics,
+            });
+        }
         self.resume_after(cursor);
         self.link.heartbeat = heartbeat;
         self.link.connected_at = Some(Instant::now());
@@ -202,24 +205,19 @@ impl<W: Write> Follower<W> {
 
     /// The pause before the next attempt, or the error that makes another one pointless.
     fn judge(&mut self, failure: &Failure, gone_for: Duration) -> Result<Duration> {
-        let hopeless = match failure.remedy() {
-            Remedy::GiveUp => true,
-            Remedy::RenewToken => !self.endpoint.renew_token()?,
-            Remedy::Retry => {
-                matches!(failure, Failure::Unreachable(_))
-                    && !self.link.was_connected
-                    && gone_for > START_PATIENCE
-            }
+        let pause = match failure.remedy() {
+            Remedy::GiveUp => None,
+            Remedy::RenewToken if !self.endpoint.renew_token()? => None,
+            Remedy::RenewToken | Remedy::Retry => self.link.pause(failure, gone_for),
         };
-        if hopeless {
-            let topics = self.selection.topics.join(", ");
-            bail!(failure.explain(Attempt {
-                endpoint: &self.endpoint,
-                grant: "subscribe",
-                topics: &topics
-            }));
+        if let Some(pause) = pause {
+            return Ok(pause);
         }
-        Ok(self.link.pause(failure))
+        bail!(failure.explain(Attempt {
+            endpoint: &self.endpoint,
+            grant: "subscribe",
+            topics: &self.selection.topics
+        }))
     }
 }
 
@@ -229,8 +227,9 @@ impl Link {
             .map_or(DEFAULT_SILENCE, |heartbeat| heartbeat.mul_f64(2.5))
     }
 
-    /// The longest of our own pause and what the gateway asks for.
-    fn pause(&mut self, failure: &Failure) -> Duration {
+    /// The longest of our own pause and what the gateway asks for; none for a gateway that was never there and has
+    /// been missing for too long.
+    fn pause(&mut self, failure: &Failure, gone_for: Duration) -> Option<Duration> {
         if self
             .connected_at
             .is_some_and(|since| since.elapsed() >= HEALTHY)
@@ -238,6 +237,50 @@ impl Link {
             self.backoff.reset();
         }
         let asked = failure.retry_after().unwrap_or_default();
-        self.backoff.pause().max(asked).max(self.least_pause)
+        let pause = self.backoff.pause().max(asked).max(self.least_pause);
+        if self.was_connected || !matches!(failure, Failure::Unreachable(_)) {
+            return Some(pause);
+        }
+        let patience = START_PATIENCE.saturating_sub(gone_for);
+        (!patience.is_zero()).then(|| pause.min(patience).max(backoff::LEAST))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The pauses after a first failure and some more, all of them at the same time after the start.
+    fn pauses(link: &mut Link, failure: &Failure, gone_for: u64) -> Vec<Option<Duration>> {
+        let gone_for = Duration::from_millis(gone_for);
+        (0..50).map(|_| link.pause(failure, gone_for)).collect()
+    }
+
+    #[test]
+    fn a_gateway_that_was_never_there_is_given_five_seconds_and_no_more() {
+        let missing = Failure::Unreachable("connection refused".into());
+        let mut link = Link::default();
+        for (gone_for, longest) in [(0, 5000), (4700, 300), (4999, 100)] {
+            let pauses = pauses(&mut link, &missing, gone_for);
+            let range = backoff::LEAST..=Duration::from_millis(longest);
+            let within = |pause: &Option<Duration>| pause.is_some_and(|p| range.contains(&p));
+            assert!(pauses.iter().all(within), "{gone_for}: {pauses:?}");
+        }
+        assert_eq!(link.pause(&missing, START_PATIENCE), None);
+    }
+
+    #[test]
+    fn only_a_gateway_that_is_missing_from_the_start_is_given_up() {
+        let (broken, missing) = (Failure::Broken, Failure::Unreachable);
+        for (was_connected, failure) in [(true, missing("m".into())), (false, broken("b".into()))] {
+            let mut link = Link {
+                was_connected,
+                ..Link::default()
+            };
+            let pauses = pauses(&mut link, &failure, 60_000);
+            let longest = pauses.iter().max().unwrap();
+            assert!(*longest > Some(START_PATIENCE), "{failure}: {longest:?}");
+            assert!(pauses.iter().all(Option::is_some), "{failure}");
+        }
     }
 }

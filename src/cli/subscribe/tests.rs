@@ -323,7 +323,7 @@ async fn a_final_refusal_ends_with_advice_on_every_transport() {
             "{message}"
         );
         assert!(
-            message.ends_with("the token's `subscribe` grants must cover order:*"),
+            message.ends_with("tribus token --sub NAME --subscribe 'order:*'"),
             "{message}"
         );
     }

@@ -53,6 +53,9 @@ impl WsFeed {
         let (socket, _) = connect_async(request)
             .await
             .map_err(|error| failure(&error))?;
+        if endpoint.credential().is_none() {
+            return Err(Failure::Refused(no_token()));
+        }
         Ok(Self { socket })
     }
 
@@ -85,6 +88,16 @@ fn item(message: Option<Result<Message, Error>>) -> Item {
         }
         Some(Ok(Message::Close(None))) | None => Item::broken("the connection was closed"),
         Some(Err(error)) => Item::broken(root_cause(&error)),
+    }
+}
+
+/// What the gateway would say, after it had waited in vain for a first message with a token.
+fn no_token() -> Refusal {
+    Refusal {
+        status: None,
+        code: "unauthorized".to_owned(),
+        message: "a WebSocket needs a token".to_owned(),
+        retry_after: None,
     }
 }
 

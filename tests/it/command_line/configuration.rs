@@ -9,7 +9,8 @@ use super::{SECRET_VARIABLE, tribus};
 use crate::support::{Answer, Claims, Credentials, Door, SECRET, TestGateway};
 
 fn config_file(toml: &str) -> NamedTempFile {
-    let mut file = NamedTempFile::new().expect("a file");
+    let file = tempfile::Builder::new().suffix("tribus.toml").tempfile();
+    let mut file = file.expect("a file");
     file.write_all(toml.as_bytes()).expect("a written file");
     file
 }
@@ -49,7 +50,11 @@ async fn a_bad_file_is_an_error_that_names_the_key() {
             &["auth.jwks_url", "http"],
         ),
         ("workers = 0", &["workers"]),
-        ("workers = [", &["line 1"]),
+        ("workers = [", &["tribus.toml: line 1"]),
+        (
+            "listen = 127.0.0.1:8080",
+            &["tribus.toml: line 1", "quotes"],
+        ),
     ] {
         let file = config_file(toml);
         let path = file.path().to_str().unwrap();
@@ -63,6 +68,8 @@ async fn a_bad_file_is_an_error_that_names_the_key() {
                 assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
             }
             assert!(ended.stderr.starts_with("error: "), "{}", ended.stderr);
+            let causes = ended.stderr.matches("os error").count();
+            assert!(causes <= 1, "said twice: {}", ended.stderr);
         }
     }
 }
@@ -125,6 +132,23 @@ async fn a_missing_file_and_a_bad_log_level_are_told() {
         let ended = tribus(&arguments, &[SECRET_VARIABLE, variables]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
         assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        let causes = ended.stderr.matches("os error").count();
+        assert!(causes <= 1, "said twice: {}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn a_variable_with_one_underscore_too_few_stops_what_would_pass_it_over() {
+    let variable = ("TRIBUS_AUTH_HS256_SECRET", SECRET);
+    let token = ["token", "--sub", "alice", "--subscribe", "**"];
+    for arguments in [&["serve"][..], &["check-config"], &token] {
+        let listen = ("TRIBUS__LISTEN", "127.0.0.1:0");
+        let ended = tribus(arguments, &[listen, variable]).await;
+        assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
+        for part in [variable.0, SECRET_VARIABLE.0] {
+            assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        }
+        assert!(!ended.stderr.contains(SECRET), "{}", ended.stderr);
     }
 }
 
@@ -156,6 +180,7 @@ async fn check_config_prints_what_is_effective_and_no_secret() {
         Some(5),
         "over the file"
     );
+    assert!(ended.stdout.contains("\n[auth]\n# hs256_secret is set\n"));
     assert!(!format!("{ended:?}").contains(SECRET));
     let again = config_file(&ended.stdout);
     let path = again.path().to_str().unwrap();
@@ -311,7 +336,10 @@ async fn a_client_command_says_what_to_do_about_a_refusal() {
         ("", &["unauthorized", "TRIBUS_TOKEN"][..]),
         (&wrong, &["unauthorized", "TRIBUS_TOKEN"]),
         (&expired, &["token_expired", "tribus token"]),
-        (&narrow, &["forbidden", "invoice:1"]),
+        (
+            &narrow,
+            &["forbidden", "tribus token --sub NAME", "'invoice:1'"],
+        ),
     ] {
         let variables = [("TRIBUS_URL", url.as_str()), ("TRIBUS_TOKEN", token)];
         for arguments in [
@@ -332,6 +360,11 @@ async fn a_client_command_says_what_to_do_about_a_refusal() {
             assert!(
                 token.is_empty() || !ended.stderr.contains(token),
                 "{}",
+                ended.stderr
+            );
+            assert!(
+                !ended.stderr.contains("came in time"),
+                "it waited for a token that it does not have: {}",
                 ended.stderr
             );
         }

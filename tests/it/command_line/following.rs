@@ -18,7 +18,8 @@ async fn subscribe_follows_a_restarted_gateway_on_every_transport_and_tells_of_t
     let mut followers = Vec::new();
     for transport in ["ws", "sse", "poll"] {
         let mut follower = gateway.client(&["subscribe", "repo:**", "--transport", transport]);
-        follower.says("connected").await;
+        let connected = follower.says("connected").await;
+        assert!(connected.contains("repo:**"), "{connected}");
         followers.push((transport, follower));
     }
     // A poll says that it is connected before its cursor is known; an event shows that it follows.

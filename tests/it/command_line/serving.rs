@@ -99,6 +99,50 @@ async fn without_a_key_it_serves_on_loopback_only() {
 }
 
 #[tokio::test]
+async fn an_address_that_is_none_is_told_as_such_with_a_key_and_without() {
+    let free = "127.0.0.1:0";
+    for (listen, admin, bad, key) in [
+        ("8080", free, "8080", "`listen`"),
+        (free, "127.0.0.1:80800", "127.0.0.1:80800", "`admin_listen`"),
+    ] {
+        for variables in [&[][..], &[SECRET_VARIABLE]] {
+            let arguments = ["serve", "--listen", listen, "--admin-listen", admin];
+            let ended = tribus(&arguments, variables).await;
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            for part in [key, bad, "is no address: write 127.0.0.1:8080"] {
+                assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+            }
+        }
+    }
+}
+
+/// Again and again, since the moment between listening and heeding signals would be short.
+#[tokio::test]
+async fn a_signal_that_comes_as_soon_as_it_listens_is_heeded() {
+    let free = "127.0.0.1:0";
+    let arguments = ["serve", "--listen", free, "--admin-listen", free];
+    for variables in [&[][..], &[SECRET_VARIABLE]].repeat(5) {
+        let mut program = Program::tribus(&arguments, variables);
+        program.says("listening").await;
+        program.signal("HUP");
+        program.signal("TERM");
+        let ended = program.ended().await;
+        assert_eq!(ended.code, Some(0), "{ended:?}");
+        assert!(ended.stderr.contains("stopped"), "{}", ended.stderr);
+    }
+}
+
+#[tokio::test]
+async fn the_log_at_info_tells_of_the_gateway_and_not_of_its_server() {
+    let gateway = Serving::start(&[]).await;
+    let ended = gateway.terminate().await;
+    for part in ["listening", "draining", "stopped"] {
+        assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+    }
+    assert!(!ended.stderr.contains("actix"), "{}", ended.stderr);
+}
+
+#[tokio::test]
 async fn a_port_in_use_is_told_with_its_key() {
     let holder = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let taken = holder.local_addr().unwrap().to_string();
