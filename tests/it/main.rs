@@ -10,6 +10,7 @@ mod hopping;
 mod model;
 mod origins;
 mod page;
+mod pipelining;
 mod polling;
 mod publishing;
 mod readme;

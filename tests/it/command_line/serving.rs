@@ -3,7 +3,10 @@
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+};
 use tokio_tungstenite::tungstenite::Message;
 
 use super::{SECRET_VARIABLE, Serving, tribus};
@@ -327,4 +330,45 @@ async fn the_operators_listener_tells_health_and_readiness() {
         assert_eq!(reqwest::get(url).await.unwrap().status(), 200, "{path}");
     }
     assert_eq!(gateway.terminate().await.code, Some(0));
+}
+
+/// actix reads 128 KiB ahead of a response without end, and used to spin where that was not all.
+#[tokio::test]
+async fn requests_that_flood_in_behind_a_stream_keep_no_core_busy() {
+    let serving = Serving::start(&[("TRIBUS__WORKERS", "1")]).await;
+    let head = format!(
+        "Host: t\r\nAuthorization: Bearer {}\r\n\r\n",
+        Claims::all("alice").token()
+    );
+    let flood = format!("GET /poll?topics=a HTTP/1.1\r\n{head}").repeat(1300);
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = TcpStream::connect(&serving.address).await.unwrap();
+        let stream = format!("GET /events?topics=a HTTP/1.1\r\n{head}");
+        client.write_all(stream.as_bytes()).await.unwrap();
+        let (mut reader, mut writer) = client.into_split();
+        let mut seen = String::new();
+        while !seen.contains("event: live") {
+            let mut part = vec![0; 4096];
+            let len = within("the stream", reader.read(&mut part)).await.unwrap();
+            seen.push_str(&String::from_utf8_lossy(&part[..len]));
+        }
+        writer.write_all(flood.as_bytes()).await.unwrap();
+        clients.push((
+            writer,
+            tokio::spawn(async move {
+                let _ = tokio::io::copy(&mut reader, &mut tokio::io::sink()).await;
+            }),
+        ));
+    }
+    let calm = async {
+        loop {
+            let before = serving.program.cpu_ticks();
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            if serving.program.cpu_ticks() - before < 15 {
+                break;
+            }
+        }
+    };
+    within("the gateway to become calm", calm).await;
 }

@@ -64,6 +64,17 @@ impl Program {
         }
     }
 
+    /// The CPU time that it has used so far, by user and system, in ticks of 10 ms.
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id()));
+        let stat = stat.expect("a running program");
+        let after_name = stat.rsplit_once(") ").expect("a name in parentheses").1;
+        let fields = after_name.split(' ').skip(11).take(2);
+        fields
+            .map(|ticks| ticks.parse::<u64>().expect("a number"))
+            .sum()
+    }
+
     /// Writes all of its standard input, and closes it.
     pub fn give(&mut self, input: &str) {
         let mut stdin = self.child.stdin.take().expect("open standard input");
