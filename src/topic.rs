@@ -102,6 +102,9 @@ impl fmt::Display for Topic {
 pub struct TopicFilter(Arc<str>);
 
 impl TopicFilter {
+    /// The most wildcards: what a match costs grows with each, and it is the gateway that pays.
+    pub const MAX_WILDCARDS: usize = 8;
+
     /// Checks `text` and makes it a filter: the rules of [`Topic`], and `*` is allowed.
     ///
     /// # Errors
@@ -260,6 +263,15 @@ pub enum TopicError {
         /// How it begins.
         quote: String,
     },
+    /// The filter holds more than [`TopicFilter::MAX_WILDCARDS`].
+    #[error(
+        "topic filter {quote:?} has more than {max} wildcards: name the topics more closely",
+        max = TopicFilter::MAX_WILDCARDS
+    )]
+    TooManyWildcards {
+        /// How it begins.
+        quote: String,
+    },
     /// A topic holds `*`, which only filters may.
     #[error("topic {quote:?} contains \"*\": name one topic, wildcards are for topic filters")]
     Wildcard {
@@ -297,7 +309,19 @@ fn check(kind: Kind, text: &str) -> Result<(), TopicError> {
             bytes: text.len(),
         });
     }
-    text.chars().try_for_each(|c| check_char(kind, c, text))
+    text.chars().try_for_each(|c| check_char(kind, c, text))?;
+    if wildcards(text) > TopicFilter::MAX_WILDCARDS {
+        return Err(TopicError::TooManyWildcards { quote: quote(text) });
+    }
+    Ok(())
+}
+
+/// How many runs of stars there are.
+fn wildcards(text: &str) -> usize {
+    let starts = text.bytes().zip(std::iter::once(b' ').chain(text.bytes()));
+    starts
+        .filter(|(byte, before)| *byte == b'*' && *before != b'*')
+        .count()
 }
 
 fn check_char(kind: Kind, c: char, text: &str) -> Result<(), TopicError> {
@@ -787,10 +811,20 @@ mod tests {
 
     #[test]
     fn the_longest_filters_match_without_backtracking() {
-        let hostile = filter(&"*a".repeat(127));
+        let hostile = filter(&format!("*{}", "a".repeat(30)).repeat(8));
         assert!(hostile.matches(&"a".repeat(255)));
         assert!(!hostile.matches(&format!("{}b", "a".repeat(254))));
-        assert!(filter(&"**:".repeat(85)).matches(&":".repeat(255)));
+        assert!(filter(&"**:".repeat(8)).matches(&":".repeat(255)));
+    }
+
+    #[test]
+    fn a_filter_has_at_most_eight_wildcards() {
+        assert!(TopicFilter::parse(&"a:*".repeat(8)).is_ok());
+        let error = TopicFilter::parse(&"a:*".repeat(9)).unwrap_err();
+        assert!(
+            error.to_string().contains("more than 8 wildcards"),
+            "{error}"
+        );
     }
 
     #[test]

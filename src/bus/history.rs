@@ -113,6 +113,30 @@ impl History {
         self.tenants.get(tenant)?.topics.get(topic)
     }
 
+    /// The retained topics that the filter may match, in order, from one of them on.
+    pub(super) fn candidates<'a>(
+        &'a self,
+        tenant: &Tenant,
+        filter: &'a TopicFilter,
+        from: Option<&Topic>,
+    ) -> impl Iterator<Item = (&'a Topic, &'a TopicHistory)> + use<'a> {
+        let prefix = filter.literal_prefix();
+        let from = from.map_or(prefix, Topic::as_str).to_owned();
+        let exact = filter.is_literal();
+        self.tenants
+            .get(tenant)
+            .map(|history| {
+                let range = (Bound::Included(from.as_str()), Bound::Unbounded);
+                history.topics.range::<str, _>(range)
+            })
+            .into_iter()
+            .flatten()
+            .take_while(move |(topic, _)| {
+                let topic = topic.as_str();
+                topic == prefix || (!exact && topic.starts_with(prefix))
+            })
+    }
+
     /// The retained topics that share the filter's literal prefix, matching or not, in order.
     pub(super) fn with_prefix_of<'a>(
         &'a self,

@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 
 pub use shard::{Revocation, SessionHandle, Shard, ShardCommand};
 pub use topic_index::TopicIndex;
-pub use window::{Gap, Latest, Page, PageLimits, Range, Retention, Window};
+pub use window::{Gap, Latest, Page, PageLimits, Range, Retention, RewindScan, Window};
 
 use crate::{
     engine::{Appended, Engine, EngineError, IdempotencyKey, Tail},

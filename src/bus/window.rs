@@ -8,7 +8,11 @@ use std::{
 };
 
 use super::history::{History, TopicHistory};
-use crate::{event::Event, subscription::FilterSet, topic::Tenant};
+use crate::{
+    event::Event,
+    subscription::FilterSet,
+    topic::{Tenant, Topic},
+};
 
 /// How much of the log is retained; the oldest events go first, whichever bound is hit.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +33,8 @@ const RECENT_BYTES: usize = 16 * 1024 * 1024;
 const SCAN_IS_CHEAP: usize = 512;
 /// The most events that one page looks at, so that no read holds the lock for long.
 const SCAN_MOST: usize = 4096;
+/// And the fewest, however many patterns each event is tried against.
+const SCAN_LEAST: usize = 64;
 /// The most topics that one page merges.
 const MERGE_TOPICS: usize = 1024;
 
@@ -112,6 +118,28 @@ struct Retained {
     event: Arc<Event>,
 }
 
+/// A search for the last so many events of each of many topics, which may take several steps.
+#[derive(Debug)]
+pub struct RewindScan {
+    count: usize,
+    /// Events after this position do not count.
+    until: u64,
+    /// How many of the filters have been searched.
+    filter: usize,
+    /// Where to go on within the next filter's topics; at the first where there is none.
+    place: Option<Place>,
+    found: Vec<u64>,
+}
+
+/// A place within one topic's history, which is searched from its end.
+#[derive(Clone, Debug)]
+struct Place {
+    topic: Topic,
+    /// Events from here on have been looked at.
+    below: u64,
+    taken: usize,
+}
+
 impl Window {
     pub fn new(retention: Retention) -> Self {
         Self {
@@ -193,38 +221,44 @@ impl Window {
         Ok(state.scan(page, tenant, filters, from..to, end))
     }
 
-    /// The sequences of the last `count` retained events, up to a position, of each topic that
-    /// the filters match, in order. At most all that is retained.
-    pub fn rewind(
+    /// Takes a search for events to rewind to one step further, which holds the lock for bounded
+    /// work; true where it is complete.
+    pub fn scan_for_rewind(
         &self,
         tenant: &Tenant,
         filters: &FilterSet,
-        count: usize,
-        until: u64,
-    ) -> Vec<u64> {
+        scan: &mut RewindScan,
+    ) -> bool {
         let state = self.read();
-        let mut found = Vec::new();
-        for history in state.all_topics_of(tenant, filters) {
-            let newest_first = history.sequences.iter().rev().copied();
-            let matching = newest_first.filter(|sequence| {
-                *sequence <= until
-                    && state
-                        .event(*sequence)
-                        .is_some_and(|event| filters.matches(event))
-            });
-            found.extend(matching.take(count));
+        let mut budget = SCAN_MOST;
+        for subscription in filters.iter().skip(scan.filter) {
+            let place = scan.place.take();
+            let from = place.as_ref().map(|place| &place.topic);
+            for (topic, history) in state.history.candidates(tenant, &subscription.filter, from) {
+                let mut place = match &place {
+                    Some(place) if place.topic == *topic => place.clone(),
+                    _ => Place::start_of(topic),
+                };
+                if budget == 0 {
+                    scan.place = Some(place);
+                    return false;
+                }
+                budget -= 1;
+                if subscription.filter.matches(topic.as_str())
+                    && !scan.take_from(&state, filters, history, &mut place, &mut budget)
+                {
+                    scan.place = Some(place);
+                    return false;
+                }
+            }
+            scan.filter += 1;
         }
-        found.sort_unstable();
-        found.dedup();
-        found
+        true
     }
 
-    /// The retained event of a sequence.
-    ///
-    /// # Errors
-    /// [`Gap`] where it was trimmed.
-    pub fn event(&self, sequence: u64) -> Result<Arc<Event>, Gap> {
-        self.read().event(sequence).cloned().ok_or(Gap)
+    /// The event of a sequence, where it is still retained.
+    pub fn event(&self, sequence: u64) -> Option<Arc<Event>> {
+        self.read().event(sequence).cloned()
     }
 
     /// Appends up to `most` of the newest events after a position to `into`.
@@ -250,6 +284,68 @@ impl Window {
 
     fn write(&self) -> RwLockWriteGuard<'_, State> {
         self.state.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl RewindScan {
+    pub fn new(count: usize, until: u64) -> Self {
+        Self {
+            count,
+            until,
+            filter: 0,
+            place: None,
+            found: Vec::new(),
+        }
+    }
+
+    /// What was found, in the order of the log.
+    pub fn into_sequences(mut self) -> Vec<u64> {
+        self.found.sort_unstable();
+        self.found.dedup();
+        self.found
+    }
+
+    /// Takes the last matching events of one topic; false where the budget ran out, with the place
+    /// to go on from.
+    fn take_from(
+        &mut self,
+        state: &State,
+        filters: &FilterSet,
+        history: &TopicHistory,
+        place: &mut Place,
+        budget: &mut usize,
+    ) -> bool {
+        let cost = filters.pattern_count().max(1);
+        let below = place.below.min(self.until.saturating_add(1));
+        let to = history.sequences.partition_point(|seq| *seq < below);
+        for sequence in history.sequences.range(..to).rev().copied() {
+            if place.taken == self.count {
+                return true;
+            }
+            if *budget == 0 {
+                return false;
+            }
+            *budget = budget.saturating_sub(cost);
+            place.below = sequence;
+            if state
+                .event(sequence)
+                .is_some_and(|event| filters.matches(event))
+            {
+                self.found.push(sequence);
+                place.taken += 1;
+            }
+        }
+        true
+    }
+}
+
+impl Place {
+    fn start_of(topic: &Topic) -> Self {
+        Self {
+            topic: topic.clone(),
+            below: u64::MAX,
+            taken: 0,
+        }
     }
 }
 
@@ -384,14 +480,6 @@ impl State {
         literals.chain(patterns)
     }
 
-    fn all_topics_of<'a>(
-        &'a self,
-        tenant: &'a Tenant,
-        filters: &'a FilterSet,
-    ) -> impl Iterator<Item = &'a TopicHistory> {
-        self.all_histories_near(tenant, filters).flatten()
-    }
-
     /// Reads the log in order.
     fn scan(
         &self,
@@ -401,8 +489,9 @@ impl State {
         indices: std::ops::Range<usize>,
         end: u64,
     ) -> Page {
-        let all_looked_at = indices.len() <= SCAN_MOST;
-        for retained in self.retained.range(indices).take(SCAN_MOST) {
+        let most = most_looked_at(filters);
+        let all_looked_at = indices.len() <= most;
+        for retained in self.retained.range(indices).take(most) {
             let event = &retained.event;
             if event.tenant == *tenant && filters.matches(event) && !page.push(event) {
                 return page.cut();
@@ -430,13 +519,14 @@ impl State {
         for (reader, sequences) in readers.iter_mut().enumerate() {
             next.extend(sequences.next().map(|sequence| Reverse((sequence, reader))));
         }
+        let most = most_looked_at(filters);
         let mut looked_at = 0;
         while let Some(Reverse((sequence, reader))) = next.pop() {
             if sequence > end {
                 break;
             }
             looked_at += 1;
-            if looked_at > SCAN_MOST {
+            if looked_at > most {
                 return page.cut();
             }
             let following = readers[reader].next();
@@ -455,6 +545,11 @@ impl State {
         }
         page.complete(end)
     }
+}
+
+/// How many events may be matched while the lock is held: each pattern is tried on each of them.
+fn most_looked_at(filters: &FilterSet) -> usize {
+    (SCAN_MOST / filters.pattern_count().max(1)).max(SCAN_LEAST)
 }
 
 struct PageBuilder {

@@ -44,6 +44,16 @@ pub enum Outgoing {
     Frame(Box<ServerFrame>),
 }
 
+impl Outgoing {
+    /// Whether the client learns a position from it to resume from.
+    pub(super) fn tells_position(&self) -> bool {
+        match self {
+            Self::Event(_) => true,
+            Self::Frame(frame) => frame.stream_cursor().is_some(),
+        }
+    }
+}
+
 #[derive(Default)]
 pub(super) struct Mailbox {
     queue: VecDeque<Outgoing>,

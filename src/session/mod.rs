@@ -36,7 +36,7 @@ pub use replay::Announcement;
 
 use crate::{
     auth::Identity,
-    bus::{Bus, Gap, Range, StartPoint},
+    bus::{Bus, Gap, Range, RewindScan, StartPoint},
     protocol::{
         CloseReason, ErrorCode, Ref, Refusal, ResetReason, ServerFrame, SubscribeRequest,
         SubscriptionLimits,
@@ -44,6 +44,9 @@ use crate::{
     subscription::FilterSet,
     topic::TopicFilter,
 };
+
+/// Pages read before the worker's other connections get their turn.
+const STEPS_A_TURN: usize = 4;
 
 /// Bounds on a session, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -70,7 +73,7 @@ pub struct Session {
     /// `connected` is in the mailbox or was sent; before it there is no stream cursor.
     announced: bool,
     closed: Option<CloseReason>,
-    last_sent: Instant,
+    position_told: Instant,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -98,7 +101,7 @@ impl Session {
             waker: None,
             announced: false,
             closed: None,
-            last_sent: Instant::now(),
+            position_told: Instant::now(),
         }
     }
 
@@ -111,9 +114,9 @@ impl Session {
         self.closed
     }
 
-    /// When the last event or frame was taken for sending.
-    pub fn last_sent(&self) -> Instant {
-        self.last_sent
+    /// When the client was last told a position, by an event or by a frame with a stream cursor.
+    pub fn position_told(&self) -> Instant {
+        self.position_told
     }
 
     /// Remembers whom to wake when there is something to send.
@@ -133,7 +136,7 @@ impl Session {
     /// The client's messages should be left unread for now: so many replies wait, or a subscribe
     /// waits for another's replay and later replies must not overtake its own.
     pub fn is_congested(&self) -> bool {
-        self.replays.len() > 1 || self.mailbox.is_congested()
+        self.replays.iter().any(|replay| replay.progress.is_none()) || self.mailbox.is_congested()
     }
 
     /// Tells the position to a client that has heard nothing else for a while.
@@ -221,6 +224,7 @@ impl Session {
             asked,
             start,
             announcement,
+            rewind_scan: None,
             progress: None,
         });
         self.plain = false;
@@ -365,10 +369,23 @@ impl Session {
     /// The next thing to send; `None` until woken.
     pub(crate) fn next(&mut self, bus: &Bus) -> Option<Outgoing> {
         // Each step reads one page, which may hold nothing that matches.
-        while self.mailbox.is_empty() && self.closed.is_none() && self.advance(bus) {}
+        for _ in 0..STEPS_A_TURN {
+            let done = !self.mailbox.is_empty() || self.closed.is_some();
+            if done || !self.advance(bus) {
+                break;
+            }
+        }
         let outgoing = self.mailbox.pop()?;
-        self.last_sent = Instant::now();
+        if outgoing.tells_position() {
+            self.position_told = Instant::now();
+        }
         Some(outgoing)
+    }
+
+    /// There is more to read from the log now, so that the transport should ask again in its next
+    /// turn instead of waiting to be woken.
+    pub fn is_behind(&self) -> bool {
+        self.closed.is_none() && (self.reading == Reading::FromLog || !self.replays.is_empty())
     }
 
     /// Takes the session one step further towards live; false where it is.
@@ -382,6 +399,8 @@ impl Session {
         };
         if replay.progress.is_some() {
             self.advance_replay(bus);
+        } else if replay.rewind_scan.is_some() {
+            self.scan_for_rewind(bus);
         } else if self.may_begin() {
             self.begin_replay(bus);
         } else {
@@ -419,30 +438,58 @@ impl Session {
             };
         }
         let until = self.position;
-        let mut progress = Progress {
-            position: match replay.start {
-                StartPoint::Now | StartPoint::Unknown { .. } => head,
-                StartPoint::Earliest => window.earliest(),
-                StartPoint::Rewind(_) => until,
-                StartPoint::After { position, .. } => position,
-            },
+        let position = match replay.start {
+            StartPoint::Now | StartPoint::Unknown { .. } => head,
+            StartPoint::Earliest => window.earliest(),
+            StartPoint::After { position, .. } => position,
+            StartPoint::Rewind(count) => {
+                replay.rewind_scan = Some(RewindScan::new(count, until));
+                return self.scan_for_rewind(bus);
+            }
+        };
+        self.announce_replay(position, VecDeque::new(), bus);
+        if matches!(self.replays[0].start, StartPoint::Unknown { .. }) {
+            self.reset_replay(ResetReason::UnknownLog, bus);
+        }
+    }
+
+    /// Looks for the first replay's rewound events, for as long as a turn may take.
+    fn scan_for_rewind(&mut self, bus: &Bus) {
+        let tenant = &self.identity.tenant;
+        let Some(replay) = self.replays.front_mut() else {
+            return;
+        };
+        let Some(mut scan) = replay.rewind_scan.take() else {
+            return;
+        };
+        if bus
+            .window()
+            .scan_for_rewind(tenant, &replay.filters, &mut scan)
+        {
+            let position = self.position;
+            self.announce_replay(position, scan.into_sequences().into(), bus);
+        } else {
+            replay.rewind_scan = Some(scan);
+        }
+    }
+
+    /// Tells where the first replay starts, once that is known.
+    fn announce_replay(&mut self, position: u64, rewind: VecDeque<u64>, bus: &Bus) {
+        let until = self.position;
+        let Some(replay) = self.replays.front_mut() else {
+            return;
+        };
+        let progress = Progress {
+            position,
             until,
-            rewind: VecDeque::new(),
+            rewind,
             under_way: false,
         };
-        if let StartPoint::Rewind(count) = replay.start {
-            let tenant = &self.identity.tenant;
-            let rewound = window.rewind(tenant, &replay.filters, count, until);
-            progress.rewind = rewound.into();
-        }
         let from = progress.next_from();
         replay.progress = Some(progress);
         let frame = replay.announcement_frame(&self.identity, from, until, bus);
         self.announced = true;
         self.push_frame(frame);
-        if matches!(self.replays[0].start, StartPoint::Unknown { .. }) {
-            self.reset_replay(ResetReason::UnknownLog, bus);
-        }
     }
 
     /// Takes the first replay one step further: a page, or its end.

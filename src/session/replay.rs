@@ -5,7 +5,7 @@ use std::{collections::VecDeque, rc::Rc};
 use super::mailbox::{Delivery, Mailbox};
 use crate::{
     auth::Identity,
-    bus::{Bus, Gap, Range, StartPoint, Window},
+    bus::{Bus, Gap, Range, RewindScan, StartPoint, Window},
     protocol::{Ref, ResetReason, ServerFrame},
     subscription::FilterSet,
     topic::{Tenant, TopicFilter},
@@ -32,6 +32,8 @@ pub(super) struct Replay {
     pub(super) asked: Vec<TopicFilter>,
     pub(super) start: StartPoint,
     pub(super) announcement: Announcement,
+    /// While the events to rewind to are looked for.
+    pub(super) rewind_scan: Option<RewindScan>,
     /// `None` as long as another replay of the session runs.
     pub(super) progress: Option<Progress>,
 }
@@ -103,9 +105,10 @@ impl Replay {
             return Ok(false);
         };
         while let Some(sequence) = progress.rewind.pop_front() {
-            let event = window.event(sequence)?;
-            progress.under_way = true;
-            if self.filters.matches(&event) {
+            // What was trimmed meanwhile is not retained any more, which is all that was asked for.
+            if let Some(event) = window.event(sequence)
+                && self.filters.matches(&event)
+            {
                 mailbox.push_event(Rc::new(Delivery::new(event)));
             }
             if mailbox.is_full() {

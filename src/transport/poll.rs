@@ -144,7 +144,7 @@ fn no_store(status: StatusCode) -> actix_web::HttpResponseBuilder {
 async fn wait_for_next(session: &SessionHandle) -> Option<Outgoing> {
     let mut empty_polls = EmptyPolls::default();
     poll_fn(|cx| match pulse::poll_next(session, cx) {
-        Poll::Pending if empty_polls.are_too_many(false) => Poll::Ready(None),
+        Poll::Pending if empty_polls.are_too_many(session) => Poll::Ready(None),
         next => next,
     })
     .await
@@ -193,6 +193,10 @@ impl Answer {
         loop {
             let outgoing = match session.next() {
                 Some(outgoing) => Some(outgoing),
+                None if session.with(|session| session.is_behind()) => {
+                    tokio::task::yield_now().await;
+                    continue;
+                }
                 None if !self.events.is_empty() => return Collected::Something,
                 None => match tokio::time::timeout_at(until, wait_for_next(session)).await {
                     Ok(outgoing) => outgoing,

@@ -57,7 +57,7 @@ impl Pulse {
             session.with(|session| session.close(CloseReason::TokenExpired, wait));
             return now + self.heartbeat;
         }
-        let due = session.with(|session| session.last_sent()) + self.heartbeat;
+        let due = session.with(|session| session.position_told()) + self.heartbeat;
         if now < due {
             return due.min(self.token_end);
         }
@@ -97,9 +97,19 @@ pub struct EmptyPolls(u32);
 impl EmptyPolls {
     const MOST: u32 = 4096;
 
-    /// Notes a poll; true where there have been so many that the dispatcher must be spinning.
-    pub fn are_too_many(&mut self, found_something: bool) -> bool {
-        self.0 = if found_something { 0 } else { self.0 + 1 };
+    /// Something was found, or is still being read.
+    pub fn interrupted(&mut self) {
+        self.0 = 0;
+    }
+
+    /// Notes a poll that found nothing; true where there have been so many that the dispatcher
+    /// must be spinning.
+    pub fn are_too_many(&mut self, session: &SessionHandle) -> bool {
+        if session.with(|session| session.is_behind()) {
+            self.interrupted();
+        } else {
+            self.0 += 1;
+        }
         self.0 > Self::MOST
     }
 }
@@ -117,6 +127,9 @@ pub fn poll_next(
             return Poll::Ready(None);
         }
         session.wake_with(cx.waker());
+        if session.is_behind() {
+            cx.waker().wake_by_ref();
+        }
         Poll::Pending
     })
 }

@@ -194,7 +194,7 @@ impl MessageBody for SseBody {
                 Poll::Ready(Some(outgoing)) => this.put(&outgoing, &mut chunk),
                 Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
                 Poll::Pending if chunk.is_empty() => {
-                    if this.empty_polls.are_too_many(false) {
+                    if this.empty_polls.are_too_many(session) {
                         let reason = CloseReason::ProtocolViolation;
                         session.with(|session| session.close(reason, Duration::ZERO));
                     }
@@ -203,7 +203,7 @@ impl MessageBody for SseBody {
                 Poll::Ready(None) | Poll::Pending => break,
             }
         }
-        this.empty_polls.are_too_many(true);
+        this.empty_polls.interrupted();
         Poll::Ready(Some(Ok(chunk.freeze())))
     }
 }
