@@ -173,7 +173,7 @@ impl Gateway {
             server = server.workers(workers);
         }
         for listener in &self.listeners {
-            server = server.listen_auto_h2c(listener.try_clone()?)?;
+            server = server.listen(listener.try_clone()?)?;
         }
         Ok(server.run())
     }

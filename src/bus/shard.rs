@@ -252,6 +252,10 @@ impl SessionHandle {
             .map(|subscription| subscription.filter.clone())
             .collect();
         let mut session = self.session.borrow_mut();
+        if session.closed().is_some() {
+            // It was closed while the start was awaited; `closing` stays the last frame.
+            return Ok(());
+        }
         session.subscribe(request, start, announcement, &self.shard.bus)?;
         let mut index = self.shard.index.borrow_mut();
         for filter in &added {

@@ -18,6 +18,9 @@ use crate::{
     topic::{Tenant, Topic},
 };
 
+/// A batch is appended in one piece, while other publishers wait, and every live client's shard
+/// has to keep up with it.
+const MAX_BATCH_EVENTS: usize = 4096;
 const MAX_NAME_BYTES: usize = 128;
 const MAX_TRACE_ID_BYTES: usize = 128;
 const MAX_USER_ID_BYTES: usize = 255;
@@ -82,7 +85,7 @@ pub struct PublishRequest<'a> {
 
 impl<'a> PublishRequest<'a> {
     /// # Errors
-    /// `bad_request`; in a batch the message names the event's index.
+    /// `bad_request`, naming the event's index in a batch; `too_large` for a batch of too many.
     pub fn from_body(body: &'a [u8]) -> Result<Self, Refusal> {
         let text = std::str::from_utf8(body)
             .map_err(|_| Refusal::bad_request("the body is not UTF-8: send JSON in UTF-8"))?;
@@ -93,6 +96,12 @@ impl<'a> PublishRequest<'a> {
             });
         }
         let items: Vec<&RawValue> = decode_any(text)?;
+        if items.len() > MAX_BATCH_EVENTS {
+            return Err(Refusal::too_large(format!(
+                "the batch has {} events, and the limit is {MAX_BATCH_EVENTS}: send it in parts",
+                items.len()
+            )));
+        }
         if items.is_empty() {
             return Err(Refusal::bad_request(
                 "the batch is empty: send at least one event",
@@ -566,6 +575,17 @@ mod tests {
         assert_eq!(
             publish(body).unwrap()["timestamp"],
             "2026-01-25T10:30:00.000Z"
+        );
+    }
+
+    #[test]
+    fn a_batch_of_too_many_events_is_refused() {
+        let batch = |count| format!("[{}]", vec![r#"{"topic":"a"}"#; count].join(","));
+        assert!(PublishRequest::from_body(batch(4096).as_bytes()).is_ok());
+        let refusal = PublishRequest::from_body(batch(4097).as_bytes()).err();
+        assert_eq!(
+            refusal.map(|refusal| refusal.code),
+            Some(ErrorCode::TooLarge)
         );
     }
 

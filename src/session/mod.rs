@@ -161,8 +161,7 @@ impl Session {
         }
     }
 
-    /// Ends the session without a `closing` frame, after an `error` that said it all.
-    pub fn end(&mut self, reason: CloseReason) {
+    fn end(&mut self, reason: CloseReason) {
         // No further event is taken, so the shard's progress is not the session's any more.
         self.position = self.settled_position();
         self.reading = Reading::FromLog;
@@ -338,11 +337,15 @@ impl Session {
         }
         self.identity = identity;
         self.push_frame(reply);
-        let lost = self
+        let mut lost: Vec<TopicFilter> = self
             .all_filters()
             .filter(|filter| !self.identity.may_subscribe(filter))
-            .cloned();
-        Ok(lost.collect())
+            .cloned()
+            .collect();
+        // A filter that is subscribed anew stands in a replay as well.
+        lost.sort();
+        lost.dedup();
+        Ok(lost)
     }
 
     /// The position that is safe to resume the whole session from, once the mailbox is sent.

@@ -59,23 +59,29 @@ impl Worker {
     /// # Errors
     /// `unavailable` while draining, `too_many_connections` at the node's limit.
     pub fn admit(&self) -> Result<ConnectionSlot, Refusal> {
+        self.refuse_while_draining()?;
+        ConnectionSlot::take(&self.shared)
+    }
+
+    fn refuse_while_draining(&self) -> Result<(), Refusal> {
         if self.shard.is_draining() {
             return Err(Refusal::unavailable(
                 "the gateway is restarting: try again in a moment",
             ));
         }
-        ConnectionSlot::take(&self.shared)
+        Ok(())
     }
 
     /// Opens a session for a client that was admitted.
     ///
     /// # Errors
-    /// See [`Worker::refuse_ended`].
+    /// `unavailable` while draining, and what [`Worker::refuse_ended`] says.
     pub fn open(
         &self,
         identity: Arc<Identity>,
         slot: ConnectionSlot,
     ) -> Result<Connection, Refusal> {
+        self.refuse_while_draining()?;
         self.refuse_ended(&identity)?;
         Ok(Connection {
             session: self.shard.open(identity),
@@ -90,20 +96,19 @@ impl Worker {
     /// `revoked`, `token_expired`.
     pub fn refuse_ended(&self, identity: &Identity) -> Result<(), Refusal> {
         let now = Timestamp::now();
-        let ended = if self.shared.revocations.is_revoked(identity, now) {
-            (
+        if self.shared.revocations.is_revoked(identity, now) {
+            return Err(Refusal::new(
                 ErrorCode::Revoked,
                 "access was revoked: do not come back with this token",
-            )
-        } else if identity.is_expired(now) {
-            (
+            ));
+        }
+        if identity.is_expired(now) {
+            return Err(Refusal::new(
                 ErrorCode::TokenExpired,
                 "the token has expired: get a fresh one",
-            )
-        } else {
-            return Ok(());
-        };
-        Err(Refusal::new(ended.0, ended.1))
+            ));
+        }
+        Ok(())
     }
 }
 

@@ -102,6 +102,21 @@ async fn a_heartbeat_comes_when_no_event_did_and_carries_the_current_position() 
 }
 
 #[tokio::test]
+async fn a_client_that_hears_only_of_its_publishes_gets_heartbeats_with_the_position_too() {
+    let gateway = TestGateway::with(QUICK).await;
+    let mut ws = gateway.ws("topics=quiet:1").await;
+    loop {
+        ws.send(json!({"type": "publish", "topic": "noise:1"}))
+            .await;
+        let frame = ws.next().await;
+        if frame["type"] == "heartbeat" {
+            assert_ne!(frame["cursor"], ws.connected["cursor"]);
+            return;
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_client_that_only_answers_pings_stays_and_hears_a_heartbeat_each_time() {
     let gateway = TestGateway::with(QUICK).await;
     let mut ws = gateway.ws("").await;

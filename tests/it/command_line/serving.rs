@@ -285,19 +285,6 @@ async fn drive_requests(gateway: &Serving, good: &str) -> Vec<String> {
             }
         }
     }
-    let http2 = reqwest::Client::builder()
-        .http2_prior_knowledge()
-        .build()
-        .unwrap();
-    for secret in &secrets {
-        let url = gateway.url(&format!("/poll?topics=order:1&token={secret}"));
-        for request in [
-            http2.get(&url),
-            http2.get(gateway.url("/poll")).bearer_auth(secret),
-        ] {
-            drop(within("an answer", request.send()).await.unwrap());
-        }
-    }
     for secret in &secrets {
         let url = format!("ws://{}/ws", gateway.address);
         let (mut ws, _) = tokio_tungstenite::connect_async(url).await.unwrap();
