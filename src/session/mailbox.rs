@@ -72,6 +72,10 @@ impl Mailbox {
         self.queue.is_empty()
     }
 
+    pub(super) fn has_events(&self) -> bool {
+        self.events > 0
+    }
+
     /// So many replies wait that no more should be made.
     pub(super) fn is_congested(&self) -> bool {
         self.queue.len() - self.events >= MAILBOX_FRAMES

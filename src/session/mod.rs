@@ -141,7 +141,8 @@ impl Session {
 
     /// Tells the position to a client that has heard nothing else for a while.
     pub fn push_heartbeat(&mut self, bus: &Bus) {
-        if self.announced && self.closed.is_none() && !self.has_mail() {
+        // A waiting event tells a newer position anyway.
+        if self.announced && self.closed.is_none() && !self.mailbox.has_events() {
             let cursor = bus.cursor(self.stream_position());
             self.push_frame(ServerFrame::Heartbeat { cursor });
         }
