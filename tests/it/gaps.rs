@@ -474,3 +474,53 @@ async fn live_clients_miss_nothing_where_retention_is_shorter_than_a_burst() {
         assert_eq!(sse.event().await["data"], n);
     }
 }
+
+/// More topics than one step looks at.
+#[tokio::test]
+async fn a_rewind_over_thousands_of_topics_gives_the_last_of_each_in_order() {
+    let gateway = TestGateway::start().await;
+    for half in 0..2 {
+        let batch: Vec<_> = (0..3000)
+            .map(|n| json!({"topic": format!("t:{n}"), "data": half}))
+            .collect();
+        assert_eq!(gateway.post(&json!(batch).to_string()).await.0, 200);
+    }
+    let mut others: Vec<_> = (3000..6000)
+        .map(|n| json!({"topic": format!("t:{n}"), "data": 1}))
+        .collect();
+    others.push(json!({"topic": "u:1"}));
+    gateway.post(&json!(others).to_string()).await;
+    let mut ws = gateway.ws("topics=t:*&rewind=1").await;
+    for n in 0..6000 {
+        let event = ws.event().await;
+        assert_eq!(event["topic"], format!("t:{n}"));
+        assert_eq!(event["data"], 1);
+    }
+    ws.frame("live").await;
+}
+
+/// With so many patterns a page looks at few events, and a turn at few pages.
+#[tokio::test]
+async fn many_patterns_over_a_long_log_miss_nothing() {
+    let gateway = TestGateway::start().await;
+    let batch: Vec<_> = (0..4000)
+        .map(|n| json!({"topic": format!("t:{n}"), "data": n}))
+        .collect();
+    gateway.post(&json!(batch).to_string()).await;
+    let filters: Vec<_> = (0..100).map(|n| format!("*:{n:02}*9")).collect();
+    let wanted = |n: usize| n.to_string().len() >= 3 && n % 10 == 9;
+    let expected: Vec<_> = (0..4000).filter(|n| wanted(*n) && *n >= 109).collect();
+    let query = format!(
+        "topics={}&cursor=earliest&wait=0&max=1000",
+        filters.join(",")
+    );
+    let (status, page) = gateway.poll(&query).await;
+    assert_eq!(status, 200);
+    let seen: Vec<_> = page["events"].as_array().unwrap().iter().collect();
+    let seen: Vec<_> = seen
+        .iter()
+        .map(|event| event["data"].as_u64().unwrap() as usize)
+        .filter(|n| *n >= 109)
+        .collect();
+    assert_eq!(seen, expected);
+}
