@@ -8,7 +8,7 @@
 //! ```
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, hash_map::Entry::Occupied},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -18,6 +18,7 @@ use jiff::{SignedDuration, Timestamp};
 use tokio::sync::watch;
 
 use super::{Identity, identity::later, remote::sha256};
+use crate::topic::Tenant;
 
 /// Time from issue to first use: a page load, with room for a slow network.
 const FIRST_USE: SignedDuration = SignedDuration::from_secs(30);
@@ -32,6 +33,9 @@ const MAX_TICKETS: usize = 100_000;
 /// 192 bits: out of reach of guessing, and a multiple of three, so base64 is tight.
 const RANDOM_BYTES: usize = 24;
 const TEXT_BYTES: usize = RANDOM_BYTES / 3 * 4;
+
+/// A subject may have one in so many of the places.
+const SUBJECTS_SHARE: usize = 4;
 
 /// What a ticket may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,11 +64,13 @@ impl fmt::Debug for Ticket {
     }
 }
 
-/// Why there is no ticket. Both are `unavailable`.
+/// Why there is no ticket. [`IssueError::TooMany`] is `rate_limited`, the others `unavailable`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum IssueError {
     #[error("too many tickets are outstanding")]
     Full,
+    #[error("too many tickets of this subject are outstanding: use them, or wait until they end")]
+    TooMany,
     #[error("the operating system has no randomness to give")]
     Randomness,
 }
@@ -165,6 +171,8 @@ struct Inner {
     tickets: HashMap<Hash, Entry>,
     /// The same tickets by the time at which they may be forgotten.
     ends: BTreeSet<(Timestamp, Hash)>,
+    /// How many of them each subject of each tenant has, so that none can take all places.
+    by_subject: HashMap<(Tenant, Arc<str>), usize>,
 }
 
 struct Entry {
@@ -224,6 +232,9 @@ impl TicketStore {
         if inner.tickets.len() >= self.capacity {
             return Err(IssueError::Full);
         }
+        if inner.of_subject(&entry.identity) >= self.capacity.div_ceil(SUBJECTS_SHARE) {
+            return Err(IssueError::TooMany);
+        }
         inner.insert(sha256(text.as_bytes()), entry);
         Ok(Ticket { text, expires_at })
     }
@@ -252,7 +263,17 @@ impl TicketStore {
 }
 
 impl Inner {
+    fn of_subject(&self, identity: &Identity) -> usize {
+        let subject = (identity.tenant.clone(), Arc::clone(&identity.subject));
+        self.by_subject.get(&subject).copied().unwrap_or(0)
+    }
+
     fn insert(&mut self, hash: Hash, entry: Entry) {
+        let subject = (
+            entry.identity.tenant.clone(),
+            Arc::clone(&entry.identity.subject),
+        );
+        *self.by_subject.entry(subject).or_default() += 1;
         self.ends.insert((entry.ends, hash));
         self.tickets.insert(hash, entry);
     }
@@ -260,6 +281,16 @@ impl Inner {
     fn remove(&mut self, hash: &Hash) -> Option<Entry> {
         let entry = self.tickets.remove(hash)?;
         self.ends.remove(&(entry.ends, *hash));
+        let subject = (
+            entry.identity.tenant.clone(),
+            Arc::clone(&entry.identity.subject),
+        );
+        if let Occupied(mut count) = self.by_subject.entry(subject) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         Some(entry)
     }
 

@@ -172,15 +172,33 @@ fn a_lease_outlives_the_store() {
 #[test]
 fn a_full_store_says_so_until_tickets_end() {
     let store = TicketStore::with_capacity(2);
-    issue(&store, TicketUse::Once);
-    let used = issue(&store, TicketUse::Once);
-    let full = store.issue(alice(), TicketUse::Once, at(29));
-    assert_eq!(full.unwrap_err(), IssueError::Full);
+    let issue = |subject: &str, seconds| {
+        let identity = Identity {
+            subject: subject.into(),
+            ..(*alice()).clone()
+        };
+        store.issue(Arc::new(identity), TicketUse::Once, at(seconds))
+    };
+    issue("alice", 0).expect("a place");
+    let used = issue("bob", 0).expect("a place").text;
+    assert_eq!(issue("carol", 29).unwrap_err(), IssueError::Full);
     assert!(store.redeem(&used, ANYWHERE, at(29)).is_ok());
-    assert!(store.issue(alice(), TicketUse::Once, at(29)).is_ok());
-    let full = store.issue(alice(), TicketUse::Once, at(29));
-    assert_eq!(full.unwrap_err(), IssueError::Full);
-    assert!(store.issue(alice(), TicketUse::Once, at(30)).is_ok());
+    assert!(issue("carol", 29).is_ok());
+    assert_eq!(issue("dave", 29).unwrap_err(), IssueError::Full);
+    assert!(issue("dave", 30).is_ok());
     let inner = store.lock();
     assert_eq!(inner.tickets.len(), inner.ends.len());
+}
+
+#[test]
+fn one_subject_can_not_take_all_places() {
+    let store = TicketStore::with_capacity(8);
+    issue(&store, TicketUse::Once);
+    let used = issue(&store, TicketUse::Once);
+    let more = store.issue(alice(), TicketUse::Once, at(1));
+    assert_eq!(more.unwrap_err(), IssueError::TooMany);
+    assert!(store.redeem(&used, ANYWHERE, at(1)).is_ok());
+    assert!(store.issue(alice(), TicketUse::Once, at(1)).is_ok());
+    assert!(store.issue(alice(), TicketUse::Once, at(90)).is_ok());
+    assert_eq!(store.lock().by_subject.len(), 1);
 }

@@ -10,8 +10,8 @@ use super::{
     worker::Here,
 };
 use crate::{
-    auth::TicketUse,
-    protocol::{Refusal, decode_object},
+    auth::{IssueError, TicketUse},
+    protocol::{ErrorCode, Refusal, decode_object},
 };
 
 /// The body holds one short field.
@@ -38,13 +38,20 @@ pub async fn issue(
         .shared
         .tickets
         .issue(client.identity, purpose, Timestamp::now())
-        .map_err(|error| Refusal::unavailable(error.to_string()))?;
+        .map_err(refused)?;
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .json(serde_json::json!({
             "ticket": ticket.text,
             "expiresAt": format!("{:.3}", ticket.expires_at),
         })))
+}
+
+fn refused(error: IssueError) -> Refusal {
+    match error {
+        IssueError::TooMany => Refusal::new(ErrorCode::RateLimited, error.to_string()),
+        IssueError::Full | IssueError::Randomness => Refusal::unavailable(error.to_string()),
+    }
 }
 
 fn purpose(body: &[u8]) -> Result<TicketUse, Refusal> {
