@@ -88,7 +88,7 @@ pub fn token_end(identity: &Identity) -> Instant {
 /// Counts polls in a row that found nothing to send.
 ///
 /// actix's HTTP/1 dispatcher reads ahead while a response is under way. With 128 KiB that it can
-/// not parse on (requests behind an open stream, or junk), it wakes itself without end, and polls
+/// not parse on (requests that wait behind an open stream), it wakes itself without end, and polls
 /// our body or future each time. Nothing else polls an idle connection thousands of times, so the
 /// response is ended, and the dispatcher can go on with what it has read.
 #[derive(Debug, Default)]

@@ -22,11 +22,10 @@ use super::{
     poll::read_body_into,
     pulse::{EmptyPolls, Pulse, poll_next},
     worker::{Connection, Here, Worker},
-    ws::new_connection_id,
 };
 use crate::{
     protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame},
-    session::{Announcement, Delivery, Outgoing},
+    session::{Delivery, Outgoing},
 };
 
 /// What a browser waits before it reconnects after a drop, unless told otherwise.
@@ -83,11 +82,12 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
     let start = worker.shard.bus().start(&subscribe.start).await?;
     let heartbeat = worker.shared.settings.heartbeat;
     let pulse = Pulse::new(&client.identity, heartbeat);
-    let announcement = Announcement::Connected {
-        message: connected_message(!subscribe.subscriptions.is_empty()),
-        connection_id: new_connection_id(),
-        heartbeat_ms: heartbeat.as_millis() as u64,
+    let message = if subscribe.subscriptions.is_empty() {
+        "connected without topics: name some with ?topics=… to receive events"
+    } else {
+        "connected"
     };
+    let announcement = worker.connected(message);
     let connection = worker.open(client.identity, worker.admit()?)?;
     connection
         .session
@@ -105,15 +105,6 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
         empty_polls: EmptyPolls::default(),
         preamble: Some(Bytes::from(format!("retry: {}\n", RETRY.as_millis()))),
     })
-}
-
-/// The `message` of `connected`, which helps whoever forgot the topics.
-pub fn connected_message(has_topics: bool) -> &'static str {
-    if has_topics {
-        "connected"
-    } else {
-        "connected without topics: name some with ?topics=… to receive events"
-    }
 }
 
 fn event_stream() -> actix_web::HttpResponseBuilder {

@@ -22,6 +22,7 @@ use crate::{
     auth::{Authenticator, Identity, RevocationList, TicketStore},
     bus::{SessionHandle, Shard},
     protocol::{ErrorCode, PublishLimits, Refusal, SubscriptionLimits},
+    session::Announcement,
 };
 
 /// What the transports need of the configuration.
@@ -87,6 +88,16 @@ impl Worker {
             session: self.shard.open(identity),
             _slot: slot,
         })
+    }
+
+    /// What a stream begins with.
+    pub fn connected(&self, message: &'static str) -> Announcement {
+        Announcement::Connected {
+            message,
+            // A name for the client's questions to its operator; not a secret.
+            connection_id: format!("{:016x}", fastrand::u64(..)).into(),
+            heartbeat_ms: self.shared.settings.heartbeat.as_millis() as u64,
+        }
     }
 
     /// Asks again whether an identity is still good, after whatever was awaited since it was

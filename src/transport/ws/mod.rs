@@ -44,13 +44,12 @@ use super::{
     frame_guard::{FrameGuard, TooLarge},
     http::charge,
     pulse::{Pulse, poll_next},
-    sse::connected_message,
     worker::{Connection, ConnectionLimiter, ConnectionSlot, Here, Worker},
 };
 use crate::{
     auth::Identity,
     protocol::{CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest},
-    session::{Announcement, Outgoing},
+    session::Outgoing,
 };
 
 /// How long a connection without a credential may take to send one.
@@ -105,11 +104,6 @@ async fn as_payload(request: &HttpRequest, stream: FrameGuard) -> Result<web::Pa
     web::Payload::from_request(request, &mut payload)
         .await
         .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))
-}
-
-/// A name for logs and for the client's questions to its operator; not a secret.
-pub fn new_connection_id() -> Box<str> {
-    format!("{:016x}", fastrand::u64(..)).into()
 }
 
 enum Stage {
@@ -219,11 +213,7 @@ impl WsBody {
 
     /// Starts what the URL asks for; `connected` announces it.
     fn start_first(&mut self, request: SubscribeRequest) {
-        let announcement = Announcement::Connected {
-            message: connected_message(true),
-            connection_id: new_connection_id(),
-            heartbeat_ms: self.worker.shared.settings.heartbeat.as_millis() as u64,
-        };
+        let announcement = self.worker.connected("connected");
         self.start_subscribing(request, announcement);
     }
 
