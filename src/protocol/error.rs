@@ -86,6 +86,77 @@ impl ErrorCode {
     }
 }
 
+/// Which limit a refusal is about; each is a key of the configuration.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum LimitKind {
+    /// Messages and requests of one connection.
+    Messages,
+    /// Inbound bytes of one connection.
+    Bytes,
+    /// Events that a subject publishes.
+    Publish,
+    /// Streams that a subject opens.
+    Connect,
+    /// Failed authentications of an address.
+    FailedAuths,
+    /// Handshakes of an address.
+    Handshakes,
+    /// Streams opened on the node.
+    Admissions,
+    /// Connections of a subject.
+    SubjectConnections,
+    /// Waiting polls of a subject.
+    SubjectPolls,
+    /// Connections of the node.
+    NodeConnections,
+    /// Topic filters of one connection.
+    Subscriptions,
+    /// Outstanding tickets.
+    Tickets,
+    /// Remembered idempotency keys.
+    IdempotencyKeys,
+    /// A size: of a message, body, token, URL or event.
+    Size,
+}
+
+impl LimitKind {
+    /// The name in metrics and in the `RateLimit` headers.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Messages => "messages",
+            Self::Bytes => "bytes",
+            Self::Publish => "publish",
+            Self::Connect => "connect",
+            Self::FailedAuths => "failed_auths",
+            Self::Handshakes => "handshakes",
+            Self::Admissions => "admissions",
+            Self::SubjectConnections => "subject_connections",
+            Self::SubjectPolls => "subject_polls",
+            Self::NodeConnections => "node_connections",
+            Self::Subscriptions => "subscriptions",
+            Self::Tickets => "tickets",
+            Self::IdempotencyKeys => "idempotency_keys",
+            Self::Size => "size",
+        }
+    }
+}
+
+/// The limit that a refusal is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LimitHit {
+    pub kind: LimitKind,
+    /// How much is allowed in each window, where it is a rate: what the `RateLimit-Policy` header
+    /// tells.
+    pub quota: Option<Quota>,
+}
+
+/// So many in so many seconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Quota {
+    pub count: u32,
+    pub window_seconds: u32,
+}
+
 /// What the client gets in place of what it asked for. The message tells a person what was wrong
 /// and what to do; it never carries a token or a ticket.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -95,6 +166,8 @@ pub struct Refusal {
     pub message: Cow<'static, str>,
     /// How long to wait before trying again, where waiting helps.
     pub retry_after: Option<Duration>,
+    /// The limit that was reached, where it is one.
+    pub limit: Option<LimitHit>,
 }
 
 impl Refusal {
@@ -103,6 +176,7 @@ impl Refusal {
             code,
             message: message.into(),
             retry_after: None,
+            limit: None,
         }
     }
 
@@ -111,7 +185,7 @@ impl Refusal {
     }
 
     pub fn too_large(message: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(ErrorCode::TooLarge, message)
+        Self::new(ErrorCode::TooLarge, message).over(LimitKind::Size)
     }
 
     pub fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
@@ -121,6 +195,23 @@ impl Refusal {
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
+        self
+    }
+
+    /// Names the limit that was reached.
+    #[must_use]
+    pub fn over(mut self, kind: LimitKind) -> Self {
+        self.limit = Some(LimitHit { kind, quota: None });
+        self
+    }
+
+    /// Names the limit that was reached, which is a rate.
+    #[must_use]
+    pub fn over_rate(mut self, kind: LimitKind, quota: Quota) -> Self {
+        self.limit = Some(LimitHit {
+            kind,
+            quota: Some(quota),
+        });
         self
     }
 

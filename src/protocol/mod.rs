@@ -8,7 +8,7 @@ mod server;
 mod subscribe;
 
 pub use client::{ClientFrame, ClientMessage, Ref, decode_object};
-pub use error::{CloseReason, ErrorCode, Refusal};
+pub use error::{CloseReason, ErrorCode, LimitHit, LimitKind, Quota, Refusal};
 pub use msgpack::{MsgpackError, json_to_msgpack, msgpack_to_json};
 pub(crate) use publish::Fingerprint;
 pub use publish::{Publish, PublishLimits, PublishRequest, Publisher};
