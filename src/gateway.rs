@@ -4,7 +4,6 @@ use std::{
     cell::RefCell,
     future::Future,
     net::{SocketAddr, TcpListener, ToSocketAddrs},
-    num::NonZeroU32,
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -18,19 +17,20 @@ use actix_web::{
     web,
 };
 use anyhow::Context;
-use governor::Quota;
+use ipnet::IpNet;
 
 use crate::{
     admin,
     auth::{Authenticator, RevocationList, TicketStore},
     bus::{Bus, Retention, Shard, ShardCommand},
-    config::{Config, EngineKind, LimitsConfig},
-    engine::{Engine, MemoryEngine},
+    config::{Config, EngineKind, List, Network},
+    engine::{Engine, IdempotencyLimits, MemoryEngine},
     event::LogId,
+    limits::{ConnectionLimiter, ConnectionRates, Limits},
     page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
-    transport::{self, ConnectionLimiter, Settings, Shared, Worker},
+    transport::{self, Settings, Shared, Worker},
 };
 
 /// Ends a connection whose peer takes nothing, or acknowledges nothing, for this long (protocol,
@@ -41,6 +41,8 @@ const LISTEN_BACKLOG: u32 = 4096;
 /// How long a connection that the gateway ends may take to read what was sent to it last. Browsers
 /// tell their page of a Close only when this is over.
 const LINGER: Duration = Duration::from_millis(500);
+/// How often budgets that are full again are forgotten.
+const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often events that have become too old are looked for.
 const EXPIRY_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -59,12 +61,13 @@ impl Gateway {
     /// # Errors
     /// Names what is wrong: a key that is unfit, an address that is taken.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
-        let authenticator = Arc::new(Authenticator::new(config.auth.options())?);
+        let authenticator = Arc::new(Authenticator::new(config.auth_options())?);
         let shared = Arc::new(Shared {
             settings: settings(&config),
             authenticator,
             tickets: TicketStore::new(),
             revocations: RevocationList::new(),
+            limits: Limits::new(&config.limits),
             connections: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -110,6 +113,7 @@ impl Gateway {
         let background = [
             tokio::spawn(Arc::clone(&self.shared.authenticator).refresh_jwks_forever()),
             tokio::spawn(trim_forever(Arc::clone(&self.bus))),
+            tokio::spawn(prune_forever(Arc::clone(&self.shared))),
         ];
         let handle = clients.handle();
         let admin_handle = operators.handle();
@@ -146,7 +150,7 @@ impl Gateway {
 
     fn client_server(&self, grace: Duration) -> anyhow::Result<actix_web::dev::Server> {
         let (bus, shared) = (Arc::clone(&self.bus), Arc::clone(&self.shared));
-        let quota = shared.settings.quota;
+        let rates = shared.limits.connection;
         let limits = SessionLimits {
             subscriptions: shared.settings.subscriptions,
         };
@@ -162,7 +166,7 @@ impl Gateway {
                 .configure(page::configure)
                 .default_service(web::to(transport::not_found))
         })
-        .on_connect(move |stream, data| prepare_connection(stream, data, quota))
+        .on_connect(move |stream, data| prepare_connection(stream, data, rates))
         .backlog(LISTEN_BACKLOG)
         .max_connections(self.config.limits.connections.saturating_add(1024))
         .h1_allow_half_closed(false)
@@ -257,10 +261,13 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
         bytes: config.retention.bytes.0,
         age: config.retention.age.map(|age| age.0),
     };
-    let idempotency_keys = config.limits.idempotency_keys;
+    let idempotency = IdempotencyLimits {
+        keys: config.limits.idempotency_keys,
+        keys_per_subject: config.limits.idempotency_keys_per_subject,
+    };
     Ok(match config.bus.engine {
         EngineKind::Memory => Bus::open(log, retention, |log, tail| {
-            Arc::new(MemoryEngine::new(log, tail, idempotency_keys)) as Arc<dyn Engine>
+            Arc::new(MemoryEngine::new(log, tail, idempotency)) as Arc<dyn Engine>
         }),
     })
 }
@@ -281,20 +288,19 @@ fn settings(config: &Config) -> Settings {
         },
         message_bytes: limits.message_bytes.0,
         publish_bytes: limits.publish_bytes.0,
-        quota: quota(limits),
+        url_bytes: limits.url_bytes.0,
         connections: limits.connections,
+        trusted_proxies: networks(&config.trusted_proxies),
     }
 }
 
-fn quota(limits: &LimitsConfig) -> Quota {
-    let at_least_one = |number: u32| NonZeroU32::new(number).unwrap_or(NonZeroU32::MIN);
-    Quota::per_second(at_least_one(limits.messages_per_second))
-        .allow_burst(at_least_one(limits.message_burst))
+fn networks(list: &List<Network>) -> Vec<IpNet> {
+    list.0.iter().map(|network| network.0).collect()
 }
 
 /// Called once for each TCP connection, before its first request.
-fn prepare_connection(stream: &dyn std::any::Any, data: &mut Extensions, quota: Quota) {
-    data.insert(Arc::new(ConnectionLimiter::new(quota)));
+fn prepare_connection(stream: &dyn std::any::Any, data: &mut Extensions, rates: ConnectionRates) {
+    data.insert(Arc::new(ConnectionLimiter::new(rates)));
     if let Some(stream) = stream.downcast_ref::<TcpStream>() {
         let socket = socket2::SockRef::from(stream);
         // Best effort: without these, a vanished peer is found by missing Pongs and heartbeats.
@@ -308,5 +314,13 @@ async fn trim_forever(bus: Arc<Bus>) {
     loop {
         interval.tick().await;
         bus.window().trim_expired();
+    }
+}
+
+async fn prune_forever(shared: Arc<Shared>) {
+    let mut interval = tokio::time::interval(PRUNE_INTERVAL);
+    loop {
+        interval.tick().await;
+        shared.limits.prune();
     }
 }

@@ -22,6 +22,8 @@ pub mod session;
 
 pub mod config;
 
+pub mod limits;
+
 pub mod transport;
 
 pub mod admin;

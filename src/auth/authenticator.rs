@@ -16,7 +16,7 @@ use super::{
     claims::{ClaimPolicy, Verified},
     keys::{KeyError, VerifyingKey, load_local},
     remote::{FetchedKeys, KeySource, RefreshError, sha256},
-    token::{Jws, MAX_TOKEN_BYTES},
+    token::Jws,
 };
 
 /// Verified tokens remembered: enough for the long-polls of a node. One with more than [`FREE_GRANTS`] grants counts for
@@ -46,6 +46,7 @@ struct KeyRing {
     remote: Option<Remote>,
     policy: Arc<ClaimPolicy>,
     refresh: Duration,
+    max_token_bytes: usize,
     /// SHA-256 of the token → what it says.
     cache: Cache<[u8; 32], Arc<Verified>, ByGrants>,
 }
@@ -93,10 +94,10 @@ impl Authenticator {
     /// # Errors
     /// The same.
     pub fn verify_at(&self, token: &str, now: Timestamp) -> Result<Arc<Identity>, AuthError> {
-        if token.len() > MAX_TOKEN_BYTES {
+        let ring = Arc::clone(&self.ring());
+        if token.len() > ring.max_token_bytes {
             return Err(AuthError::TooLong);
         }
-        let ring = Arc::clone(&self.ring());
         let digest = sha256(token.as_bytes());
         if let Some(verified) = ring.cache.get(&digest) {
             return verified.at(now);
@@ -188,23 +189,14 @@ impl KeyRing {
         };
         let local = load_local(options)?.into();
         let policy = Arc::new(ClaimPolicy::new(options)?);
-        let refresh = options.jwks_refresh.max(MIN_REFRESH);
-        Ok(Self::assemble(local, remote, policy, refresh))
-    }
-
-    fn assemble(
-        local: Arc<[VerifyingKey]>,
-        remote: Option<Remote>,
-        policy: Arc<ClaimPolicy>,
-        refresh: Duration,
-    ) -> Self {
-        Self {
+        Ok(Self {
             local,
             remote,
             policy,
-            refresh,
-            cache: Cache::with_weighter(CACHED_TOKENS, CACHED_TOKENS as u64, ByGrants),
-        }
+            refresh: options.jwks_refresh.max(MIN_REFRESH),
+            max_token_bytes: options.max_token_bytes,
+            cache: empty_cache(),
+        })
     }
 
     /// This ring with keys that were fetched for `source`, unless it meanwhile uses another.
@@ -217,9 +209,13 @@ impl KeyRing {
             source: Arc::clone(source),
             fetched: Some(fetched),
         };
-        let local = Arc::clone(&self.local);
-        let policy = Arc::clone(&self.policy);
-        Some(Self::assemble(local, Some(remote), policy, self.refresh))
+        Some(Self {
+            local: Arc::clone(&self.local),
+            remote: Some(remote),
+            policy: Arc::clone(&self.policy),
+            cache: empty_cache(),
+            ..*self
+        })
     }
 
     /// This ring with what `current` has fetched while this one was being loaded.
@@ -268,6 +264,10 @@ impl Remote {
             }),
         }
     }
+}
+
+fn empty_cache() -> Cache<[u8; 32], Arc<Verified>, ByGrants> {
+    Cache::with_weighter(CACHED_TOKENS, CACHED_TOKENS as u64, ByGrants)
 }
 
 fn backoff(failures: u32) -> Duration {

@@ -12,8 +12,8 @@ use serde_json::Value;
 use crate::topic::{Tenant, TopicFilter};
 
 use super::{
-    AuthError, AuthOptions, Identity, LEEWAY, grants::GrantTemplate, identity::later,
-    keys::KeyError,
+    AuthError, AuthOptions, ClaimedLimits, Identity, LEEWAY, grants::GrantTemplate,
+    identity::later, keys::KeyError,
 };
 
 /// Filters in one `subscribe` or `publish` claim; more would make every later check slow.
@@ -123,6 +123,7 @@ impl ClaimPolicy {
             trusted: claims.flag("trusted")?,
             expires_at: claims.date("exp")?.ok_or(bad("exp", MISSING))?,
             token_id: claims.name("jti")?.map(Arc::from),
+            limits: claims.limits()?.map(Box::new),
         })
     }
 }
@@ -134,7 +135,7 @@ const fn bad(name: &'static str, problem: &'static str) -> AuthError {
 }
 
 /// The claims that Tribus reads. All others are ignored.
-const KNOWN: [&str; 10] = [
+const KNOWN: [&str; 11] = [
     "sub",
     "exp",
     "nbf",
@@ -145,6 +146,7 @@ const KNOWN: [&str; 10] = [
     "trusted",
     "subscribe",
     "publish",
+    "limits",
 ];
 
 /// The known claims as they came; each accessor answers `None` only for a claim that is not there at all.
@@ -206,6 +208,23 @@ impl Claims {
             Some(Value::Array(many)) => strings("aud", many),
             Some(_) => Err(bad("aud", "neither a string nor a list of strings")),
         }
+    }
+
+    /// Strict, since a limit that is misspelt would not be there.
+    fn limits(&self) -> Result<Option<ClaimedLimits>, AuthError> {
+        let Some(value) = self.0.get("limits") else {
+            return Ok(None);
+        };
+        let limits = ClaimedLimits::deserialize(value).map_err(|_| {
+            bad(
+                "limits",
+                "not an object of limits of a subject, as the configuration names them, and numbers",
+            )
+        })?;
+        if limits.has_zero() {
+            return Err(bad("limits", "a limit is at least 1"));
+        }
+        Ok(Some(limits))
     }
 
     fn filters(&self, name: &'static str) -> Result<Option<Vec<TopicFilter>>, AuthError> {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
+use serde::Deserialize;
 
 use crate::topic::{Tenant, TopicFilter, covers};
 
@@ -26,6 +27,42 @@ pub struct Identity {
     pub expires_at: Timestamp,
     /// `jti`: what a single token is revoked by.
     pub token_id: Option<Arc<str>>,
+    /// `limits`: what its subject may take, where the token says so.
+    pub limits: Option<Box<ClaimedLimits>>,
+}
+
+/// The `limits` claim: the configuration's limits of a subject, by the same names, each in place
+/// of the default. None of them is 0.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ClaimedLimits {
+    /// Events that the subject may publish a second.
+    pub publish_events_per_second: Option<u32>,
+    /// Events that it may publish at once; as many as a second where only the rate is given.
+    pub publish_burst: Option<u32>,
+    /// Streams that it may open a second.
+    pub connects_per_second: Option<u32>,
+    /// Streams that it may open at once; as many as a second where only the rate is given.
+    pub connect_burst: Option<u32>,
+    /// Streams and waiting polls at the same time.
+    pub connections_per_subject: Option<u32>,
+    /// Of those, waiting polls.
+    pub polls_per_subject: Option<u32>,
+}
+
+impl ClaimedLimits {
+    /// Whether one of them is 0, which would lock the subject out; grants are for that.
+    pub(super) fn has_zero(&self) -> bool {
+        let all = [
+            self.publish_events_per_second,
+            self.publish_burst,
+            self.connects_per_second,
+            self.connect_burst,
+            self.connections_per_subject,
+            self.polls_per_subject,
+        ];
+        all.contains(&Some(0))
+    }
 }
 
 impl Identity {

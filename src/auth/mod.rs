@@ -29,7 +29,7 @@ mod test_keys;
 mod tests;
 
 pub use authenticator::Authenticator;
-pub use identity::{Identity, LEEWAY};
+pub use identity::{ClaimedLimits, Identity, LEEWAY};
 pub use keys::{KeyError, KeyFault};
 pub use options::{AuthOptions, Secret};
 pub use remote::RefreshError;
@@ -39,7 +39,6 @@ pub use tickets::{
     IssueError, Redeem, Redeemed, StreamClaim, StreamLease, Ticket, TicketError, TicketStore,
     TicketUse,
 };
-pub use token::MAX_TOKEN_BYTES;
 
 /// Why a token was not accepted. Every text is fit for the client: none contains a part of the token.
 ///
@@ -47,7 +46,7 @@ pub use token::MAX_TOKEN_BYTES;
 /// `unavailable`, all others are `unauthorized`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum AuthError {
-    /// Longer than [`MAX_TOKEN_BYTES`]; nothing of it was parsed.
+    /// Longer than `limits.token_bytes`; nothing of it was parsed.
     #[error("token is too long")]
     TooLong,
     /// Not a JWT in compact form (RFC 7515 section 7.1), or its header is not acceptable.

@@ -62,6 +62,8 @@ pub struct AuthOptions {
     pub default_subscribe: Vec<String>,
     /// `auth.default_publish`: the same for `publish`.
     pub default_publish: Vec<String>,
+    /// `limits.token_bytes`: longer tokens are refused before anything of them is parsed.
+    pub max_token_bytes: usize,
 }
 
 impl AuthOptions {
@@ -88,6 +90,7 @@ impl Default for AuthOptions {
             audience: None,
             default_subscribe: Vec::new(),
             default_publish: Vec::new(),
+            max_token_bytes: 8 * 1024,
         }
     }
 }

@@ -52,6 +52,7 @@ pub fn identity(subject: &str, expires_at: i64) -> Identity {
         trusted: false,
         expires_at: Timestamp::from_second(expires_at).expect("within range"),
         token_id: None,
+        limits: None,
     }
 }
 

@@ -8,9 +8,6 @@ use serde::{Deserialize, Deserializer, de::IgnoredAny};
 
 use super::AuthError;
 
-/// Longer tokens are refused before anything of them is parsed: they have to fit a request header anyway.
-pub const MAX_TOKEN_BYTES: usize = 8 * 1024;
-
 /// A token taken apart, its signature not yet verified.
 pub(super) struct Jws<'t> {
     pub header: Header,

@@ -19,11 +19,14 @@ pub use window::{Gap, Latest, Page, PageLimits, Range, Retention, RewindScan, Wi
 use crate::{
     engine::{Appended, Engine, EngineError, IdempotencyKey, Tail},
     event::{Cursor, Draft, Event, LogId},
-    protocol::{ErrorCode, Refusal, Start},
+    protocol::{ErrorCode, LimitKind, Refusal, Start},
 };
 
 /// How long a cursor that the log has reached, and this node has not, is waited for.
 const TAIL_WAIT: Duration = Duration::from_secs(5);
+
+/// Whoever used up its idempotency keys may try again after this time: keys end one by one.
+const KEYS_RETRY: Duration = Duration::from_secs(1);
 
 /// Commands that a shard has not taken yet; they are rare, and a full queue makes the sender wait.
 const SHARD_COMMANDS: usize = 16;
@@ -183,6 +186,12 @@ impl From<EngineError> for Refusal {
     fn from(error: EngineError) -> Self {
         match error {
             EngineError::Conflict => Self::new(ErrorCode::Conflict, error.to_string()),
+            EngineError::KeysFull => {
+                Self::unavailable(error.to_string()).over(LimitKind::IdempotencyKeys)
+            }
+            EngineError::SubjectKeysFull => Self::new(ErrorCode::RateLimited, error.to_string())
+                .over(LimitKind::IdempotencyKeys)
+                .retry_after(KEYS_RETRY),
             EngineError::Unavailable(reason) => Self::unavailable(reason),
         }
     }

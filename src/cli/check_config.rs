@@ -17,7 +17,7 @@ pub struct Args {
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
     let config = args.source.load()?;
-    let options = config.auth.options();
+    let options = config.auth_options();
     let has_keys = options.has_keys();
     if has_keys {
         Authenticator::new(options)?;

@@ -77,7 +77,7 @@ impl ConfigArgs {
 pub fn run(args: Args) -> anyhow::Result<ExitCode> {
     let mut config = args.source.load()?;
     start_logging(&config.log)?;
-    let development = if config.auth.options().has_keys() {
+    let development = if config.auth_options().has_keys() {
         None
     } else {
         Some(enter_development_mode(&mut config)?)
@@ -180,7 +180,7 @@ async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, authenticator
     while hangup.recv().await.is_some() {
         let reloaded = source
             .load()
-            .and_then(|config| Ok(authenticator.reload(config.auth.options())?));
+            .and_then(|config| Ok(authenticator.reload(config.auth_options())?));
         match reloaded {
             Ok(()) => tracing::info!("read the keys again"),
             Err(error) => tracing::error!("the keys stay as they were: {error:#}"),

@@ -295,19 +295,22 @@ impl Default for LogConfig {
     }
 }
 
-impl AuthConfig {
-    pub fn options(&self) -> AuthOptions {
+impl Config {
+    /// What verifies credentials.
+    pub fn auth_options(&self) -> AuthOptions {
+        let auth = &self.auth;
         AuthOptions {
-            hs256_secret: self.hs256_secret.clone(),
-            previous_secrets: self.previous_secrets.0.clone(),
-            public_key_file: self.public_key_file.clone(),
-            jwks_file: self.jwks_file.clone(),
-            jwks_url: self.jwks_url.clone(),
-            jwks_refresh: self.jwks_refresh.0,
-            issuer: self.issuer.clone(),
-            audience: self.audience.clone(),
-            default_subscribe: self.default_subscribe.0.clone(),
-            default_publish: self.default_publish.0.clone(),
+            hs256_secret: auth.hs256_secret.clone(),
+            previous_secrets: auth.previous_secrets.0.clone(),
+            public_key_file: auth.public_key_file.clone(),
+            jwks_file: auth.jwks_file.clone(),
+            jwks_url: auth.jwks_url.clone(),
+            jwks_refresh: auth.jwks_refresh.0,
+            issuer: auth.issuer.clone(),
+            audience: auth.audience.clone(),
+            default_subscribe: auth.default_subscribe.0.clone(),
+            default_publish: auth.default_publish.0.clone(),
+            max_token_bytes: self.limits.token_bytes.0,
         }
     }
 }

@@ -14,6 +14,8 @@ const WINDOW: Duration = Duration::from_secs(600);
 /// has one size, however long the client's key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
+    /// Of tenant and subject.
+    subject: [u8; 16],
     /// Of tenant, subject and the client's key.
     scoped: [u8; 16],
     /// Of the request, see `PublishRequest::fingerprint`.
@@ -22,16 +24,18 @@ pub struct IdempotencyKey {
 
 impl IdempotencyKey {
     pub fn new(tenant: &Tenant, subject: &str, key: &str, request: [u8; 16]) -> Self {
-        let mut digest = Fingerprint::new();
-        match tenant.as_deref() {
-            Some(tenant) => digest.field(tenant.as_bytes()),
+        let of_subject = || {
+            let mut digest = Fingerprint::new();
             // No tenant's name is empty.
-            None => digest.field(&[]),
-        }
-        digest.field(subject.as_bytes());
-        digest.field(key.as_bytes());
+            digest.field(tenant.as_deref().unwrap_or_default().as_bytes());
+            digest.field(subject.as_bytes());
+            digest
+        };
+        let mut scoped = of_subject();
+        scoped.field(key.as_bytes());
         Self {
-            scoped: digest.finish(),
+            subject: of_subject().finish(),
+            scoped: scoped.finish(),
             request,
         }
     }
@@ -54,22 +58,42 @@ pub(super) enum Known {
     Conflict,
     /// Every slot holds a key that may still come again.
     Full,
+    /// The subject has as many keys as it may have.
+    SubjectFull,
 }
 
-/// Keys of the last ten minutes, at most `capacity` of them.
+/// How many keys are remembered.
+#[derive(Clone, Copy, Debug)]
+pub struct IdempotencyLimits {
+    pub keys: usize,
+    /// So that no subject can take the places of all.
+    pub keys_per_subject: usize,
+}
+
+/// Keys of the last ten minutes, within bounds.
 #[derive(Debug)]
 pub(super) struct IdempotencyWindow {
     answers: HashMap<[u8; 16], Answer, ahash::RandomState>,
-    by_age: VecDeque<(Instant, [u8; 16])>,
-    capacity: usize,
+    by_age: VecDeque<Remembered>,
+    /// How many each subject has; none has 0.
+    by_subject: HashMap<[u8; 16], usize, ahash::RandomState>,
+    limits: IdempotencyLimits,
+}
+
+#[derive(Debug)]
+struct Remembered {
+    since: Instant,
+    subject: [u8; 16],
+    scoped: [u8; 16],
 }
 
 impl IdempotencyWindow {
-    pub(super) fn new(capacity: usize) -> Self {
+    pub(super) fn new(limits: IdempotencyLimits) -> Self {
         Self {
             answers: HashMap::default(),
             by_age: VecDeque::new(),
-            capacity,
+            by_subject: HashMap::default(),
+            limits,
         }
     }
 
@@ -80,7 +104,8 @@ impl IdempotencyWindow {
                 Known::Before(answer.first, u64::from(answer.count))
             }
             Some(_) => Known::Conflict,
-            None if self.answers.len() >= self.capacity => Known::Full,
+            None if self.answers.len() >= self.limits.keys => Known::Full,
+            None if self.of_subject(key) >= self.limits.keys_per_subject => Known::SubjectFull,
             None => Known::New,
         }
     }
@@ -92,17 +117,32 @@ impl IdempotencyWindow {
                 first,
                 count,
             });
-            self.by_age.push_back((now, key.scoped));
+            self.by_age.push_back(Remembered {
+                since: now,
+                subject: key.subject,
+                scoped: key.scoped,
+            });
+            *self.by_subject.entry(key.subject).or_default() += 1;
         }
     }
 
     fn forget_expired(&mut self, now: Instant) {
-        while let Some((since, key)) = self.by_age.front()
-            && now.duration_since(*since) >= WINDOW
+        while let Some(oldest) = self.by_age.front()
+            && now.duration_since(oldest.since) >= WINDOW
         {
-            self.answers.remove(key);
+            self.answers.remove(&oldest.scoped);
+            if let Entry::Occupied(mut count) = self.by_subject.entry(oldest.subject) {
+                *count.get_mut() -= 1;
+                if *count.get() == 0 {
+                    count.remove();
+                }
+            }
             self.by_age.pop_front();
         }
+    }
+
+    fn of_subject(&self, key: &IdempotencyKey) -> usize {
+        self.by_subject.get(&key.subject).copied().unwrap_or(0)
     }
 }
 
@@ -110,13 +150,20 @@ impl IdempotencyWindow {
 mod tests {
     use super::*;
 
+    fn window(keys: usize, keys_per_subject: usize) -> IdempotencyWindow {
+        IdempotencyWindow::new(IdempotencyLimits {
+            keys,
+            keys_per_subject,
+        })
+    }
+
     fn key(subject: &str, key: &str, request: u8) -> IdempotencyKey {
         IdempotencyKey::new(&Tenant::none(), subject, key, [request; 16])
     }
 
     #[test]
     fn a_key_is_known_for_ten_minutes_in_its_scope() {
-        let mut window = IdempotencyWindow::new(10);
+        let mut window = window(10, 10);
         let start = Instant::now();
         assert_eq!(window.look_up(&key("a", "k", 1), start), Known::New);
         window.remember(&key("a", "k", 1), 7, 2, start);
@@ -129,6 +176,25 @@ mod tests {
             Known::New
         );
         assert!(window.answers.is_empty() && window.by_age.is_empty());
+        assert!(window.by_subject.is_empty());
+    }
+
+    #[test]
+    fn a_subject_has_its_share_and_leaves_the_others_theirs() {
+        let mut window = window(10, 2);
+        let start = Instant::now();
+        for name in ["k", "l"] {
+            assert_eq!(window.look_up(&key("a", name, 1), start), Known::New);
+            window.remember(&key("a", name, 1), 1, 1, start);
+        }
+        assert_eq!(window.look_up(&key("a", "m", 1), start), Known::SubjectFull);
+        assert_eq!(
+            window.look_up(&key("a", "k", 1), start),
+            Known::Before(1, 1)
+        );
+        assert_eq!(window.look_up(&key("b", "m", 1), start), Known::New);
+        let later = start + WINDOW;
+        assert_eq!(window.look_up(&key("a", "m", 1), later), Known::New);
     }
 
     #[test]
@@ -140,7 +206,7 @@ mod tests {
 
     #[test]
     fn a_full_window_says_so_and_forgets_nothing_early() {
-        let mut window = IdempotencyWindow::new(1);
+        let mut window = window(1, 1);
         let start = Instant::now();
         window.remember(&key("a", "k", 1), 1, 1, start);
         assert_eq!(window.look_up(&key("a", "l", 1), start), Known::Full);

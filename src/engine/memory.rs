@@ -7,7 +7,7 @@ use std::{
 
 use super::{
     Appended, Engine, EngineError, EngineFuture, IdempotencyKey, Tail,
-    idempotency::{IdempotencyWindow, Known},
+    idempotency::{IdempotencyLimits, IdempotencyWindow, Known},
 };
 use crate::event::{Cursor, Draft, LogId};
 
@@ -25,15 +25,15 @@ struct State {
 }
 
 impl MemoryEngine {
-    /// Begins a new log. Remembers at most `idempotency_keys` keys; when all of them are younger
-    /// than their ten minutes, a publish with a new key is refused.
-    pub fn new(log: LogId, tail: Arc<dyn Tail>, idempotency_keys: usize) -> Self {
+    /// Begins a new log. When as many keys as `idempotency` allows are younger than their ten
+    /// minutes, a publish with a new key is refused.
+    pub fn new(log: LogId, tail: Arc<dyn Tail>, idempotency: IdempotencyLimits) -> Self {
         Self {
             log,
             tail,
             state: Mutex::new(State {
                 last: 0,
-                idempotency: IdempotencyWindow::new(idempotency_keys),
+                idempotency: IdempotencyWindow::new(idempotency),
             }),
         }
     }
@@ -53,12 +53,8 @@ impl MemoryEngine {
                 Known::New => {}
                 Known::Before(first, count) => return Ok(self.appended(first, count, true)),
                 Known::Conflict => return Err(EngineError::Conflict),
-                Known::Full => {
-                    return Err(EngineError::Unavailable(
-                        "too many idempotency keys in the last 10 minutes: try again later, or \
-                         raise limits.idempotency_keys",
-                    ));
-                }
+                Known::Full => return Err(EngineError::KeysFull),
+                Known::SubjectFull => return Err(EngineError::SubjectKeysFull),
             }
         }
         let first = state.last + 1;

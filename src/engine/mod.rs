@@ -5,7 +5,7 @@ mod memory;
 
 use std::{future::Future, pin::Pin, sync::Arc};
 
-pub use idempotency::IdempotencyKey;
+pub use idempotency::{IdempotencyKey, IdempotencyLimits};
 pub use memory::MemoryEngine;
 
 use crate::event::{Cursor, Draft, Event};
@@ -26,6 +26,8 @@ pub trait Engine: Send + Sync + 'static {
     ///
     /// # Errors
     /// [`EngineError::Conflict`] where the key stands for another request;
+    /// [`EngineError::KeysFull`] and [`EngineError::SubjectKeysFull`] where a new key can not be
+    /// remembered;
     /// [`EngineError::Unavailable`] where nothing was appended and a retry may help.
     fn append(
         &self,
@@ -71,6 +73,12 @@ impl Appended {
 pub enum EngineError {
     #[error("this idempotency key was used for another request in the last 10 minutes")]
     Conflict,
+    #[error(
+        "this node remembers as many idempotency keys of the last 10 minutes as it can: try again later"
+    )]
+    KeysFull,
+    #[error("you used as many idempotency keys in the last 10 minutes as you may: slow down")]
+    SubjectKeysFull,
     #[error("{0}")]
     Unavailable(&'static str),
 }

@@ -63,7 +63,7 @@ impl ErrorCode {
     }
 
     /// The WebSocket close that ends a connection refused at its start with this code.
-    pub const fn refused_connection_close(self) -> CloseReason {
+    const fn refused_connection_close(self) -> CloseReason {
         match self {
             Self::TooLarge => CloseReason::TooLarge,
             Self::TooManySubscriptions | Self::TooManyConnections => {
@@ -192,6 +192,22 @@ impl Refusal {
         Self::new(ErrorCode::Unavailable, message).retry_after(Duration::from_secs(1))
     }
 
+    /// More than a rate allows.
+    pub fn rate_limited(
+        message: impl Into<Cow<'static, str>>,
+        kind: LimitKind,
+        quota: Quota,
+        wait: Duration,
+    ) -> Self {
+        Self {
+            limit: Some(LimitHit {
+                kind,
+                quota: Some(quota),
+            }),
+            ..Self::new(ErrorCode::RateLimited, message).retry_after(wait)
+        }
+    }
+
     #[must_use]
     pub fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
@@ -205,14 +221,16 @@ impl Refusal {
         self
     }
 
-    /// Names the limit that was reached, which is a rate.
-    #[must_use]
-    pub fn over_rate(mut self, kind: LimitKind, quota: Quota) -> Self {
-        self.limit = Some(LimitHit {
-            kind,
-            quota: Some(quota),
-        });
-        self
+    /// The WebSocket close that ends a connection refused at its start. Whoever came too often may
+    /// come back; whoever failed to authenticate too often needs another credential first.
+    pub fn connection_close(&self) -> CloseReason {
+        let failed_auths = self
+            .limit
+            .is_some_and(|hit| hit.kind == LimitKind::FailedAuths);
+        match self.code {
+            ErrorCode::RateLimited if !failed_auths => CloseReason::TooManyConnections,
+            code => code.refused_connection_close(),
+        }
     }
 
     /// `retryAfterMs` as it goes over the wire.

@@ -6,7 +6,7 @@ use percent_encoding::percent_decode_str;
 use serde::{Deserialize, de::IgnoredAny};
 
 use super::{
-    ErrorCode, Refusal,
+    ErrorCode, LimitKind, Refusal,
     client::{Object, Ref, decode_object},
     publish::TagMap,
 };
@@ -408,7 +408,8 @@ fn check_count(subscriptions: &[Subscription], limits: SubscriptionLimits) -> Re
             subscriptions.len(),
             limits.subscriptions
         ),
-    ))
+    )
+    .over(LimitKind::Subscriptions))
 }
 
 /// A filter has one list of events and tags at a time, so one request can not ask for two.

@@ -38,8 +38,8 @@ use crate::{
     auth::Identity,
     bus::{Bus, Gap, Range, RewindScan, StartPoint},
     protocol::{
-        CloseReason, ErrorCode, Ref, Refusal, ResetReason, ServerFrame, SubscribeRequest,
-        SubscriptionLimits,
+        CloseReason, ErrorCode, LimitKind, Ref, Refusal, ResetReason, ServerFrame,
+        SubscribeRequest, SubscriptionLimits,
     },
     subscription::FilterSet,
     topic::TopicFilter,
@@ -274,7 +274,8 @@ impl Session {
                     "a connection may have {} topic filters, {} of them with wildcards",
                     limits.subscriptions, limits.patterns
                 ),
-            ));
+            )
+            .over(LimitKind::Subscriptions));
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Who asks: the first credential present, in the protocol's order (section 3).
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use actix_web::{
     HttpRequest,
@@ -31,8 +31,34 @@ pub enum Authentication {
     Refused(Refusal),
 }
 
-/// Authenticates a request by its header, its query or its cookie.
+/// Authenticates a request by its header, its query or its cookie. Refused credentials count
+/// against the client's address.
 pub fn authenticate(request: &HttpRequest, worker: &Worker) -> Authentication {
+    match look_for(request, worker) {
+        Authentication::Refused(refusal) => {
+            let address = worker.client_address(request);
+            Authentication::Refused(note_failure(worker, address, refusal))
+        }
+        other => other,
+    }
+}
+
+/// Counts a refused credential against the client's address; what to tell the client.
+pub fn note_failure(worker: &Worker, address: Option<IpAddr>, refusal: Refusal) -> Refusal {
+    let is_failure = matches!(
+        refusal.code,
+        ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Revoked
+    );
+    match address {
+        Some(address) if is_failure => {
+            let noted = worker.shared.limits.addresses.note_failed_auth(address);
+            noted.err().unwrap_or(refusal)
+        }
+        _ => refusal,
+    }
+}
+
+fn look_for(request: &HttpRequest, worker: &Worker) -> Authentication {
     if let Some(token) = bearer(request) {
         return of(token.and_then(|token| verify(worker, token)));
     }
@@ -52,7 +78,10 @@ pub fn authenticate(request: &HttpRequest, worker: &Worker) -> Authentication {
             Err(refusal) => Authentication::Refused(refusal),
         },
         Err(refusal) if refusal.code == ErrorCode::Unavailable => Authentication::Refused(refusal),
-        Err(_) => Authentication::None,
+        Err(refusal) => {
+            note_failure(worker, worker.client_address(request), refusal);
+            Authentication::None
+        }
     }
 }
 

@@ -19,10 +19,13 @@ use tokio_stream::StreamExt;
 use super::{
     origin::{self, Origin},
     poll, publish, sse, ticket,
-    worker::{ConnectionLimiter, Here},
+    worker::{Here, Worker},
     ws,
 };
-use crate::protocol::{ErrorCode, Refusal, ServerFrame};
+use crate::{
+    limits::ConnectionLimiter,
+    protocol::{ErrorCode, LimitHit, Refusal, ServerFrame},
+};
 
 /// A request body that is not there by then never comes: slow senders would hold memory.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -115,11 +118,27 @@ impl ResponseError for Refusal {
         if let Some(seconds) = retry_after_seconds(self) {
             response.insert_header((header::RETRY_AFTER, seconds));
         }
+        for header in rate_limit_headers(self).into_iter().flatten() {
+            response.insert_header(header);
+        }
         if self.status_code() == StatusCode::UNAUTHORIZED {
             response.insert_header((header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer")));
         }
         response.body(ServerFrame::error(self, None).to_json())
     }
+}
+
+/// The `RateLimit` headers (draft-ietf-httpapi-ratelimit-headers, sections 3 and 4) of a rate that
+/// is used up.
+fn rate_limit_headers(refusal: &Refusal) -> Option<[(&'static str, String); 2]> {
+    let LimitHit { kind, quota } = refusal.limit?;
+    let (quota, name) = (quota?, kind.as_str());
+    let wait = retry_after_seconds(refusal)?;
+    let policy = format!("\"{name}\";q={};w={}", quota.count, quota.window_seconds);
+    Some([
+        ("RateLimit-Policy", policy),
+        ("RateLimit", format!("\"{name}\";r=0;t={wait}")),
+    ])
 }
 
 /// Whole seconds, rounded up, as the header has it (RFC 9110, section 10.2.3).
@@ -139,7 +158,8 @@ fn retry_after_seconds(refusal: &Refusal) -> Option<u64> {
 /// anything is read.
 ///
 /// # Errors
-/// `too_large`; `bad_request` where the body breaks off or does not come in time.
+/// `too_large`; `rate_limited` over what the connection may send; `bad_request` where the body
+/// breaks off or does not come in time.
 pub async fn read_body(
     request: &HttpRequest,
     mut payload: web::Payload,
@@ -157,13 +177,21 @@ pub async fn read_body(
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
+    let take_bytes = |count| match request.conn_data::<Arc<ConnectionLimiter>>() {
+        Some(limiter) => limiter.take_bytes(count),
+        None => Ok(()),
+    };
+    take_bytes(announced.unwrap_or(0))?;
     let read = async {
-        let mut body = BytesMut::with_capacity(announced.unwrap_or(0));
+        let mut body = BytesMut::new();
         while let Some(chunk) = payload.next().await {
             let chunk =
                 chunk.map_err(|_| Refusal::bad_request("the body broke off or is malformed"))?;
             if body.len() + chunk.len() > limit {
                 return Err(too_large());
+            }
+            if announced.is_none() {
+                take_bytes(chunk.len())?;
             }
             body.extend_from_slice(&chunk);
         }
@@ -174,13 +202,51 @@ pub async fn read_body(
         .map_err(|_| Refusal::bad_request("the body did not come within 30 seconds"))?
 }
 
-/// Takes one from the budget of the TCP connection that a request came on.
+/// Takes one request from the budgets of its TCP connection and, where it is the connection's
+/// first, a handshake from that of its address.
 ///
 /// # Errors
-/// `rate_limited`.
-pub fn charge(request: &HttpRequest) -> Result<(), Refusal> {
-    match request.conn_data::<Arc<ConnectionLimiter>>() {
-        Some(limiter) => limiter.check(),
-        None => Ok(()),
+/// `too_large` for a URL over the limit, `rate_limited`.
+pub fn charge(request: &HttpRequest, worker: &Worker) -> Result<(), Refusal> {
+    charge_request(request, worker, |limiter| limiter.is_first_request())
+}
+
+/// Takes a request that opens a stream, which is always a handshake.
+///
+/// # Errors
+/// As [`charge`].
+pub fn charge_stream(request: &HttpRequest, worker: &Worker) -> Result<(), Refusal> {
+    charge_request(request, worker, |_| true)
+}
+
+fn charge_request(
+    request: &HttpRequest,
+    worker: &Worker,
+    is_handshake: impl Fn(&ConnectionLimiter) -> bool,
+) -> Result<(), Refusal> {
+    refuse_long_url(request, worker.shared.settings.url_bytes)?;
+    let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() else {
+        return Ok(());
+    };
+    limiter.take_message()?;
+    match worker.client_address(request) {
+        Some(address) if is_handshake(limiter) => {
+            worker.shared.limits.addresses.take_handshake(address)
+        }
+        _ => Ok(()),
     }
+}
+
+fn refuse_long_url(request: &HttpRequest, limit: usize) -> Result<(), Refusal> {
+    let length = request
+        .uri()
+        .path_and_query()
+        .map_or(0, |url| url.as_str().len());
+    if length > limit {
+        return Err(Refusal::too_large(format!(
+            "the URL has more than {limit} bytes: send the subscriptions in the body of a POST, \
+             or in messages on /ws"
+        )));
+    }
+    Ok(())
 }

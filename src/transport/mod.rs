@@ -3,6 +3,7 @@
 //! Transports are pumps. They take what a session gives out, put it into their framing, and hand
 //! the session what the client says; what to send, and when, is the session's to decide.
 
+mod address;
 mod credentials;
 mod frame_guard;
 mod http;
@@ -16,4 +17,4 @@ mod worker;
 mod ws;
 
 pub use http::{configure, endpoint, guard_origin, not_found};
-pub use worker::{ConnectionLimiter, Settings, Shared, Worker};
+pub use worker::{Settings, Shared, Worker};

@@ -47,7 +47,7 @@ async fn answer(
     Here(worker): Here,
     payload: Option<web::Payload>,
 ) -> Result<HttpResponse, Refusal> {
-    charge(&request)?;
+    charge(&request, &worker)?;
     let client = credentials::require(&request, &worker)?;
     let query = Query::parse(request.query_string())?;
     let query = read_body_into(query, &request, &worker, payload).await?;
@@ -95,7 +95,7 @@ impl PollRequest {
         let deadline = now + if at_once { Duration::ZERO } else { self.wait };
         let token_end = Instant::from_std(pulse::token_end(&identity));
         let start = worker.shard.bus().start(&self.subscribe.start).await?;
-        let connection = worker.open(identity, worker.admit()?)?;
+        let connection = worker.open_poll(identity)?;
         let session = &connection.session;
         session.subscribe(
             self.subscribe,

@@ -12,6 +12,7 @@ use crate::{
     auth::Identity,
     engine::IdempotencyKey,
     event::Draft,
+    limits::SubjectState,
     protocol::{ErrorCode, PublishRequest, Publisher, Refusal},
 };
 
@@ -32,14 +33,15 @@ pub async fn publish(
     payload: web::Payload,
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
-    charge(&request)?;
+    charge(&request, &worker)?;
     let client = credentials::require(&request, &worker)?;
     let body = read_body(&request, payload, worker.shared.settings.publish_bytes).await?;
     let publish = PublishRequest::from_body(&body)?;
     let is_batch = publish.is_batch;
+    let subject = worker.shared.limits.subjects.state(&client.identity)?;
     let prepared = prepare(
         &worker,
-        &client.identity,
+        (&client.identity, &subject),
         publish,
         header_text(&request, "idempotency-key")?,
         trace_id(&request),
@@ -61,13 +63,14 @@ pub struct Prepared {
     pub key: Option<IdempotencyKey>,
 }
 
-/// Checks fields and grants.
+/// Checks fields and grants, and takes the events from the subject's budget.
 ///
 /// # Errors
-/// `forbidden`, `bad_request`, `bad_topic` or `too_large`, and what [`Worker::refuse_ended`] says.
+/// `forbidden`, `bad_request`, `bad_topic`, `too_large` or `rate_limited`, and what
+/// [`Worker::refuse_ended`] says.
 pub fn prepare(
     worker: &Worker,
-    identity: &Identity,
+    (identity, subject): (&Identity, &SubjectState),
     request: PublishRequest<'_>,
     key: Option<&str>,
     trace_id: Option<&str>,
@@ -100,6 +103,8 @@ pub fn prepare(
             ));
         }
     }
+    let limits = &worker.shared.limits.subjects;
+    limits.take_publish(subject, identity, drafts.len())?;
     Ok(Prepared { drafts, key })
 }
 

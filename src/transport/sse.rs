@@ -18,7 +18,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     credentials::{self, Client},
-    http::charge,
+    http::charge_stream,
     poll::read_body_into,
     pulse::{EmptyPolls, Pulse, poll_next},
     worker::{Connection, Here, Worker},
@@ -53,7 +53,7 @@ async fn stream(
     payload: Option<web::Payload>,
 ) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(request.query_string());
-    if let Err(refusal) = charge(&request) {
+    if let Err(refusal) = charge_stream(&request, &worker) {
         let native = query.is_ok_and(|query| query.native());
         return refuse(refusal, native);
     }

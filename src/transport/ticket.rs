@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     auth::{IssueError, TicketUse},
-    protocol::{ErrorCode, Refusal, decode_object},
+    protocol::{ErrorCode, LimitKind, Refusal, decode_object},
 };
 
 /// The body holds one short field.
@@ -29,7 +29,7 @@ pub async fn issue(
     payload: web::Payload,
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
-    charge(&request)?;
+    charge(&request, &worker)?;
     let client = credentials::require(&request, &worker)?;
     let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let purpose = purpose(&body)?;
@@ -49,8 +49,11 @@ pub async fn issue(
 
 fn refused(error: IssueError) -> Refusal {
     match error {
-        IssueError::TooMany => Refusal::new(ErrorCode::RateLimited, error.to_string()),
-        IssueError::Full | IssueError::Randomness => Refusal::unavailable(error.to_string()),
+        IssueError::TooMany => {
+            Refusal::new(ErrorCode::RateLimited, error.to_string()).over(LimitKind::Tickets)
+        }
+        IssueError::Full => Refusal::unavailable(error.to_string()).over(LimitKind::Tickets),
+        IssueError::Randomness => Refusal::unavailable(error.to_string()),
     }
 }
 

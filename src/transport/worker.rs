@@ -1,6 +1,7 @@
 //! What a worker thread holds for its requests.
 
 use std::{
+    net::IpAddr,
     rc::Rc,
     sync::{
         Arc,
@@ -10,20 +11,21 @@ use std::{
 };
 
 use actix_web::{FromRequest, HttpRequest, dev::Payload};
-use governor::{
-    Quota, RateLimiter,
-    clock::{Clock, DefaultClock},
-    middleware::NoOpMiddleware,
-    state::{InMemoryState, NotKeyed},
-};
+use ipnet::IpNet;
 use jiff::Timestamp;
 
+use super::address::client_address;
 use crate::{
     auth::{Authenticator, Identity, RevocationList, TicketStore},
     bus::{SessionHandle, Shard},
-    protocol::{ErrorCode, PublishLimits, Refusal, SubscriptionLimits},
+    limits::{Limits, SubjectPlace, SubjectState},
+    protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
     session::Announcement,
 };
+
+/// Whoever finds the node full may try again after this time, or twice as long; when a place
+/// becomes free is not known.
+const NODE_FULL_RETRY: Duration = Duration::from_secs(5);
 
 /// What the transports need of the configuration.
 #[derive(Clone, Debug)]
@@ -35,8 +37,9 @@ pub struct Settings {
     pub publish: PublishLimits,
     pub message_bytes: usize,
     pub publish_bytes: usize,
-    pub quota: Quota,
+    pub url_bytes: usize,
     pub connections: usize,
+    pub trusted_proxies: Vec<IpNet>,
 }
 
 /// Shared by all workers of a node.
@@ -45,6 +48,7 @@ pub struct Shared {
     pub authenticator: Arc<Authenticator>,
     pub tickets: TicketStore,
     pub revocations: RevocationList,
+    pub limits: Limits,
     pub connections: AtomicUsize,
 }
 
@@ -55,13 +59,16 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes a place among the node's connections, and holds it until the slot is dropped.
+    /// Takes what a stream costs the node, before it is known whose it will be: a place among its
+    /// connections, held until the slot is dropped, and one of the streams that it opens a second.
     ///
     /// # Errors
-    /// `unavailable` while draining, `too_many_connections` at the node's limit.
+    /// `unavailable` while draining, at the node's limit, and while too many come at once.
     pub fn admit(&self) -> Result<ConnectionSlot, Refusal> {
         self.refuse_while_draining()?;
-        ConnectionSlot::take(&self.shared)
+        let slot = ConnectionSlot::take(&self.shared)?;
+        self.shared.limits.admit()?;
+        Ok(slot)
     }
 
     fn refuse_while_draining(&self) -> Result<(), Refusal> {
@@ -73,10 +80,11 @@ impl Worker {
         Ok(())
     }
 
-    /// Opens a session for a client that was admitted.
+    /// Opens the session of a stream that was admitted.
     ///
     /// # Errors
-    /// `unavailable` while draining, and what [`Worker::refuse_ended`] says.
+    /// `unavailable` while draining, what [`Worker::refuse_ended`] says, `rate_limited` and
+    /// `too_many_connections` at the subject's limits.
     pub fn open(
         &self,
         identity: Arc<Identity>,
@@ -84,10 +92,39 @@ impl Worker {
     ) -> Result<Connection, Refusal> {
         self.refuse_while_draining()?;
         self.refuse_ended(&identity)?;
-        Ok(Connection {
+        let limits = &self.shared.limits.subjects;
+        let place = limits.place_for_stream(limits.state(&identity)?, &identity)?;
+        Ok(self.connection(identity, place, slot))
+    }
+
+    /// Admits a poll and opens its session. One that goes on with a series costs the node no new
+    /// stream.
+    ///
+    /// # Errors
+    /// As [`Worker::admit`] and [`Worker::open`].
+    pub fn open_poll(&self, identity: Arc<Identity>) -> Result<Connection, Refusal> {
+        self.refuse_while_draining()?;
+        self.refuse_ended(&identity)?;
+        let limits = &self.shared.limits.subjects;
+        let place = limits.place_for_poll(limits.state(&identity)?, &identity)?;
+        let slot = ConnectionSlot::take(&self.shared)?;
+        if !place.goes_on() {
+            self.shared.limits.admit()?;
+        }
+        Ok(self.connection(identity, place, slot))
+    }
+
+    fn connection(
+        &self,
+        identity: Arc<Identity>,
+        place: SubjectPlace,
+        slot: ConnectionSlot,
+    ) -> Connection {
+        Connection {
             session: self.shard.open(identity),
+            place,
             _slot: slot,
-        })
+        }
     }
 
     /// What a stream begins with.
@@ -98,6 +135,11 @@ impl Worker {
             connection_id: format!("{:016x}", fastrand::u64(..)).into(),
             heartbeat_ms: self.shared.settings.heartbeat.as_millis() as u64,
         }
+    }
+
+    /// Where a request's client is, as far as the configured proxies tell.
+    pub fn client_address(&self, request: &HttpRequest) -> Option<IpAddr> {
+        client_address(request.head(), &self.shared.settings.trusted_proxies)
     }
 
     /// Asks again whether an identity is still good, after whatever was awaited since it was
@@ -123,10 +165,18 @@ impl Worker {
     }
 }
 
-/// A session and its place among the node's connections.
+/// A session, and its places among its subject's and the node's connections.
 pub struct Connection {
     pub session: SessionHandle,
+    place: SubjectPlace,
     _slot: ConnectionSlot,
+}
+
+impl Connection {
+    /// What the connection's subject has left to spend.
+    pub fn subject(&self) -> &SubjectState {
+        self.place.state()
+    }
 }
 
 /// A place among the node's connections.
@@ -139,11 +189,12 @@ impl ConnectionSlot {
         if before < shared.settings.connections {
             return Ok(slot);
         }
-        let refusal = Refusal::new(
-            ErrorCode::TooManyConnections,
-            "this node has as many connections as it takes: try again later",
+        let refusal = Refusal::unavailable(
+            "this node has as many connections as it takes: try again later, or another node",
         );
-        Err(refusal.retry_after(Duration::from_secs(5)))
+        Err(refusal
+            .over(LimitKind::NodeConnections)
+            .retry_after(NODE_FULL_RETRY.mul_f64(1.0 + fastrand::f64())))
     }
 }
 
@@ -168,34 +219,6 @@ impl FromRequest for Here {
                 ErrorCode::Internal,
                 "no worker on this thread",
             )),
-        })
-    }
-}
-
-/// The budget of messages and requests of one TCP connection.
-pub struct ConnectionLimiter {
-    limiter: RateLimiter<NotKeyed, InMemoryState, DefaultClock, NoOpMiddleware>,
-    clock: DefaultClock,
-}
-
-impl ConnectionLimiter {
-    pub fn new(quota: Quota) -> Self {
-        let clock = DefaultClock::default();
-        Self {
-            limiter: RateLimiter::direct_with_clock(quota, clock.clone()),
-            clock,
-        }
-    }
-
-    /// # Errors
-    /// `rate_limited` with the time until there is budget again.
-    pub fn check(&self) -> Result<(), Refusal> {
-        self.limiter.check().map_err(|not_until| {
-            let refusal = Refusal::new(
-                ErrorCode::RateLimited,
-                "too many messages on this connection: slow down",
-            );
-            refusal.retry_after(not_until.wait_time_from(self.clock.now()))
         })
     }
 }

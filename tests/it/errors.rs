@@ -391,7 +391,7 @@ async fn at_the_limit_of_connections_every_transport_is_refused() {
     let sse = gateway.sse("topics=a:1").await;
     for path in ["/events", "/poll"] {
         let refused = ask(&gateway, &format!("GET {path}?topics=a:1"), "\r\n").await;
-        assert_error(&refused, 429, "too_many_connections");
+        assert_error(&refused, 503, "unavailable");
         assert!(retry_after(&refused) >= 1);
     }
     let token = Claims::all("alice").token();
@@ -401,7 +401,7 @@ async fn at_the_limit_of_connections_every_transport_is_refused() {
     let error = ws.next().await;
     assert_eq!(
         (&error["type"], &error["code"]),
-        (&json!("error"), &json!("too_many_connections"))
+        (&json!("error"), &json!("unavailable"))
     );
     assert!(
         error["retryAfterMs"].as_u64().is_some_and(|wait| wait > 0),
@@ -435,7 +435,7 @@ async fn the_place_of_a_client_that_vanished_is_free_again_without_a_heartbeat()
     ];
     let mut ws = Raw::websocket(&gateway, "topics=a:1").await;
     ws.text_until("live").await;
-    assert_eq!(probe(&gateway).await, 429);
+    assert_eq!(probe(&gateway).await, 503);
     drop(ws);
     within("the websocket's place", free_place(&gateway)).await;
     for line in lines {
@@ -452,7 +452,7 @@ async fn occupy(gateway: &TestGateway, line: &str) -> Raw {
         let mut raw = Raw::connect(gateway).await;
         raw.request(line, "\r\n").await;
         tokio::time::sleep(Duration::from_millis(10)).await;
-        if probe(gateway).await == 429 {
+        if probe(gateway).await == 503 {
             return raw;
         }
     }

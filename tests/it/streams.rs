@@ -331,7 +331,7 @@ async fn a_native_stream_gets_a_transient_refusal_as_a_stream_that_says_when_to_
     let gateway = TestGateway::with("limits.connections = 1").await;
     let _one = gateway.sse("topics=a:1").await;
     let refused = request(&gateway, "topics=a:1", None).await;
-    assert_eq!(refused.status(), 429);
+    assert_eq!(refused.status(), 503);
     let response = request(&gateway, "topics=a:1&native=1", None).await;
     assert_eq!(response.status(), 200);
     assert_eq!(response.headers()["content-type"], "text/event-stream");

@@ -25,7 +25,10 @@ use crate::{
         ServerFrame, SubscribeRequest, msgpack_to_json,
     },
     session::Announcement,
-    transport::{credentials::verify_token, publish},
+    transport::{
+        credentials::{note_failure, verify_token},
+        publish,
+    },
 };
 /// Messages handled before the worker's other connections get their turn.
 const MESSAGES_PER_TURN: usize = 32;
@@ -110,8 +113,8 @@ impl WsBody {
     }
 
     fn handle(&mut self, message: AggregatedMessage) {
-        if let Err(refusal) = self.charge() {
-            return self.strike(&refusal, &message);
+        if let Err(refusal) = self.charge(&message) {
+            return self.refuse_message(refusal, &message);
         }
         match (message, self.encoding) {
             (AggregatedMessage::Ping(data), _) => {
@@ -168,7 +171,7 @@ impl WsBody {
             return self.refuse(&refusal, frame.reference, reason);
         }
         let verified = match frame.message {
-            Ok(ClientMessage::Auth { token }) => verify_token(&self.worker, &token),
+            Ok(ClientMessage::Auth { token }) => self.verify(&token),
             Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "no token")),
             Err(refusal) => Err(Refusal::new(ErrorCode::Unauthorized, refusal.message)),
         };
@@ -192,6 +195,11 @@ impl WsBody {
         }
     }
 
+    fn verify(&self, token: &str) -> Result<Arc<Identity>, Refusal> {
+        verify_token(&self.worker, token)
+            .map_err(|refusal| note_failure(&self.worker, self.address, refusal))
+    }
+
     /// Does what an authenticated client says, or starts to.
     fn obey(&mut self, message: ClientMessage<'_>, reference: Option<Ref>) -> Result<(), Refusal> {
         let Stage::Open(open) = &mut self.stage else {
@@ -205,7 +213,8 @@ impl WsBody {
                 Ok(())
             }
             ClientMessage::Auth { token } => {
-                let identity = verify_token(&self.worker, &token)?;
+                let identity = verify_token(&self.worker, &token)
+                    .map_err(|refusal| note_failure(&self.worker, self.address, refusal))?;
                 let reply = auth_success(&identity, reference);
                 session.refresh(Arc::clone(&identity), reply)?;
                 open.pulse.refreshed(&identity);
@@ -246,13 +255,14 @@ impl WsBody {
         let Stage::Open(open) = &self.stage else {
             return Ok(());
         };
-        let identity = open
-            .connection
+        let connection = &open.connection;
+        let identity = connection
             .session
             .with(|session| Arc::clone(session.identity()));
+        let publisher = (&*identity, connection.subject());
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
-        let prepared = publish::prepare(&self.worker, &identity, request, key.as_deref(), None)?;
+        let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
         let shard = Rc::clone(&self.worker.shard);
         self.work = Some(Box::pin(async move {
             let appended = shard.bus().publish(prepared.drafts, prepared.key).await;
@@ -307,11 +317,17 @@ impl WsBody {
         }
     }
 
-    /// Tells of a refused message; one that was obeyed has its reply already.
+    /// Tells of a refused message; one that was obeyed has its reply already. Too many that came
+    /// over a rate end the connection.
     fn answer(&mut self, outcome: Result<(), Refusal>, reference: Option<Ref>) {
-        if let Err(refusal) = outcome {
-            self.reply(ServerFrame::error(&refusal, reference));
+        let Err(refusal) = outcome else {
+            return;
+        };
+        let is_strike = refusal.code == ErrorCode::RateLimited;
+        if is_strike && self.strikes.add(Instant::now()) > MOST_STRIKES {
+            return self.end_with(CloseReason::RateLimited);
         }
+        self.reply(ServerFrame::error(&refusal, reference));
     }
 
     /// Puts a reply behind the events that wait to be sent.
@@ -327,18 +343,22 @@ impl WsBody {
         }
     }
 
-    fn charge(&self) -> Result<(), Refusal> {
-        match &self.limiter {
-            Some(limiter) => limiter.check(),
-            None => Ok(()),
-        }
+    fn charge(&self, message: &AggregatedMessage) -> Result<(), Refusal> {
+        let Some(limiter) = &self.limiter else {
+            return Ok(());
+        };
+        limiter.take_message()?;
+        limiter.take_bytes(match message {
+            AggregatedMessage::Text(text) => text.len(),
+            AggregatedMessage::Binary(data)
+            | AggregatedMessage::Ping(data)
+            | AggregatedMessage::Pong(data) => data.len(),
+            AggregatedMessage::Close(_) => 0,
+        })
     }
 
-    /// A message over the rate has no effect, and too many of them end the connection.
-    fn strike(&mut self, refusal: &Refusal, message: &AggregatedMessage) {
-        if self.strikes.add(Instant::now()) > MOST_STRIKES {
-            return self.end_with(CloseReason::RateLimited);
-        }
+    /// A message over the rate has no effect; its reply echoes its `ref`.
+    fn refuse_message(&mut self, refusal: Refusal, message: &AggregatedMessage) {
         let reference = match message {
             AggregatedMessage::Text(text) => {
                 let limits = self.worker.shared.settings.subscriptions;
@@ -346,7 +366,7 @@ impl WsBody {
             }
             _ => None,
         };
-        self.answer(Err(refusal.clone()), reference);
+        self.answer(Err(refusal), reference);
     }
 
     /// Ends the connection for what the client did: an `error` that names it, then Close.

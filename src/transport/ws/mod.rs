@@ -16,6 +16,7 @@ mod incoming;
 use std::{
     convert::Infallible,
     future::Future,
+    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -42,12 +43,13 @@ use tokio_stream::Stream;
 use super::{
     credentials::{Authentication, authenticate},
     frame_guard::{FrameGuard, TooLarge},
-    http::charge,
+    http::charge_stream,
     pulse::{Pulse, poll_next},
-    worker::{Connection, ConnectionLimiter, ConnectionSlot, Here, Worker},
+    worker::{Connection, ConnectionSlot, Here, Worker},
 };
 use crate::{
     auth::Identity,
+    limits::ConnectionLimiter,
     protocol::{CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest},
     session::Outgoing,
 };
@@ -85,6 +87,7 @@ pub async fn connect(
             .max_continuation_size(max_bytes),
         too_large,
         limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
+        address: worker.client_address(&request),
         encoding,
         stage: Stage::Ended,
         work: None,
@@ -133,6 +136,7 @@ struct WsBody {
     too_large: TooLarge,
     worker: Rc<Worker>,
     limiter: Option<Arc<ConnectionLimiter>>,
+    address: Option<IpAddr>,
     encoding: Encoding,
     stage: Stage,
     work: Option<Work>,
@@ -170,7 +174,7 @@ impl MessageBody for WsBody {
 impl WsBody {
     fn start(&mut self, request: &HttpRequest) {
         let query = Query::parse(request.query_string());
-        let slot = match charge(request).and_then(|()| self.worker.admit()) {
+        let slot = match charge_stream(request, &self.worker).and_then(|()| self.worker.admit()) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
@@ -220,7 +224,7 @@ impl WsBody {
     /// An error in the URL: the connection stays, without what the URL asked for, unless the
     /// error is one that ends connections.
     fn refuse_url(&mut self, refusal: &Refusal) {
-        match refusal.code.refused_connection_close() {
+        match refusal.connection_close() {
             CloseReason::Refused => {
                 self.reply(ServerFrame::error(refusal, None));
                 self.start_first(SubscribeRequest::default());
@@ -230,7 +234,7 @@ impl WsBody {
     }
 
     fn refuse_connection(&mut self, refusal: &Refusal) {
-        self.refuse(refusal, None, refusal.code.refused_connection_close());
+        self.refuse(refusal, None, refusal.connection_close());
     }
 
     /// Ends the connection with an `error` that says why.

@@ -1,0 +1,357 @@
+//! The budgets of subjects: the same whichever transport a client uses, so that falling back
+//! neither fills them up again nor pays twice.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use super::bucket::{Bucket, Clock, Rate};
+use crate::{
+    auth::Identity,
+    config::LimitsConfig,
+    protocol::{ErrorCode, LimitKind, Refusal},
+    topic::Tenant,
+};
+
+/// Subjects whose state is kept, about 300 bytes each. One that is neither connected nor in debt
+/// is forgotten, so only as many at the same time count.
+const MOST_SUBJECTS: usize = 200_000;
+/// The table's parts, each under its own lock.
+const PARTS: usize = 16;
+/// A long-poll client that asks again within this time goes on with the connection that it had.
+/// Longer than clients wait after an error, and than a phone takes to find the network again.
+const POLL_GAP: Duration = Duration::from_secs(60);
+/// Poll series remembered for one subject between two of their polls.
+const MOST_GAPS: usize = 1024;
+/// Whoever has too many connections may try again after this time; when one ends is not known.
+const CONNECTIONS_RETRY: Duration = Duration::from_secs(5);
+
+/// What one subject may take: the configuration's defaults, unless its token says otherwise.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SubjectAllowance {
+    pub publish: Rate,
+    pub connect: Rate,
+    pub connections: u32,
+    pub polls: u32,
+}
+
+impl SubjectAllowance {
+    fn new(config: &LimitsConfig) -> Self {
+        Self {
+            publish: Rate {
+                per_second: config.publish_events_per_second,
+                burst: config.publish_burst,
+            },
+            connect: Rate {
+                per_second: config.connects_per_second,
+                burst: config.connect_burst,
+            },
+            connections: config.connections_per_subject,
+            polls: config.polls_per_subject,
+        }
+    }
+
+    /// With what the token says in place of the defaults. A rate without its burst may come at
+    /// once for one second.
+    #[must_use]
+    fn of(self, identity: &Identity) -> Self {
+        let Some(claimed) = &identity.limits else {
+            return self;
+        };
+        let rate = |default: Rate, per_second: Option<u32>, burst: Option<u32>| Rate {
+            per_second: per_second.unwrap_or(default.per_second),
+            burst: burst.or(per_second).unwrap_or(default.burst),
+        };
+        Self {
+            publish: rate(
+                self.publish,
+                claimed.publish_events_per_second,
+                claimed.publish_burst,
+            ),
+            connect: rate(
+                self.connect,
+                claimed.connects_per_second,
+                claimed.connect_burst,
+            ),
+            connections: claimed.connections_per_subject.unwrap_or(self.connections),
+            polls: claimed.polls_per_subject.unwrap_or(self.polls),
+        }
+    }
+}
+
+type Key = (Tenant, Arc<str>);
+type Part = HashMap<Key, Arc<SubjectState>, ahash::RandomState>;
+
+/// All subjects of a node that are connected, or have lately been.
+pub struct SubjectLimits {
+    defaults: SubjectAllowance,
+    clock: Clock,
+    hasher: ahash::RandomState,
+    parts: [Mutex<Part>; PARTS],
+    most_in_part: usize,
+}
+
+/// One subject's budgets, shared by its connections.
+#[derive(Debug, Default)]
+pub struct SubjectState {
+    publish: Bucket,
+    connect: Bucket,
+    connections: AtomicU32,
+    polls: AtomicU32,
+    /// Until when each poll series that has no poll waiting right now is remembered.
+    gaps: Mutex<Vec<Instant>>,
+}
+
+impl SubjectLimits {
+    pub fn new(config: &LimitsConfig) -> Self {
+        Self::with_capacity(config, MOST_SUBJECTS)
+    }
+
+    fn with_capacity(config: &LimitsConfig, subjects: usize) -> Self {
+        Self {
+            defaults: SubjectAllowance::new(config),
+            clock: Clock::start(),
+            hasher: ahash::RandomState::new(),
+            parts: std::array::from_fn(|_| Mutex::default()),
+            most_in_part: subjects.div_ceil(PARTS),
+        }
+    }
+
+    /// The state of an identity's subject.
+    ///
+    /// # Errors
+    /// `unavailable` while there are more subjects than are kept.
+    pub fn state(&self, identity: &Identity) -> Result<Arc<SubjectState>, Refusal> {
+        let key = (identity.tenant.clone(), Arc::clone(&identity.subject));
+        let mut part = self.part(&key);
+        if let Some(state) = part.get(&key) {
+            return Ok(Arc::clone(state));
+        }
+        if part.len() >= self.most_in_part {
+            self.forget_idle(&mut part);
+        }
+        if part.len() >= self.most_in_part {
+            return Err(Refusal::unavailable(
+                "more users at once than this node keeps account of: try again later",
+            ));
+        }
+        Ok(Arc::clone(part.entry(key).or_default()))
+    }
+
+    /// Takes so many events from the subject's publish budget.
+    ///
+    /// # Errors
+    /// `rate_limited` with the time until there is budget again; `too_large` for more than the
+    /// subject may ever publish at once.
+    pub fn take_publish(
+        &self,
+        state: &SubjectState,
+        identity: &Identity,
+        events: usize,
+    ) -> Result<(), Refusal> {
+        let rate = self.defaults.of(identity).publish;
+        let events = u32::try_from(events).unwrap_or(u32::MAX);
+        if events > rate.burst {
+            return Err(Refusal::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "you may publish {} events at once: send the batch in parts",
+                    rate.burst
+                ),
+            )
+            .over(LimitKind::Publish));
+        }
+        let taken = state.publish.take(events, rate, self.clock.now());
+        taken.map_err(|wait| {
+            Refusal::rate_limited(
+                "you publish too much: slow down",
+                LimitKind::Publish,
+                rate.quota(),
+                wait,
+            )
+        })
+    }
+
+    /// Takes a place among the subject's connections for a stream.
+    ///
+    /// # Errors
+    /// `rate_limited` where the subject opens too many, `too_many_connections` where it has too
+    /// many.
+    pub fn place_for_stream(
+        &self,
+        state: Arc<SubjectState>,
+        identity: &Identity,
+    ) -> Result<SubjectPlace, Refusal> {
+        let allowance = self.defaults.of(identity);
+        let place = SubjectPlace::connection(state, allowance)?;
+        self.take_connect(&place.state, allowance)?;
+        Ok(place)
+    }
+
+    /// Takes a place for a poll. The first of a series counts as a connect, as a stream does;
+    /// those that follow go on with it.
+    ///
+    /// # Errors
+    /// As [`SubjectLimits::place_for_stream`], and `too_many_connections` for too many waiting
+    /// polls.
+    pub fn place_for_poll(
+        &self,
+        state: Arc<SubjectState>,
+        identity: &Identity,
+    ) -> Result<SubjectPlace, Refusal> {
+        let allowance = self.defaults.of(identity);
+        let mut place = SubjectPlace::connection(state, allowance)?;
+        place.become_poll(allowance)?;
+        if !place.goes_on {
+            self.take_connect(&place.state, allowance)?;
+            place.is_counted_series = true;
+        }
+        Ok(place)
+    }
+
+    fn take_connect(
+        &self,
+        state: &SubjectState,
+        allowance: SubjectAllowance,
+    ) -> Result<(), Refusal> {
+        let taken = state.connect.take(1, allowance.connect, self.clock.now());
+        taken.map_err(|wait| {
+            Refusal::rate_limited(
+                "you connect too often: slow down",
+                LimitKind::Connect,
+                allowance.connect.quota(),
+                wait,
+            )
+        })
+    }
+
+    pub(super) fn prune(&self) {
+        for part in &self.parts {
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            self.forget_idle(&mut part);
+            part.shrink_to_fit();
+        }
+    }
+
+    fn forget_idle(&self, part: &mut Part) {
+        let (now, instant) = (self.clock.now(), Instant::now());
+        part.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle(now, instant));
+    }
+
+    fn part(&self, key: &Key) -> MutexGuard<'_, Part> {
+        let index = self.hasher.hash_one(key) as usize % PARTS;
+        self.parts[index]
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl SubjectState {
+    /// Whether a new state would be the same.
+    fn is_idle(&self, now: u64, instant: Instant) -> bool {
+        let no_gap = self.gaps().iter().all(|until| *until <= instant);
+        self.publish.is_full(now) && self.connect.is_full(now) && no_gap
+    }
+
+    /// Takes over a poll series that has no poll waiting.
+    fn resume_series(&self) -> bool {
+        let now = Instant::now();
+        // The newest is the one most likely meant, and the others end by themselves.
+        self.gaps().pop().is_some_and(|until| until > now)
+    }
+
+    fn pause_series(&self) {
+        let now = Instant::now();
+        let mut gaps = self.gaps();
+        if gaps.len() >= MOST_GAPS {
+            gaps.retain(|until| *until > now);
+        }
+        if gaps.len() < MOST_GAPS {
+            gaps.push(now + POLL_GAP);
+        }
+    }
+
+    fn gaps(&self) -> MutexGuard<'_, Vec<Instant>> {
+        self.gaps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A place among a subject's connections, held until it is dropped.
+#[derive(Debug)]
+pub struct SubjectPlace {
+    state: Arc<SubjectState>,
+    is_poll: bool,
+    /// A poll of a series that was paid for.
+    goes_on: bool,
+    is_counted_series: bool,
+}
+
+impl SubjectPlace {
+    /// Whether this is a poll that goes on with a series, so that nobody connects anew.
+    pub fn goes_on(&self) -> bool {
+        self.goes_on
+    }
+
+    pub fn state(&self) -> &Arc<SubjectState> {
+        &self.state
+    }
+
+    fn connection(state: Arc<SubjectState>, allowance: SubjectAllowance) -> Result<Self, Refusal> {
+        let before = state.connections.fetch_add(1, Ordering::Relaxed);
+        let place = Self {
+            state,
+            is_poll: false,
+            goes_on: false,
+            is_counted_series: false,
+        };
+        if before >= allowance.connections {
+            return Err(too_many(
+                format!(
+                    "you have {} connections, which is all that you may have: close one",
+                    allowance.connections
+                ),
+                LimitKind::SubjectConnections,
+            ));
+        }
+        Ok(place)
+    }
+
+    fn become_poll(&mut self, allowance: SubjectAllowance) -> Result<(), Refusal> {
+        let before = self.state.polls.fetch_add(1, Ordering::Relaxed);
+        self.is_poll = true;
+        if before >= allowance.polls {
+            return Err(too_many(
+                format!(
+                    "you have {} polls waiting, which is all that you may have",
+                    allowance.polls
+                ),
+                LimitKind::SubjectPolls,
+            ));
+        }
+        self.goes_on = self.state.resume_series();
+        Ok(())
+    }
+}
+
+impl Drop for SubjectPlace {
+    fn drop(&mut self) {
+        if self.is_poll {
+            self.state.polls.fetch_sub(1, Ordering::Relaxed);
+        }
+        if self.goes_on || self.is_counted_series {
+            self.state.pause_series();
+        }
+        self.state.connections.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+fn too_many(message: String, kind: LimitKind) -> Refusal {
+    Refusal::new(ErrorCode::TooManyConnections, message)
+        .over(kind)
+        .retry_after(CONNECTIONS_RETRY)
+}
