@@ -30,6 +30,7 @@ use crate::{
     page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
+    telemetry::Telemetry,
     transport::{self, Settings, Shared, Worker},
 };
 
@@ -68,6 +69,7 @@ impl Gateway {
             tickets: TicketStore::new(),
             revocations: RevocationList::new(),
             limits: Limits::new(&config.limits),
+            telemetry: Telemetry::start(&config.telemetry)?,
             connections: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -134,6 +136,9 @@ impl Gateway {
         for task in background {
             task.abort();
         }
+        if let Some(telemetry) = self.shared.telemetry.clone() {
+            let _ = tokio::task::spawn_blocking(move || telemetry.shut_down()).await;
+        }
         match ended {
             None => Ok(()),
             Some(ended) => Ok(ended.context("the server's task failed")??),
@@ -157,7 +162,7 @@ impl Gateway {
         let mut server = HttpServer::new(move || {
             let worker = Rc::new(Worker {
                 shared: Arc::clone(&shared),
-                shard: shard_of_this_thread(&bus, limits),
+                shard: shard_of_this_thread(&bus, limits, &shared.telemetry),
             });
             App::new()
                 .app_data(worker)
@@ -208,12 +213,16 @@ thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
 }
 
-fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits) -> Rc<Shard> {
+fn shard_of_this_thread(
+    bus: &Arc<Bus>,
+    limits: SessionLimits,
+    telemetry: &Option<Arc<Telemetry>>,
+) -> Rc<Shard> {
     SHARD.with_borrow_mut(|slot| {
         let shard = slot
             .take()
             .filter(|shard| Arc::ptr_eq(shard.bus(), bus))
-            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits));
+            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits, telemetry.clone()));
         Rc::clone(slot.insert(shard))
     })
 }

@@ -21,6 +21,7 @@ use crate::{
     limits::{Limits, SubjectPlace, SubjectState},
     protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
     session::Announcement,
+    telemetry::Telemetry,
 };
 
 /// Whoever finds the node full may try again after this time, or twice as long; when a place
@@ -49,6 +50,8 @@ pub struct Shared {
     pub tickets: TicketStore,
     pub revocations: RevocationList,
     pub limits: Limits,
+    /// Where spans are exported.
+    pub telemetry: Option<Arc<Telemetry>>,
     pub connections: AtomicUsize,
 }
 

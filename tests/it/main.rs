@@ -19,6 +19,7 @@ mod smoke;
 mod streams;
 mod subscriptions;
 mod support;
+mod telemetry;
 mod tenants;
 mod tickets;
 mod websocket;

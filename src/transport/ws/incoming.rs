@@ -265,7 +265,7 @@ impl WsBody {
         let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
         let shard = Rc::clone(&self.worker.shard);
         self.work = Some(Box::pin(async move {
-            let appended = shard.bus().publish(prepared.drafts, prepared.key).await;
+            let appended = prepared.append(shard.bus()).await;
             Done::Published {
                 appended,
                 reference,
