@@ -39,6 +39,10 @@ use crate::{
 const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Connections that wait to be accepted; a storm of reconnects comes all at once.
 const LISTEN_BACKLOG: u32 = 4096;
+/// How long a connection may stay idle between two requests: longer than the 60 s for which proxies
+/// and clients' pools keep theirs, so that they are the ones to close it. Whoever closes may do so
+/// just when the other sends a request, which is then lost.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a connection that the gateway ends may take to read what was sent to it last. Browsers
 /// tell their page of a Close only when this is over.
 const LINGER: Duration = Duration::from_millis(500);
@@ -175,6 +179,7 @@ impl Gateway {
         .backlog(LISTEN_BACKLOG)
         .max_connections(self.config.limits.connections.saturating_add(1024))
         .h1_allow_half_closed(false)
+        .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(LINGER)
         .shutdown_timeout(grace.as_secs().max(1))
         .disable_signals();

@@ -16,6 +16,7 @@ mod publishing;
 mod readme;
 mod slow;
 mod smoke;
+mod standstill;
 mod streams;
 mod subscriptions;
 mod support;
