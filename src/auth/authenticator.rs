@@ -12,17 +12,16 @@ use tokio::{sync::Notify, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    AuthError, AuthOptions, Identity,
+    AuthError, AuthOptions, Hook, Identity,
     claims::{ClaimPolicy, Verified},
     keys::{KeyError, VerifyingKey, load_local},
     remote::{FetchedKeys, KeySource, RefreshError, sha256},
     token::{Jws, MAX_TOKEN_BYTES},
 };
 
-/// Verified tokens remembered: enough for the long-polls of a node. One with more than [`FREE_GRANTS`] grants counts for
-/// more, so that the cache stays within some 20 MiB whatever the tokens are.
+/// Verified tokens remembered: enough for the long-polls of a node. One with many grants counts for more, so that the
+/// cache stays within some 20 MiB whatever the tokens are.
 const CACHED_TOKENS: usize = 10_000;
-const FREE_GRANTS: usize = 16;
 
 /// A faster refresh would be an attack on the identity provider.
 const MIN_REFRESH: Duration = Duration::from_secs(1);
@@ -45,6 +44,7 @@ struct KeyRing {
     local: Arc<[VerifyingKey]>,
     remote: Option<Remote>,
     policy: Arc<ClaimPolicy>,
+    hook: Option<Arc<Hook>>,
     refresh: Duration,
     /// SHA-256 of the token → what it says.
     cache: Cache<[u8; 32], Arc<Verified>, ByGrants>,
@@ -55,9 +55,7 @@ struct ByGrants;
 
 impl Weighter<[u8; 32], Arc<Verified>> for ByGrants {
     fn weight(&self, _: &[u8; 32], verified: &Arc<Verified>) -> u64 {
-        let identity = &verified.identity;
-        let grants = identity.subscribe.len() + identity.publish.len();
-        (1 + grants / FREE_GRANTS) as u64
+        verified.weight()
     }
 }
 
@@ -107,14 +105,19 @@ impl Authenticator {
         Ok(identity)
     }
 
-    /// Puts new options in place and reads the files again. The fetched keys stay if the URL is the same; all tokens
-    /// are verified anew. Blocks on small files.
+    /// Who asks the backend for identities, where one is configured. A caller keeps the one it began with.
+    pub fn hook(&self) -> Option<Arc<Hook>> {
+        self.ring().hook.clone()
+    }
+
+    /// Puts new options in place and reads the files again. The fetched keys stay if the URL is the same, and what the
+    /// hook remembers if nothing of it changed; all tokens are verified anew. Blocks on small files.
     ///
     /// # Errors
     /// [`KeyError`]; everything is as before then.
     pub fn reload(&self, options: AuthOptions) -> Result<(), KeyError> {
-        let remote = self.ring().remote.clone();
-        let ring = KeyRing::load(&options, remote)?;
+        let current = Arc::clone(&self.ring());
+        let ring = KeyRing::load(&options, Some(&current))?;
         self.replace(|current| Some(ring.with_newer(current)));
         self.reloaded.notify_one();
         Ok(())
@@ -178,33 +181,34 @@ impl Authenticator {
 }
 
 impl KeyRing {
-    fn load(options: &AuthOptions, current: Option<Remote>) -> Result<Self, KeyError> {
+    /// `current` is what was in use before.
+    fn load(options: &AuthOptions, current: Option<&KeyRing>) -> Result<Self, KeyError> {
         if !options.has_keys() {
             return Err(KeyError::NoKeys);
         }
         let remote = match &options.jwks_url {
-            Some(url) => Some(Remote::new(url, current)?),
+            Some(url) => {
+                let current = current.and_then(|ring| ring.remote.clone());
+                Some(Remote::new(url, current)?)
+            }
             None => None,
         };
-        let local = load_local(options)?.into();
         let policy = Arc::new(ClaimPolicy::new(options)?);
-        let refresh = options.jwks_refresh.max(MIN_REFRESH);
-        Ok(Self::assemble(local, remote, policy, refresh))
-    }
-
-    fn assemble(
-        local: Arc<[VerifyingKey]>,
-        remote: Option<Remote>,
-        policy: Arc<ClaimPolicy>,
-        refresh: Duration,
-    ) -> Self {
-        Self {
-            local,
+        let hook = match &options.hook {
+            Some(options) => {
+                let current = current.and_then(|ring| ring.hook.clone());
+                Some(Hook::renewed(current, options, &policy)?)
+            }
+            None => None,
+        };
+        Ok(Self {
+            local: load_local(options)?.into(),
             remote,
             policy,
-            refresh,
-            cache: Cache::with_weighter(CACHED_TOKENS, CACHED_TOKENS as u64, ByGrants),
-        }
+            hook,
+            refresh: options.jwks_refresh.max(MIN_REFRESH),
+            cache: empty_cache(),
+        })
     }
 
     /// This ring with keys that were fetched for `source`, unless it meanwhile uses another.
@@ -217,9 +221,14 @@ impl KeyRing {
             source: Arc::clone(source),
             fetched: Some(fetched),
         };
-        let local = Arc::clone(&self.local);
-        let policy = Arc::clone(&self.policy);
-        Some(Self::assemble(local, Some(remote), policy, self.refresh))
+        Some(Self {
+            local: Arc::clone(&self.local),
+            remote: Some(remote),
+            policy: Arc::clone(&self.policy),
+            hook: self.hook.clone(),
+            refresh: self.refresh,
+            cache: empty_cache(),
+        })
     }
 
     /// This ring with what `current` has fetched while this one was being loaded.
@@ -235,6 +244,9 @@ impl KeyRing {
     }
 
     fn verify(&self, token: &str) -> Result<Verified, AuthError> {
+        if self.local.is_empty() && self.remote.is_none() {
+            return Err(AuthError::Invalid("this gateway has no keys for tokens"));
+        }
         let token = Jws::parse(token)?;
         if self.keys().any(|key| key.verifies(&token)) {
             return self.policy.read(&token.payload()?);
@@ -268,6 +280,10 @@ impl Remote {
             }),
         }
     }
+}
+
+fn empty_cache() -> Cache<[u8; 32], Arc<Verified>, ByGrants> {
+    Cache::with_weighter(CACHED_TOKENS, CACHED_TOKENS as u64, ByGrants)
 }
 
 fn backoff(failures: u32) -> Duration {
