@@ -334,7 +334,10 @@ impl Reader {
         let [toml, question, answer] = self.hook.as_slice() else {
             panic!("a configuration, a question and an answer: {:?}", self.hook);
         };
-        let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(async {
             let backend = Backend::start().await;
             backend.is(Mood::Says(answer.clone()));
