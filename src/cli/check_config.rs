@@ -43,7 +43,14 @@ fn effective(config: &Config) -> anyhow::Result<String> {
         0 => {}
         count => writeln!(auth, "# previous_secrets is set, to {count}")?,
     }
-    Ok(toml::to_string(config)?.replacen("[auth]\n", &auth, 1))
+    let mut hook = "[auth.hook]\n".to_owned();
+    if config.auth.hook.secret.is_some() {
+        hook.push_str("# secret is set\n");
+    }
+    let text = toml::to_string(config)?;
+    Ok(text
+        .replacen("[auth]\n", &auth, 1)
+        .replacen("[auth.hook]\n", &hook, 1))
 }
 
 #[cfg(test)]

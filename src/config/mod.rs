@@ -3,6 +3,7 @@
 //! Flags win over the environment (`TRIBUS__SECTION__KEY`), which wins over the file (TOML). An
 //! unknown key or a bad value is an error that names the key.
 
+mod hook;
 mod limits;
 mod sections;
 mod values;
@@ -125,6 +126,7 @@ impl Config {
             (None, Some(_)) => return Err(ConfigError::value("tls.cert", "tls.key needs it")),
             _ => {}
         }
+        self.auth.hook.check()?;
         for origin in &self.auth.allowed_origins.0 {
             check_origin(origin)?;
         }

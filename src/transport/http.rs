@@ -82,17 +82,21 @@ pub async fn guard_origin(
     } else {
         match next.call(request).await {
             Ok(response) => response.map_into_left_body(),
-            Err(error) => return Err(with_cors_on_error(error, &origin)),
+            Err(error) => return Err(with_cors_on_error(error, &origin, &worker)),
         }
     };
-    origin::add_cors_headers(response.headers_mut(), &origin);
+    origin::add_cors_headers(response.headers_mut(), &origin, &worker);
     Ok(response)
 }
 
 /// An error on its way out becomes its response here, so that it carries the headers too.
-fn with_cors_on_error(error: actix_web::Error, origin: &Origin) -> actix_web::Error {
+fn with_cors_on_error(
+    error: actix_web::Error,
+    origin: &Origin,
+    worker: &Worker,
+) -> actix_web::Error {
     let mut response = error.error_response();
-    origin::add_cors_headers(response.headers_mut(), origin);
+    origin::add_cors_headers(response.headers_mut(), origin, worker);
     actix_web::error::InternalError::from_response(error, response).into()
 }
 

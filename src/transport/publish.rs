@@ -36,7 +36,7 @@ pub async fn publish(
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
     charge(&request, &worker)?;
-    let client = credentials::require(&request, &worker)?;
+    let client = credentials::require(&request, &worker).await?;
     let body = read_body(&request, payload, worker.shared.settings.publish_bytes).await?;
     let publish = PublishRequest::from_body(&body)?;
     let is_batch = publish.is_batch;

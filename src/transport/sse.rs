@@ -57,7 +57,10 @@ async fn stream(
         let native = query.is_ok_and(|query| query.native());
         return refuse(refusal, native);
     }
-    let client = credentials::require(&request, &worker)?;
+    let client = match credentials::require(&request, &worker).await {
+        Ok(client) => client,
+        Err(refusal) => return refuse(refusal, query.is_ok_and(|query| query.native())),
+    };
     let mut query = read_body_into(query?, &request, &worker, payload).await?;
     if let Some(id) = request.headers().get("last-event-id") {
         let id = id.to_str().unwrap_or("\u{fffd}");

@@ -30,7 +30,7 @@ pub async fn issue(
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
     charge(&request, &worker)?;
-    let client = credentials::require(&request, &worker)?;
+    let client = credentials::require(&request, &worker).await?;
     let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let purpose = purpose(&body)?;
     worker.refuse_ended(&client.identity)?;

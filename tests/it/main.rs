@@ -6,6 +6,7 @@ mod command_line;
 mod errors;
 mod events;
 mod gaps;
+mod hook;
 mod hopping;
 mod model;
 mod origins;
