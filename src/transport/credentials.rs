@@ -79,7 +79,11 @@ fn look_for(request: &HttpRequest, worker: &Worker) -> Authentication {
         },
         Err(refusal) if refusal.code == ErrorCode::Unavailable => Authentication::Refused(refusal),
         Err(refusal) => {
-            note_failure(worker, worker.client_address(request), refusal);
+            let told = note_failure(worker, worker.client_address(request), refusal);
+            // On /ws the first message may still bring a good token.
+            if told.code == ErrorCode::RateLimited && request.path() != "/ws" {
+                return Authentication::Refused(told);
+            }
             Authentication::None
         }
     }

@@ -8,7 +8,7 @@ use actix_web::http::{
 const ALLOWED_METHODS: &str = "GET, POST, OPTIONS";
 const ALLOWED_HEADERS: &str =
     "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent";
-const EXPOSED_HEADERS: &str = "Retry-After";
+const EXPOSED_HEADERS: &str = "Retry-After, RateLimit, RateLimit-Policy";
 /// Browsers keep a preflight's answer for so many seconds, and not much longer if told to.
 const PREFLIGHT_MAX_AGE: &str = "600";
 

@@ -10,7 +10,8 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    engine::IdempotencyKey,
+    bus::Bus,
+    engine::{Appended, IdempotencyKey},
     event::Draft,
     limits::SubjectState,
     protocol::{ErrorCode, PublishRequest, Publisher, Refusal},
@@ -46,8 +47,7 @@ pub async fn publish(
         header_text(&request, "idempotency-key")?,
         trace_id(&request),
     )?;
-    let bus = worker.shard.bus();
-    let appended = bus.publish(prepared.drafts, prepared.key).await?;
+    let appended = append(worker.shard.bus(), &subject, prepared).await?;
     let mut ids = appended.ids();
     let answer = Published {
         id: (!is_batch).then(|| ids.next()).flatten(),
@@ -106,6 +106,24 @@ pub fn prepare(
     let limits = &worker.shared.limits.subjects;
     limits.take_publish(subject, identity, drafts.len())?;
     Ok(Prepared { drafts, key })
+}
+
+/// Appends what was prepared. What the log did not take, or had taken before under the same key,
+/// costs the subject nothing: a publish that is repeated on another transport is paid for once.
+///
+/// # Errors
+/// `conflict`, `rate_limited` or `unavailable`, as the engine says.
+pub async fn append(
+    bus: &Bus,
+    subject: &SubjectState,
+    prepared: Prepared,
+) -> Result<Appended, Refusal> {
+    let events = u32::try_from(prepared.drafts.len()).unwrap_or(u32::MAX);
+    let appended = bus.publish(prepared.drafts, prepared.key).await;
+    if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
+        subject.give_back_publish(events);
+    }
+    appended
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {
