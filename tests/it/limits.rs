@@ -19,6 +19,7 @@ use crate::support::{Claims, Received, Sse, TestGateway, Transport, Ws};
 struct Budget {
     burst: u64,
     since: Instant,
+    taken: u64,
 }
 
 impl Budget {
@@ -26,13 +27,26 @@ impl Budget {
         Self {
             burst,
             since: Instant::now(),
+            taken: 0,
         }
     }
 
-    /// Panics unless so many are what could be taken until now, where nothing was left.
-    fn assert_used_up(&self, taken: u64) {
+    /// Notes that one was taken; panics where that is more than there can have been.
+    fn take(&mut self) {
+        self.taken += 1;
         let most = self.burst + self.since.elapsed().as_secs();
-        assert!((self.burst..=most).contains(&taken), "{taken} were taken");
+        assert!(self.taken <= most, "{} of {most} were taken", self.taken);
+    }
+
+    fn take_if(&mut self, was_taken: bool) {
+        if was_taken {
+            self.take();
+        }
+    }
+
+    /// Panics where less was taken than could be. To be called once something was refused.
+    fn assert_used_up(&self) {
+        assert!(self.taken >= self.burst, "only {} were taken", self.taken);
     }
 }
 
