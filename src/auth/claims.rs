@@ -240,12 +240,18 @@ impl Claims {
         let Some(value) = self.0.get("limits") else {
             return Ok(None);
         };
-        let limits = ClaimedLimits::deserialize(value).map_err(|_| {
-            bad(
-                "limits",
-                "not an object of limits of a subject, as the configuration names them, and numbers",
-            )
-        })?;
+        let malformed = bad(
+            "limits",
+            "not an object of limits of a subject, as the configuration names them, and numbers",
+        );
+        // Serde would also take a list of numbers, and null for one that is not there.
+        let Some(object) = value.as_object() else {
+            return Err(malformed);
+        };
+        if object.values().any(Value::is_null) {
+            return Err(malformed);
+        }
+        let limits = ClaimedLimits::deserialize(value).map_err(|_| malformed)?;
         if limits.has_zero() {
             return Err(bad("limits", "a limit is at least 1"));
         }

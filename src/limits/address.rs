@@ -18,7 +18,7 @@ use crate::{
     protocol::{LimitKind, Refusal},
 };
 
-/// Addresses remembered one by one, about 100 bytes each; beyond them, those that are new count
+/// Addresses remembered one by one, about 100 bytes each; while there are as many, all count
 /// together with their wider network.
 const MOST_ADDRESSES: usize = 100_000;
 

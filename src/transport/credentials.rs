@@ -84,7 +84,8 @@ pub async fn authenticate(request: &HttpRequest, worker: &Worker) -> Authenticat
     };
     let is_void = rejected.is_void();
     let refusal = note_failure(worker, worker.client_address(request), rejected.refusal);
-    match is_void {
+    // On /ws the first message may still bring a good token, however often a cookie was bad.
+    match is_void && (refusal.code != ErrorCode::RateLimited || request.path() == "/ws") {
         true => Authentication::None,
         false => Authentication::Refused(refusal),
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     limits::ConnectionLimiter,
-    protocol::{ErrorCode, LimitHit, Refusal, ServerFrame},
+    protocol::{ErrorCode, LimitHit, LimitKind, Refusal, ServerFrame},
 };
 
 /// A request body that is not there by then never comes: slow senders would hold memory.
@@ -138,7 +138,15 @@ fn rate_limit_headers(refusal: &Refusal) -> Option<[(&'static str, String); 2]> 
     let LimitHit { kind, quota } = refusal.limit?;
     let (quota, name) = (quota?, kind.as_str());
     let wait = retry_after_seconds(refusal)?;
-    let policy = format!("\"{name}\";q={};w={}", quota.count, quota.window_seconds);
+    // The unit is requests unless told.
+    let unit = match kind {
+        LimitKind::Bytes => ";qu=\"content-bytes\"",
+        _ => "",
+    };
+    let policy = format!(
+        "\"{name}\";q={}{unit};w={}",
+        quota.count, quota.window_seconds
+    );
     Some([
         ("RateLimit-Policy", policy),
         ("RateLimit", format!("\"{name}\";r=0;t={wait}")),
@@ -228,17 +236,15 @@ fn charge_request(
     worker: &Worker,
     is_handshake: impl Fn(&ConnectionLimiter) -> bool,
 ) -> Result<(), Refusal> {
-    refuse_long_url(request, worker.shared.settings.url_bytes)?;
-    let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() else {
-        return Ok(());
-    };
-    limiter.take_message()?;
-    match worker.client_address(request) {
-        Some(address) if is_handshake(limiter) => {
-            worker.shared.limits.addresses.take_handshake(address)
+    if let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() {
+        limiter.take_message()?;
+        if is_handshake(limiter)
+            && let Some(address) = worker.client_address(request)
+        {
+            worker.shared.limits.addresses.take_handshake(address)?;
         }
-        _ => Ok(()),
     }
+    refuse_long_url(request, worker.shared.settings.url_bytes)
 }
 
 fn refuse_long_url(request: &HttpRequest, limit: usize) -> Result<(), Refusal> {

@@ -48,7 +48,7 @@ pub async fn publish(
         header_text(&request, "idempotency-key")?,
         traceparent(&request),
     )?;
-    let appended = prepared.append(worker.shard.bus()).await?;
+    let appended = prepared.append(worker.shard.bus(), &subject).await?;
     let mut ids = appended.ids();
     let answer = Published {
         id: (!is_batch).then(|| ids.next()).flatten(),
@@ -66,12 +66,17 @@ pub struct Prepared {
 }
 
 impl Prepared {
-    /// Appends to the log.
+    /// Appends to the log. What the log did not take, or had taken before under the same key,
+    /// costs the subject nothing: a publish that is repeated on another transport is paid for once.
     ///
     /// # Errors
     /// As [`Bus::publish`].
-    pub async fn append(self, bus: &Bus) -> Result<Appended, Refusal> {
+    pub async fn append(self, bus: &Bus, subject: &SubjectState) -> Result<Appended, Refusal> {
+        let events = u32::try_from(self.drafts.len()).unwrap_or(u32::MAX);
         let appended = bus.publish(self.drafts, self.key).await;
+        if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
+            subject.give_back_publish(events);
+        }
         if let Some(span) = self.span {
             span.finish(appended.as_ref());
         }
