@@ -65,23 +65,13 @@ impl Bucket {
     /// The time until there will be as much.
     pub(super) fn take(&self, count: u32, rate: Rate, now: u64) -> Result<(), Duration> {
         let mut owed = self.owed();
-        // Another thread may have looked at the clock later, and come first.
-        let now = now.max(owed.at);
-        let per_second = u64::from(rate.per_second.max(1));
-        let paid_back = (now - owed.at).saturating_mul(per_second);
-        // Each is less than 2^32 billion, so that two of them fit.
-        let billionths = owed.billionths.saturating_sub(paid_back) + u64::from(count) * BILLION;
-        let allowed = u64::from(rate.burst) * BILLION;
-        if billionths > allowed {
-            let wait = (billionths - allowed).div_ceil(per_second);
-            return Err(Duration::from_nanos(wait));
-        }
-        *owed = Owed {
-            billionths,
-            at: now,
-            until: now.saturating_add(billionths.div_ceil(per_second)),
-        };
+        *owed = owed.with(count, rate, now)?;
         Ok(())
+    }
+
+    /// The time until `count` could be taken; `None` where they could be now.
+    pub(super) fn wait(&self, count: u32, rate: Rate, now: u64) -> Option<Duration> {
+        self.owed().with(count, rate, now).err()
     }
 
     /// Puts back what was taken in vain.
@@ -97,6 +87,31 @@ impl Bucket {
 
     fn owed(&self) -> MutexGuard<'_, Owed> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Owed {
+    /// With so many taken now.
+    ///
+    /// # Errors
+    /// The time until there will be as much.
+    fn with(self, count: u32, rate: Rate, now: u64) -> Result<Self, Duration> {
+        // Another thread may have looked at the clock later, and come first.
+        let now = now.max(self.at);
+        let per_second = u64::from(rate.per_second.max(1));
+        let paid_back = (now - self.at).saturating_mul(per_second);
+        // Each is less than 2^32 billion, so that two of them fit.
+        let billionths = self.billionths.saturating_sub(paid_back) + u64::from(count) * BILLION;
+        let allowed = u64::from(rate.burst) * BILLION;
+        if billionths > allowed {
+            let wait = (billionths - allowed).div_ceil(per_second);
+            return Err(Duration::from_nanos(wait));
+        }
+        Ok(Self {
+            billionths,
+            at: now,
+            until: now.saturating_add(billionths.div_ceil(per_second)),
+        })
     }
 }
 

@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | a TCP connection | messages, bytes | with the connection (`connection`) |
 //! | a subject of a tenant | publishes, connects, connections, waiting polls | in one table, whatever the transport (`subject`) |
-//! | a client address | handshakes, failed authentications | in one table (`address`) |
+//! | a client address | handshakes, failed authentications | in one table each (`address`, `failed_auths`) |
 //! | the node | admissions | here |
 //!
 //! Everything kept by a key is pruned by [`Limits::prune`] once it says no more than its absence
@@ -13,6 +13,7 @@
 mod address;
 mod bucket;
 mod connection;
+mod failed_auths;
 mod subject;
 
 use std::{

@@ -153,6 +153,21 @@ fn by_cookie(request: &HttpRequest, worker: &Worker) -> Result<Option<Client>, R
         .map_err(Rejected::ambient)
 }
 
+/// Asks the backend, unless the client's address has failed too often to be let on to it.
+async fn ask_hook(
+    request: &HttpRequest,
+    worker: &Worker,
+    hook: &Arc<Hook>,
+    session: &SiteSession<'_>,
+) -> Result<Arc<Identity>, Refusal> {
+    let addresses = &worker.shared.limits.addresses;
+    let address = worker.client_address(request);
+    if let Some(Err(refusal)) = address.map(|address| addresses.refuse_failing(address)) {
+        return hook.remember(&session.credentials).ok_or(refusal);
+    }
+    Ok(hook.identify(&session.credentials).await?)
+}
+
 async fn by_session(
     request: &HttpRequest,
     worker: &Worker,
@@ -171,9 +186,9 @@ async fn by_session(
     if session.is_ambient {
         refuse_forgery(request, worker).map_err(rejected)?;
     }
-    let identity = hook.identify(&session.credentials).await;
-    let identity = identity.map_err(|error| rejected(error.into()))?;
-    let_in(worker, identity).map(Some).map_err(rejected)
+    let identity = ask_hook(request, worker, hook, &session).await;
+    let identity = identity.and_then(|identity| let_in(worker, identity));
+    identity.map(Some).map_err(rejected)
 }
 
 /// Authenticates a request that can not go on without.

@@ -208,6 +208,13 @@ impl Hook {
         answer?.at(Timestamp::now()).map_err(HookError::Claims)
     }
 
+    /// Who shows these credentials, as far as that is remembered: the backend is not asked.
+    pub fn remember(&self, credentials: &SessionCredentials<'_>) -> Option<Arc<Identity>> {
+        let digest = sha256(&credentials.to_json().ok()?);
+        let verified = self.recall(&digest)?.ok()?;
+        verified.at(Timestamp::now()).ok()
+    }
+
     fn recall(&self, digest: &Digest) -> Option<Answer> {
         let memory = self.memory.get(digest)?;
         memory.answer(&self.options, Instant::now())
