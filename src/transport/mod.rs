@@ -4,7 +4,6 @@
 //! the session what the client says; what to send, and when, is the session's to decide.
 
 mod credentials;
-mod frame_guard;
 mod http;
 mod origin;
 mod poll;

@@ -10,8 +10,12 @@
 //! No task per connection: the response body is polled by the connection's own dispatcher, and
 //! polls the incoming messages in turn. Outgoing events are the shared frames of the bus.
 
+#[cfg(test)]
+mod autobahn;
+mod frame_guard;
 mod framing;
 mod incoming;
+mod socket;
 
 use std::{
     convert::Infallible,
@@ -24,24 +28,18 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
-    body::{BodySize, BoxBody, MessageBody},
-    dev,
-    error::PayloadError,
+    HttpRequest, HttpResponse,
+    body::{BodySize, MessageBody},
     web,
 };
-use actix_ws::AggregatedMessageStream;
-use bytes::{Bytes, BytesMut};
-use framing::{
-    Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, event_frame, put_close, put_frame, put_ping,
-};
+use bytes::Bytes;
+use framing::{Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, event_frame, put_frame};
 use incoming::{Strikes, Work};
+use socket::{WsSocket, put_close};
 use tokio::time::Sleep;
-use tokio_stream::Stream;
 
 use super::{
     credentials::{Authentication, authenticate},
-    frame_guard::{FrameGuard, TooLarge},
     http::charge,
     pulse::{Pulse, poll_next},
     worker::{Connection, ConnectionLimiter, ConnectionSlot, Here, Worker},
@@ -64,46 +62,24 @@ pub async fn connect(
     payload: web::Payload,
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
-    let max_bytes = worker.shared.settings.message_bytes;
-    let too_large = TooLarge::default();
-    let guarded = FrameGuard::new(payload, max_bytes, Rc::clone(&too_large));
-    let (response, _, messages) = actix_ws::handle_with_protocols(
+    let (response, socket) = WsSocket::accept(
         &request,
-        as_payload(&request, guarded).await?,
+        payload,
         &[JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL],
+        worker.shared.settings.message_bytes,
     )
-    .map_err(|_| {
-        Refusal::bad_request("this is a WebSocket endpoint: connect with a WebSocket client")
-    })?;
-    let encoding = Encoding::negotiated(&response);
-    let (response, handshake_body) = response.into_parts();
+    .await?;
     let mut body = WsBody {
-        _handshake_body: handshake_body,
-        incoming: messages
-            .max_frame_size(max_bytes)
-            .aggregate_continuations()
-            .max_continuation_size(max_bytes),
-        too_large,
+        encoding: Encoding::negotiated(&response),
+        socket,
         limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
-        encoding,
         stage: Stage::Ended,
         work: None,
-        out: BytesMut::new(),
-        last_received: Instant::now(),
         strikes: Strikes::default(),
         worker,
     };
     body.start(&request);
     Ok(response.set_body(body).map_into_boxed_body())
-}
-
-/// The form in which `actix_ws` takes a body.
-async fn as_payload(request: &HttpRequest, stream: FrameGuard) -> Result<web::Payload, Refusal> {
-    let stream: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(stream);
-    let mut payload = dev::Payload::Stream { payload: stream };
-    web::Payload::from_request(request, &mut payload)
-        .await
-        .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))
 }
 
 enum Stage {
@@ -114,7 +90,7 @@ enum Stage {
         deadline: Pin<Box<Sleep>>,
     },
     Open(Box<Open>),
-    /// Nothing more is read or queued; what is in `out` is the last.
+    /// Nothing more is read or queued; what the socket has to send is the last.
     Ended,
 }
 
@@ -126,19 +102,12 @@ struct Open {
 
 /// The body of an upgraded response: one client's connection.
 struct WsBody {
-    /// `actix_ws` ends the incoming stream when its own body is dropped. It is never polled,
-    /// since nothing is ever queued on it.
-    _handshake_body: BoxBody,
-    incoming: AggregatedMessageStream,
-    too_large: TooLarge,
+    socket: WsSocket,
     worker: Rc<Worker>,
     limiter: Option<Arc<ConnectionLimiter>>,
     encoding: Encoding,
     stage: Stage,
     work: Option<Work>,
-    /// Frames that do not wait behind events: control frames, and all before the session opens.
-    out: BytesMut,
-    last_received: Instant,
     strikes: Strikes,
 }
 
@@ -156,7 +125,9 @@ impl MessageBody for WsBody {
         let this = self.get_mut();
         this.receive(cx);
         this.keep_time(cx);
-        if let Some(chunk) = this.next_chunk(cx) {
+        let chunk = this.next_chunk(cx);
+        this.socket.sent(chunk.is_some());
+        if let Some(chunk) = chunk {
             return Poll::Ready(Some(Ok(chunk)));
         }
         match this.stage {
@@ -236,13 +207,17 @@ impl WsBody {
     /// Ends the connection with an `error` that says why.
     fn refuse(&mut self, refusal: &Refusal, reference: Option<Ref>, close: CloseReason) {
         let frame = ServerFrame::error(refusal, reference);
-        put_frame(&mut self.out, self.encoding, &frame);
+        put_frame(self.socket.out(), self.encoding, &frame);
         self.close(close);
     }
 
     /// Sends Close as the last frame, and lets go of the session.
     fn close(&mut self, reason: CloseReason) {
-        put_close(&mut self.out, Some(reason.code()), reason.message());
+        self.socket.close(reason);
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.work = None;
         self.stage = Stage::Ended;
     }
@@ -259,14 +234,14 @@ impl WsBody {
                     self.refuse(&refusal, None, reason);
                 }
             }
-            Stage::Open(open) => open.keep_time(&mut self.out, self.last_received, cx),
+            Stage::Open(open) => open.keep_time(&mut self.socket, cx),
             Stage::Ended => {}
         }
     }
 
     /// Everything that is ready to be sent, up to a chunk's size.
     fn next_chunk(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
-        let mut chunk = std::mem::take(&mut self.out);
+        let mut chunk = self.socket.take_out();
         while let Stage::Open(open) = &self.stage
             && chunk.len() < CHUNK_BYTES
         {
@@ -286,8 +261,7 @@ impl WsBody {
                     let closed = session.with(|session| session.closed());
                     let reason = closed.unwrap_or(CloseReason::Internal);
                     put_close(&mut chunk, Some(reason.code()), reason.message());
-                    self.work = None;
-                    self.stage = Stage::Ended;
+                    self.end();
                 }
                 Poll::Pending => break,
             }
@@ -297,17 +271,22 @@ impl WsBody {
 }
 
 impl Open {
-    fn keep_time(&mut self, out: &mut BytesMut, last_received: Instant, cx: &mut Context<'_>) {
+    fn keep_time(&mut self, socket: &mut WsSocket, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         while self.pulse.fired(cx) {
             let now = Instant::now();
             let heartbeat = self.pulse.heartbeat();
             let mut next = self.pulse.tick(session, now);
             if now >= self.next_ping {
-                put_ping(out);
+                socket.ping();
                 self.next_ping = now + heartbeat;
             }
-            let silent_at = last_received + heartbeat.mul_f64(SILENT_HEARTBEATS);
+            if socket.was_full() {
+                // It is reading what came before the Ping. One that reads nothing at all is left
+                // to the time for which a write may stall.
+                socket.excuse_silence();
+            }
+            let silent_at = socket.quiet_since() + heartbeat.mul_f64(SILENT_HEARTBEATS);
             if now >= silent_at {
                 session.with(|session| session.close(CloseReason::Silent, Duration::ZERO));
             } else {
