@@ -7,8 +7,14 @@
 //!                        └─ bad ───▶ error, Close 1008       error, Close 4001 to 4003
 //! ```
 //!
-//! No task per connection: the response body is polled by the connection's own dispatcher, and
-//! polls the incoming messages in turn. Outgoing events are the shared frames of the bus.
+//! Two layers, each of which is polled by the one above it; at the top the connection's own
+//! dispatcher polls the response body, so there is no task per connection:
+//!
+//! - the protocol: `socket` turns bytes into messages or an end, answers Ping and Close, and holds
+//!   the frames that overtake others; `frame_guard` judges frames in front of the decoder;
+//!   `autobahn` runs the Autobahn test suite against just this layer;
+//! - the client: here is its life from the handshake on, and what goes out; `incoming` does what
+//!   it says; `framing` puts that into the subprotocol's form. Events are the bus's shared frames.
 
 #[cfg(test)]
 mod autobahn;
