@@ -73,10 +73,7 @@ impl FrameGuard {
         }
     }
 
-    fn poll_chunk(
-        &mut self,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Bytes, actix_web::error::PayloadError>>> {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, PayloadError>>> {
         if self.rest.is_empty() {
             Pin::new(&mut self.payload).poll_next(cx)
         } else {
@@ -96,7 +93,7 @@ impl Stream for FrameGuard {
                 this.gate.0.set(GateState::Paused);
                 return Poll::Pending;
             }
-            GateState::Paused | GateState::Open => this.gate.0.set(GateState::Open),
+            GateState::Open | GateState::Paused => this.gate.0.set(GateState::Open),
         }
         let mut chunk = match ready!(this.poll_chunk(cx)) {
             Some(Ok(chunk)) => chunk,

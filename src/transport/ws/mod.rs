@@ -12,7 +12,8 @@
 //!
 //! - the protocol: `socket` turns bytes into messages or an end, answers Ping and Close, and holds
 //!   the frames that overtake others; `frame_guard` judges frames in front of the decoder;
-//!   `autobahn` runs the Autobahn test suite against just this layer;
+//!   `silence` says when a client is gone; `autobahn` runs the Autobahn test suite against this
+//!   layer;
 //! - the client: here is its life from the handshake on, and what goes out; `incoming` does what
 //!   it says; `framing` puts that into the subprotocol's form. Events are the bus's shared frames.
 
@@ -21,6 +22,7 @@ mod autobahn;
 mod frame_guard;
 mod framing;
 mod incoming;
+mod silence;
 mod socket;
 
 use std::{
@@ -58,8 +60,6 @@ use crate::{
 
 /// How long a connection without a credential may take to send one.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
-/// Nothing received for so many heartbeats, Pongs included, and the client is taken for gone.
-const SILENT_HEARTBEATS: f64 = 2.5;
 /// Pending events are joined into chunks of about this size.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -283,16 +283,16 @@ impl Open {
             let now = Instant::now();
             let heartbeat = self.pulse.heartbeat();
             let mut next = self.pulse.tick(session, now);
+            if socket.was_full() {
+                // The client is still reading what came before the last Ping. One that reads
+                // nothing at all is left to the time for which a write may stall.
+                socket.excuse_silence();
+            }
             if now >= self.next_ping {
                 socket.ping();
                 self.next_ping = now + heartbeat;
             }
-            if socket.was_full() {
-                // It is reading what came before the Ping. One that reads nothing at all is left
-                // to the time for which a write may stall.
-                socket.excuse_silence();
-            }
-            let silent_at = socket.quiet_since() + heartbeat.mul_f64(SILENT_HEARTBEATS);
+            let silent_at = socket.silence_ends(heartbeat);
             if now >= silent_at {
                 session.with(|session| session.close(CloseReason::Silent, Duration::ZERO));
             } else {

@@ -13,7 +13,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use actix_web::{
@@ -24,7 +24,10 @@ use bytes::{Bytes, BytesMut};
 use bytestring::ByteString;
 use tokio_stream::Stream;
 
-use super::frame_guard::{FrameGuard, Gate};
+use super::{
+    frame_guard::{FrameGuard, Gate},
+    silence::Silence,
+};
 use crate::{
     event::put_frame_header,
     protocol::{CloseReason, ErrorCode, Refusal},
@@ -61,7 +64,7 @@ pub struct WsSocket {
     gate: Rc<Gate>,
     /// Frames that do not wait behind those of the layer above.
     out: BytesMut,
-    quiet_since: Instant,
+    silence: Silence,
     was_full: bool,
 }
 
@@ -95,7 +98,7 @@ impl WsSocket {
                 .max_continuation_size(max_bytes),
             gate,
             out: BytesMut::new(),
-            quiet_since: Instant::now(),
+            silence: Silence::new(Instant::now()),
             was_full: false,
         };
         Ok((response, socket))
@@ -146,6 +149,7 @@ impl WsSocket {
     }
 
     pub fn ping(&mut self) {
+        self.silence.asked(Instant::now());
         put_control(&mut self.out, PING_FRAME, b"");
     }
 
@@ -153,15 +157,15 @@ impl WsSocket {
         put_close(&mut self.out, Some(reason.code()), reason.message());
     }
 
-    /// Since when nothing was received, Pongs included, that could have been.
-    pub fn quiet_since(&self) -> Instant {
-        self.quiet_since
+    /// When the client is taken for gone, if nothing is received until then.
+    pub fn silence_ends(&self, heartbeat: Duration) -> Instant {
+        self.silence.end(heartbeat)
     }
 
-    /// Lets silence count from now, for a client that was not listened to, or that cannot have
-    /// been asked.
+    /// Lets silence count from now, for a client that was not listened to, or that could not be
+    /// asked.
     pub fn excuse_silence(&mut self) {
-        self.quiet_since = Instant::now();
+        self.silence.restart(Instant::now());
     }
 
     /// Notes how a poll of the body ended: with something to send, or without.
