@@ -37,6 +37,9 @@ use crate::{
 /// Ends a connection whose peer takes nothing, or acknowledges nothing, for this long (protocol,
 /// section 4).
 const WRITE_STALL: Duration = Duration::from_secs(60);
+/// What the kernel queues for a connection beyond what the client's receive window takes. Its own
+/// limit is several MiB, behind which a Ping would wait, and which many slow clients would fill.
+const UNSENT_BYTES: u32 = 128 * 1024;
 /// Connections that wait to be accepted; a storm of reconnects comes all at once.
 const LISTEN_BACKLOG: u32 = 4096;
 /// How long a connection may stay idle between two requests: longer than the 60 s for which proxies
@@ -320,6 +323,7 @@ fn prepare_connection(stream: &dyn std::any::Any, data: &mut Extensions, rates: 
         // Best effort: without these, a vanished peer is found by missing Pongs and heartbeats.
         let _ = socket.set_tcp_user_timeout(Some(WRITE_STALL));
         let _ = socket.set_tcp_nodelay(true);
+        let _ = socket.set_tcp_notsent_lowat(UNSENT_BYTES);
     }
 }
 

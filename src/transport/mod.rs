@@ -5,7 +5,6 @@
 
 mod address;
 mod credentials;
-mod frame_guard;
 mod http;
 mod origin;
 mod poll;

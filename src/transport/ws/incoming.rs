@@ -9,12 +9,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_ws::AggregatedMessage;
-use tokio_stream::Stream;
-
 use super::{
     Stage, WsBody,
-    framing::{Encoding, close_reason_of, put_close, put_frame, put_pong},
+    framing::{Encoding, put_frame},
+    socket::{End, Message},
 };
 use crate::{
     auth::Identity,
@@ -64,25 +62,13 @@ impl WsBody {
             self.finish_work(cx);
             if !self.takes_messages() {
                 // Whoever is not listened to is not silent.
-                self.last_received = Instant::now();
-                return;
+                return self.socket.excuse_silence();
             }
-            match Pin::new(&mut self.incoming).poll_next(cx) {
+            match self.socket.poll_message(cx) {
                 Poll::Pending => return,
-                Poll::Ready(Some(Ok(message))) => {
-                    self.last_received = Instant::now();
-                    self.handle(message);
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    return self.end_with(close_reason_of(&error));
-                }
-                Poll::Ready(None) if self.too_large.get() => {
-                    return self.end_with(CloseReason::TooLarge);
-                }
-                Poll::Ready(None) => {
-                    self.stage = Stage::Ended;
-                    return;
-                }
+                Poll::Ready(Ok(message)) => self.handle(message),
+                Poll::Ready(Err(End::Violation(reason))) => return self.end_with(reason),
+                Poll::Ready(Err(End::Left)) => return self.end(),
             }
         }
         self.finish_work(cx);
@@ -112,34 +98,22 @@ impl WsBody {
         }
     }
 
-    fn handle(&mut self, message: AggregatedMessage) {
+    fn handle(&mut self, message: Message) {
         if let Err(refusal) = self.charge(&message) {
             return self.refuse_message(refusal, &message);
         }
         match (message, self.encoding) {
-            (AggregatedMessage::Ping(data), _) => {
-                put_pong(&mut self.out, &data);
-            }
-            (AggregatedMessage::Pong(_), _) => {}
-            (AggregatedMessage::Close(reason), _) => {
-                let code = reason.map(|reason| reason.code.into());
-                put_close(&mut self.out, code, "");
-                self.work = None;
-                self.stage = Stage::Ended;
-            }
-            (AggregatedMessage::Text(text), Encoding::Json) => self.handle_text(&text),
-            (AggregatedMessage::Binary(packed), Encoding::Msgpack) => {
-                match msgpack_to_json(&packed) {
-                    Ok(text) => self.handle_text(&text),
-                    Err(error) => self.handle_frame(ClientFrame {
-                        reference: None,
-                        is_auth: false,
-                        message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
-                    }),
-                }
-            }
-            (AggregatedMessage::Text(_), Encoding::Msgpack)
-            | (AggregatedMessage::Binary(_), Encoding::Json) => {
+            (Message::Control, _) => {}
+            (Message::Text(text), Encoding::Json) => self.handle_text(&text),
+            (Message::Binary(packed), Encoding::Msgpack) => match msgpack_to_json(&packed) {
+                Ok(text) => self.handle_text(&text),
+                Err(error) => self.handle_frame(ClientFrame {
+                    reference: None,
+                    is_auth: false,
+                    message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
+                }),
+            },
+            (Message::Text(_), Encoding::Msgpack) | (Message::Binary(_), Encoding::Json) => {
                 self.end_with(CloseReason::UnsupportedFrame);
             }
         }
@@ -178,7 +152,7 @@ impl WsBody {
         match verified {
             Ok(identity) => {
                 let reply = auth_success(&identity, frame.reference);
-                put_frame(&mut self.out, self.encoding, &reply);
+                put_frame(self.socket.out(), self.encoding, &reply);
                 let waiting = std::mem::replace(&mut self.stage, Stage::Ended);
                 if let Stage::AwaitingAuth { query, slot, .. } = waiting {
                     self.open(identity, slot, *query);
@@ -340,33 +314,28 @@ impl WsBody {
                 .session
                 .with(|session| session.push_frame(frame)),
             Stage::AwaitingAuth { .. } | Stage::Ended => {
-                put_frame(&mut self.out, self.encoding, &frame);
+                put_frame(self.socket.out(), self.encoding, &frame);
             }
         }
     }
 
-    fn charge(&self, message: &AggregatedMessage) -> Result<(), Refusal> {
+    fn charge(&self, message: &Message) -> Result<(), Refusal> {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
-        if let AggregatedMessage::Close(_) = message {
-            // Whoever leaves is not held up.
-            return Ok(());
-        }
         limiter.take_message()?;
         limiter.take_bytes(match message {
-            AggregatedMessage::Text(text) => text.len(),
-            AggregatedMessage::Binary(data)
-            | AggregatedMessage::Ping(data)
-            | AggregatedMessage::Pong(data) => data.len(),
-            AggregatedMessage::Close(_) => 0,
+            Message::Text(text) => text.len(),
+            Message::Binary(packed) => packed.len(),
+            // It has 125 bytes at most, and counts as a message.
+            Message::Control => 0,
         })
     }
 
     /// A message over the rate has no effect; its reply echoes its `ref`.
-    fn refuse_message(&mut self, refusal: Refusal, message: &AggregatedMessage) {
+    fn refuse_message(&mut self, refusal: Refusal, message: &Message) {
         let reference = match message {
-            AggregatedMessage::Text(text) => {
+            Message::Text(text) => {
                 let limits = self.worker.shared.settings.subscriptions;
                 ClientFrame::parse(text, limits).reference
             }
