@@ -24,8 +24,9 @@ use super::{
 };
 use crate::protocol::{ErrorCode, Refusal, ServerFrame};
 
-/// A request body that is not there by then never comes: slow senders would hold memory.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request body that is not there by then never comes: slow senders would hold memory. Whatever
+/// dribbles is to be cut within 30 s, its connection's end included.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -171,7 +172,10 @@ pub async fn read_body(
     };
     tokio::time::timeout(BODY_TIMEOUT, read)
         .await
-        .map_err(|_| Refusal::bad_request("the body did not come within 30 seconds"))?
+        .map_err(|_| {
+            let seconds = BODY_TIMEOUT.as_secs();
+            Refusal::bad_request(format!("the body did not come within {seconds} seconds"))
+        })?
 }
 
 /// Takes one from the budget of the TCP connection that a request came on.

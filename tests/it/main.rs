@@ -7,6 +7,7 @@ mod errors;
 mod events;
 mod gaps;
 mod hopping;
+mod hostile;
 mod model;
 mod origins;
 mod page;

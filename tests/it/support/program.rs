@@ -75,6 +75,15 @@ impl Program {
             .sum()
     }
 
+    /// The memory that it takes (`VmRSS`), in KiB.
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a running program");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let size = line.expect("a size").trim().trim_end_matches(" kB");
+        size.parse().expect("a number")
+    }
+
     /// Writes all of its standard input, and closes it.
     pub fn give(&mut self, input: &str) {
         let mut stdin = self.child.stdin.take().expect("open standard input");

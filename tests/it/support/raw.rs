@@ -1,3 +1,5 @@
+use std::{net::SocketAddr, time::Duration};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -42,9 +44,11 @@ impl RawFrame {
 
 impl Raw {
     pub async fn connect(gateway: &TestGateway) -> Self {
-        let stream = TcpStream::connect(gateway.address)
-            .await
-            .expect("a connection");
+        Self::connect_to(gateway.address).await
+    }
+
+    pub async fn connect_to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
         Self {
             stream,
             received: Vec::new(),
@@ -69,6 +73,44 @@ impl Raw {
         within("sending", self.stream.write_all(bytes))
             .await
             .expect("the bytes are sent");
+    }
+
+    /// Sends to a gateway that may have had enough: false once the connection has ended.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        within("sending", self.stream.write_all(bytes))
+            .await
+            .is_ok()
+    }
+
+    /// Says that nothing more will be sent, where the connection has not ended already.
+    pub async fn half_close_if_open(&mut self) {
+        let _ = within("the half-close", self.stream.shutdown()).await;
+    }
+
+    /// Takes in what has come, without waiting; true once the gateway has ended the connection.
+    pub fn has_ended(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    /// Vanishes with a reset (RFC 9293, section 3.5.2) instead of a farewell.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("a socket option");
+    }
+
+    /// Where this client sits, to ask [`is_held`] about it.
+    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+        let own = self.stream.local_addr().expect("an address");
+        (own, self.stream.peer_addr().expect("a connected socket"))
     }
 
     /// Sends a masked frame, as clients do.
@@ -183,6 +225,28 @@ impl Raw {
         within("bytes of the gateway", read)
             .await
             .is_ok_and(|read| read > 0)
+    }
+}
+
+/// Whether the gateway still holds its end of a connection, as the kernel lists it: a socket with
+/// these ends that some process has open.
+pub fn is_held((client, gateway): (SocketAddr, SocketAddr)) -> bool {
+    let ends = (gateway.port(), client.port());
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
+    table.lines().skip(1).any(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let port = |address: &str| {
+            let (_, port) = address.split_once(':').expect("a port");
+            u16::from_str_radix(port, 16).expect("a number")
+        };
+        (port(columns[1]), port(columns[2])) == ends && columns[9] != "0"
+    })
+}
+
+/// Waits until the gateway has let go of a connection.
+pub async fn released(ends: (SocketAddr, SocketAddr)) {
+    while is_held(ends) {
+        tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
 
