@@ -302,3 +302,41 @@ async fn many_parts_in_one_request_are_counted_before_they_cost() {
     attacks.retain(|attack| attack.answers != [Good(200)] || attack.what.starts_with("/poll"));
     scene.survives(attacks).await;
 }
+
+#[tokio::test]
+#[ignore = "the operators' listener leaves bodies to actix"]
+async fn what_is_wrong_with_an_operators_body_is_told_as_json() {
+    let mut scene = Scene::start().await;
+    let post = |rest: &str| request("POST /admin/disconnect", rest);
+    let subject = |subject: &str| {
+        let body = format!("{{\"sub\":\"{subject}\"}}");
+        with_body("POST /admin/disconnect", body.as_bytes())
+    };
+    let long = "x".repeat(300_000);
+    let bad = Error(400, "bad_request");
+    let attacks = vec![
+        fatal(
+            "announced",
+            post("Content-Length: 9999999\r\n\r\n"),
+            &[Error(413, "too_large")],
+        ),
+        fatal("sent", subject(&long), &[Error(413, "too_large")]),
+        fatal(
+            "broken chunks",
+            post("Transfer-Encoding: chunked\r\n\r\n-1\r\n"),
+            &[bad],
+        ),
+        harmless(
+            "a subject that no token can have",
+            subject(&long[..256]),
+            &[bad],
+        ),
+        harmless(
+            "a subject of control characters",
+            subject("a\\r\\n\\u0000"),
+            &[bad],
+        ),
+    ];
+    let attacks = attacks.into_iter().map(Attack::at_operators);
+    scene.survives(attacks.collect()).await;
+}

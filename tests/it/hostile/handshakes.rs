@@ -197,3 +197,56 @@ async fn half_a_handshake_leaves_nothing_behind() {
     let mut ws = scene.gateway.ws("").await;
     assert_eq!(ws.ask(json!({"type": "ping"})).await["type"], "pong");
 }
+
+#[tokio::test]
+#[ignore = "101 is answered, and what follows is taken for requests"]
+async fn what_only_looks_like_a_handshake_is_refused_and_nothing_behind_it_is_a_request() {
+    let mut scene = Scene::start().await;
+    let bad = Error(400, "bad_request");
+    let upgrade_to = |to: &str| format!("Connection: Upgrade\r\nUpgrade: {to}\r\n");
+    let chunked = format!(
+        "{UPGRADE}{VERSION}{KEY}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n{}",
+        smuggled()
+    );
+    let not_quite = |what: &str, to: &str| {
+        // No upgrade to HTTP's parser: the gateway refuses it, and the next request is one.
+        let headers = [&upgrade_to(to), VERSION, KEY];
+        harmless(what, handshake(&headers), &[bad, Error(404, "not_found")])
+    };
+    let attacks = vec![
+        fatal("chunks", request("GET /ws", &chunked), &[bad]),
+        refused(
+            "a length",
+            &[UPGRADE, VERSION, KEY, "Content-Length: 6\r\n"],
+            bad,
+        ),
+        refused("two keys", &[UPGRADE, VERSION, KEY, KEY], bad),
+        refused(
+            "two versions",
+            &[UPGRADE, VERSION, "Sec-WebSocket-Version: 8\r\n", KEY],
+            bad,
+        ),
+        not_quite("an upgrade to something like it", "notwebsocket"),
+        not_quite("an upgrade to it among others", "h2c, websocket"),
+    ];
+    scene.survives(attacks).await;
+}
+
+#[tokio::test]
+#[ignore = "a client of HTTP/1.0 gets 101, and a stream in chunks"]
+async fn what_http_1_0_can_not_carry_is_refused() {
+    let mut scene = Scene::start().await;
+    let old = |line: &str, rest: &str| {
+        request(line, &format!("{rest}\r\n")).replacen("HTTP/1.1", "HTTP/1.0", 1)
+    };
+    let bad = Error(400, "bad_request");
+    let attacks = vec![
+        fatal(
+            "a handshake",
+            old("GET /ws", &[UPGRADE, VERSION, KEY].concat()),
+            &[bad],
+        ),
+        fatal("a stream", old("GET /events?topics=a:1", ""), &[bad]),
+    ];
+    scene.survives(attacks).await;
+}

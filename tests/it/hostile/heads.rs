@@ -30,7 +30,6 @@ async fn a_request_line_that_is_none_is_refused_with_the_connection() {
         "GET /poll?topics=a\0 HTTP/1.1",
         "GET /poll?topics=a\x7f HTTP/1.1",
         "GET /poll?topics=a\u{e9} HTTP/1.1",
-        "GET poll HTTP/1.1",
         "GET http://[::1/poll HTTP/1.1",
         "GET /poll?topics=a:1 HTTP/0.9",
         "GET /poll?topics=a:1 HTTP/1.2",
@@ -85,6 +84,11 @@ async fn methods_and_targets_that_exist_elsewhere_get_their_error_as_json() {
         wrong_method(
             "a method of 50,000 letters",
             &format!("{} /ws HTTP/1.1", "A".repeat(50_000)),
+        ),
+        harmless(
+            "GET without a slash",
+            line("GET poll HTTP/1.1"),
+            &[behind, behind],
         ),
         harmless("GET *", line("GET * HTTP/1.1"), &[behind, behind]),
         harmless(

@@ -1,9 +1,11 @@
 //! Messages on `/ws` that make no sense, and bytes that are no messages.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::Scene;
-use crate::support::{Claims, Raw, Ws, client_frame, is_held, released, within};
+use crate::support::{Claims, Raw, TestGateway, Ws, client_frame, released, within};
 
 const FIRST: u8 = 0x01;
 const CONTINUATION: u8 = 0x00;
@@ -87,7 +89,6 @@ async fn a_message_with_fields_of_the_wrong_type_is_a_bad_request() {
         json!({"type": "subscribe", "topics": [7]}),
         json!({"type": "subscribe", "topics": [["a:1"]]}),
         json!({"type": "subscribe", "topics": ["a:1"], "events": "x"}),
-        json!({"type": "subscribe", "topics": ["a:1"], "events": ["x\r\ny"]}),
         json!({"type": "subscribe", "topics": ["a:1"], "tags": {"a": 1}}),
         json!({"type": "subscribe", "topics": ["a:1"], "cursor": 7}),
         json!({"type": "subscribe", "topics": ["a:1"], "rewind": -1}),
@@ -200,30 +201,27 @@ async fn a_message_in_fragments_of_one_byte_is_too_large_where_a_whole_one_is() 
 
 #[tokio::test]
 async fn half_a_frame_or_a_trickle_of_fragments_is_no_sign_of_life() {
-    let mut scene = Scene::with("heartbeat = \"200ms\"").await;
+    let gateway = TestGateway::with("heartbeat = \"200ms\"").await;
+    let mut neighbour = gateway.sse("topics=a:1").await;
     let half = client_frame(TEXT, br#"{"type":"ping"}"#);
     for part in [&half[..1], &half[..3], &half[..half.len() - 1]] {
-        let mut raw = Raw::websocket(&scene.gateway, "").await;
+        let mut raw = Raw::websocket(&gateway, "").await;
         raw.send(part).await;
         assert_eq!(raw.frames_to_close().await.1, 1001, "{} bytes", part.len());
         assert!(raw.rest().await.is_empty());
     }
-    let mut raw = Raw::websocket(&scene.gateway, "").await;
-    let mut other = Raw::websocket(&scene.gateway, "").await;
+    let mut raw = Raw::websocket(&gateway, "").await;
     raw.send_frame(FIRST, b"").await;
     let trickle = async {
-        loop {
+        while !raw.has_ended() {
             raw.try_send(&client_frame(CONTINUATION, b"x")).await;
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-            if !is_held(raw.ends()) {
-                return;
-            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
-    let (_, code) = other.frames_to_close().await;
-    assert_eq!(code, 1001);
-    within("the end of the trickle", trickle).await;
-    scene.neighbours_are_served("trickles").await;
+    within("the end of a trickle", trickle).await;
+    assert_eq!(raw.frames_to_close().await.1, 1001);
+    let id = gateway.publish("a:1", Value::Null).await;
+    assert_eq!(neighbour.event().await["id"], json!(id));
 }
 
 #[tokio::test]
@@ -321,7 +319,7 @@ async fn without_a_token_nothing_but_auth_is_heard() {
         if frame.first == CLOSE {
             break frame.close_code();
         }
-        tokio::time::sleep(std::time::Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
     };
     assert_eq!(close, 4001, "{pings:x?}");
 }

@@ -78,8 +78,6 @@ async fn are_cut(slow: Vec<Slow>) {
     scene.neighbours_are_served("all that is slow").await;
 }
 
-const OPERATOR: &str = "POST /admin/disconnect HTTP/1.1\r\nHost: x\r\n";
-
 fn slow(what: &'static str, first: String, drops: Vec<&'static str>) -> Slow {
     Slow {
         what,
@@ -165,6 +163,80 @@ async fn whatever_comes_a_byte_a_second_or_not_at_all_is_cut_within_half_a_minut
             &[413],
             "too_large",
         ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "actix times the first head of a connection only"]
+async fn a_later_head_is_cut_as_the_first_one_is() {
+    let idle = |slow| answered(slow, &[404], "not_found");
+    let good = request("GET /nope", "\r\n");
+    are_cut(vec![
+        idle(slow("a head behind a request", good.clone(), head())),
+        idle(slow(
+            "empty lines behind a request",
+            good.clone(),
+            vec!["\r\n"],
+        )),
+        idle(at_operators(slow(
+            "operators: a head behind a request",
+            good,
+            head(),
+        ))),
+    ])
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "actix drains an unread chunked body for ever"]
+async fn a_chunked_body_is_cut_though_it_was_refused_or_never_asked_for() {
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+    let anonymous = format!("POST /publish HTTP/1.1\r\nHost: x\r\n{chunked}");
+    let byte = "1\r\n \r\n";
+    let publish = |part: &str| request("POST /publish", &format!("{chunked}{part}"));
+    let refused = |slow| answered(slow, &[401], "unauthorized");
+    are_cut(vec![
+        slow("no body", publish(""), vec![]),
+        slow("a body", publish(""), vec![byte]),
+        slow("a size", publish(""), vec!["0"]),
+        slow("an extension", publish("1;"), vec!["x"]),
+        slow("trailers", publish("0\r\nX: "), vec!["x"]),
+        refused(slow("no body after a refusal", anonymous.clone(), vec![])),
+        refused(slow("a body after a refusal", anonymous, vec![byte])),
+        answered(
+            slow(
+                "a body for nobody",
+                request("POST /nope", chunked),
+                vec![byte],
+            ),
+            &[404],
+            "not_found",
+        ),
+        answered(
+            slow(
+                "a body of a GET",
+                request("GET /poll?topics=a:1", chunked),
+                vec![byte],
+            ),
+            &[200],
+            "none",
+        ),
+    ])
+    .await;
+}
+
+#[tokio::test]
+#[ignore = "nothing times a body on the operators' listener"]
+async fn a_body_for_the_operators_listener_is_cut_as_any_other() {
+    let post = |rest: &str| request("POST /admin/disconnect", rest);
+    let length = "Content-Length: 500\r\n\r\n";
+    let chunked = "Transfer-Encoding: chunked\r\n\r\n";
+    are_cut(vec![
+        at_operators(slow("no body", post(length), vec![])),
+        at_operators(slow("a body", post(length), vec![" "])),
+        at_operators(slow("no chunks", post(chunked), vec![])),
+        at_operators(slow("chunks", post(chunked), vec!["1\r\n \r\n"])),
     ])
     .await;
 }

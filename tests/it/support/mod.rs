@@ -17,7 +17,7 @@ pub use door::{Answer, Credentials, Door, answer_of};
 pub use gateway::TestGateway;
 pub use keys::{SigningKey, base64url};
 pub use program::{Ended, Program};
-pub use raw::{Raw, RawResponse, client_frame, client_frame_head, is_held, released};
+pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};
 pub use sse::{Sse, SseEvent};
 pub use token::{Claims, SECRET, now};
 pub use transports::{Everywhere, TRANSPORTS, Transport, replay, topics_of};

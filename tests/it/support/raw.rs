@@ -10,6 +10,7 @@ use super::{Claims, TestGateway, within};
 /// A TCP connection on which the test decides about every byte.
 pub struct Raw {
     stream: TcpStream,
+    ends: (SocketAddr, SocketAddr),
     received: Vec<u8>,
 }
 
@@ -49,8 +50,10 @@ impl Raw {
 
     pub async fn connect_to(address: SocketAddr) -> Self {
         let stream = TcpStream::connect(address).await.expect("a connection");
+        let own = stream.local_addr().expect("an address");
         Self {
             stream,
+            ends: (own, address),
             received: Vec::new(),
         }
     }
@@ -107,10 +110,9 @@ impl Raw {
             .expect("a socket option");
     }
 
-    /// Where this client sits, to ask [`is_held`] about it.
+    /// The client's address and the gateway's, to ask [`released`] about.
     pub fn ends(&self) -> (SocketAddr, SocketAddr) {
-        let own = self.stream.local_addr().expect("an address");
-        (own, self.stream.peer_addr().expect("a connected socket"))
+        self.ends
     }
 
     /// Sends a masked frame, as clients do.
@@ -230,7 +232,7 @@ impl Raw {
 
 /// Whether the gateway still holds its end of a connection, as the kernel lists it: a socket with
 /// these ends that some process has open.
-pub fn is_held((client, gateway): (SocketAddr, SocketAddr)) -> bool {
+fn is_held((client, gateway): (SocketAddr, SocketAddr)) -> bool {
     let ends = (gateway.port(), client.port());
     let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
     table.lines().skip(1).any(|line| {
