@@ -17,6 +17,7 @@ mod smuggling;
 
 use std::{net::SocketAddr, time::Duration};
 
+use futures_util::future::join_all;
 use serde_json::{Value, json};
 
 use crate::support::{Claims, Raw, Sse, TestGateway, Ws, released, within};
@@ -97,9 +98,10 @@ fn with_body(line: &str, body: &[u8]) -> Vec<u8> {
 
 /// A gateway under attack, with neighbours that were there before.
 struct Scene {
-    gateway: TestGateway,
+    // Neighbours go first when it is over: a gateway that stops waits for its clients.
     ws: Vec<Ws>,
     sse: Vec<Sse>,
+    gateway: TestGateway,
     published: u64,
 }
 
@@ -110,7 +112,10 @@ impl Scene {
 
     /// As [`TestGateway::with`].
     async fn with(toml: &str) -> Self {
-        let gateway = TestGateway::with(toml).await;
+        let mut gateway = TestGateway::with(toml).await;
+        // A connection that is kept for later may end just when it is used again.
+        let alone = reqwest::Client::builder().pool_max_idle_per_host(0);
+        gateway.http = alone.build().expect("a client");
         let (mut ws, mut sse) = (Vec::new(), Vec::new());
         // Connections go to the workers in turn.
         for _ in 0..2 {
@@ -138,22 +143,24 @@ impl Scene {
         }
     }
 
-    /// Makes every attack; says all that went wrong at once.
+    /// Makes every attack, and sees to the neighbours as soon as it is being answered; says all
+    /// that went wrong at once.
     async fn survives(&mut self, attacks: Vec<Attack>) {
         assert!(!attacks.is_empty());
-        let (mut wrong, mut attackers) = (Vec::new(), Vec::new());
-        for attack in attacks {
-            let mut raw = Raw::connect_to(self.address(&attack)).await;
-            attackers.push(raw.ends());
-            if let Err(what) = attack.make(&mut raw).await {
-                wrong.push(what);
-            }
+        let mut attackers = Vec::new();
+        for attack in &attacks {
+            let mut raw = Raw::connect_to(self.address(attack)).await;
+            attack.begin(&mut raw).await;
             self.neighbours_are_served(&attack.what).await;
+            attackers.push(raw);
         }
+        let ends = attackers.iter().map(Raw::ends).collect();
+        let outcomes = attacks.iter().zip(&mut attackers);
+        let outcomes = join_all(outcomes.map(|(attack, raw)| attack.end(raw))).await;
+        let wrong: Vec<_> = outcomes.into_iter().filter_map(Result::err).collect();
         assert!(wrong.is_empty(), "{wrong:#?}");
-        for attacker in attackers {
-            within("the end of an attacker's connection", released(attacker)).await;
-        }
+        within("the end of the attackers' connections", released(ends)).await;
+        self.neighbours_are_served("all attacks").await;
     }
 
     fn address(&self, attack: &Attack) -> SocketAddr {
@@ -166,12 +173,17 @@ impl Scene {
 }
 
 impl Attack {
-    async fn make(&self, raw: &mut Raw) -> Result<(), String> {
+    /// Sends it, and waits until it is being answered.
+    async fn begin(&self, raw: &mut Raw) {
         raw.try_send(&self.bytes).await;
         if self.then == Then::GoesOn {
             let last = request("GET /still/here", "Connection: close\r\n\r\n");
             raw.try_send(last.as_bytes()).await;
         }
+        raw.await_answer().await;
+    }
+
+    async fn end(&self, raw: &mut Raw) -> Result<(), String> {
         let ended = tokio::time::timeout(Duration::from_secs(5), raw.rest()).await;
         let Ok(bytes) = ended else {
             return Err(format!("{}: the connection stays", self.what));

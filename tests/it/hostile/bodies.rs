@@ -75,24 +75,18 @@ async fn bodies_that_are_no_json_are_a_bad_request_everywhere() {
 async fn deep_nesting_is_a_bad_request_everywhere() {
     let mut scene = Scene::start().await;
     let mut attacks = Vec::new();
-    for (path, _) in ENDPOINTS {
-        for field in [
-            "topics",
-            "topic",
-            "data",
-            "use",
-            "sub",
-            "subscriptions",
-            "tags",
-            "type",
-        ] {
+    for (path, fields) in [
+        ("/publish", ["topic", "data", "tags"]),
+        ("/events", ["topics", "subscriptions", "type"]),
+        ("/poll", ["topic", "tags", "what"]),
+        ("/ticket", ["use", "type", "what"]),
+        (OPERATORS, ["sub", "tenant", "what"]),
+    ] {
+        for field in fields {
             for (open, close) in [("[", "]"), ("{\"a\":", "}")] {
-                for depth in [400, 10_000, 120_000] {
+                for depth in [400, 30_000] {
                     let opened = format!("{{\"{field}\":{}", open.repeat(depth));
                     let closed = format!("{opened}1{}}}", close.repeat(depth));
-                    if closed.len() > 700_000 || path == OPERATORS && closed.len() > 256 << 10 {
-                        continue;
-                    }
                     let what = format!("`{field}` with {depth} times {open}");
                     attacks.push(senseless(path, &what, opened.as_bytes()));
                     attacks.push(senseless(path, &what, closed.as_bytes()));

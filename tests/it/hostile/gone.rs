@@ -100,7 +100,7 @@ async fn whoever_leaves_in_whatever_way_is_noticed_and_leaves_nothing_behind() {
                     drop(raw);
                 }
             }
-            within(&format!("the end of {what}"), released(ends)).await;
+            within(&format!("the end of {what}"), released(vec![ends])).await;
             scene.neighbours_are_served(&what).await;
             within(&format!("the place of {what}"), free_place(&scene)).await;
         }
@@ -134,7 +134,11 @@ async fn an_operator_who_leaves_half_way_leaves_nothing_behind() {
                 Leaving::Reset => raw.reset(),
                 Leaving::Drop => drop(raw),
             }
-            within(&format!("the end of {bytes:?}, {way:?}"), released(ends)).await;
+            within(
+                &format!("the end of {bytes:?}, {way:?}"),
+                released(vec![ends]),
+            )
+            .await;
             scene.neighbours_are_served("an operator").await;
         }
     }
@@ -170,8 +174,6 @@ async fn a_crowd_that_vanishes_at_once_in_mid_delivery_is_let_go() {
             drop(raw);
         }
     }
-    for ends in ends {
-        within("the end of one of a crowd", released(ends)).await;
-    }
+    within("the end of a crowd", released(ends)).await;
     scene.neighbours_are_served("a crowd").await;
 }

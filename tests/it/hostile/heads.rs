@@ -1,7 +1,7 @@
 //! Request lines and headers that are odd, broken or huge.
 
 use super::{Attack, Bare, Error, Good, Scene, fatal, harmless, request, smuggled};
-use crate::support::{Claims, Raw, within};
+use crate::support::{Claims, Raw};
 
 /// A GET of this target in these words, with a token and a request behind it.
 fn line(line: &str) -> String {
@@ -240,23 +240,4 @@ async fn an_answer_to_a_client_that_waits_to_be_asked_for_its_body_comes_without
     assert_eq!(raw.response_head().await.0, 100);
     raw.send(br#"{"topic":"a:1"}"#).await;
     assert_eq!(raw.response().await.status, 200);
-}
-
-#[tokio::test]
-async fn a_connection_on_which_nothing_comes_is_told_so_and_ended() {
-    let mut scene = Scene::start().await;
-    let mut silent = Vec::new();
-    for _ in 0..50 {
-        silent.push(Raw::connect(&scene.gateway).await);
-        silent.push(Raw::connect_to(scene.gateway.admin).await);
-    }
-    scene
-        .neighbours_are_served("a hundred that say nothing")
-        .await;
-    for raw in &mut silent {
-        let end = within("the end of a silent connection", raw.rest()).await;
-        let end = String::from_utf8(end).expect("ASCII");
-        assert!(end.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{end}");
-    }
-    scene.neighbours_are_served("their end").await;
 }

@@ -1,4 +1,4 @@
-use std::{net::SocketAddr, time::Duration};
+use std::{collections::HashSet, net::SocketAddr, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,7 +10,7 @@ use super::{Claims, TestGateway, within};
 /// A TCP connection on which the test decides about every byte.
 pub struct Raw {
     stream: TcpStream,
-    ends: (SocketAddr, SocketAddr),
+    ends: Ends,
     received: Vec<u8>,
 }
 
@@ -90,6 +90,11 @@ impl Raw {
         let _ = within("the half-close", self.stream.shutdown()).await;
     }
 
+    /// Waits until there is something to read, or the end.
+    pub async fn await_answer(&mut self) {
+        while self.received.is_empty() && self.receive().await {}
+    }
+
     /// Takes in what has come, without waiting; true once the gateway has ended the connection.
     pub fn has_ended(&mut self) -> bool {
         let mut buffer = [0; 4096];
@@ -110,8 +115,8 @@ impl Raw {
             .expect("a socket option");
     }
 
-    /// The client's address and the gateway's, to ask [`released`] about.
-    pub fn ends(&self) -> (SocketAddr, SocketAddr) {
+    /// Where it goes from and to, for [`released`].
+    pub fn ends(&self) -> Ends {
         self.ends
     }
 
@@ -230,26 +235,32 @@ impl Raw {
     }
 }
 
-/// Whether the gateway still holds its end of a connection, as the kernel lists it: a socket with
-/// these ends that some process has open.
-fn is_held((client, gateway): (SocketAddr, SocketAddr)) -> bool {
-    let ends = (gateway.port(), client.port());
-    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
-    table.lines().skip(1).any(|line| {
-        let columns: Vec<_> = line.split_whitespace().collect();
-        let port = |address: &str| {
-            let (_, port) = address.split_once(':').expect("a port");
-            u16::from_str_radix(port, 16).expect("a number")
-        };
-        (port(columns[1]), port(columns[2])) == ends && columns[9] != "0"
-    })
+/// A client's address and the gateway's.
+pub type Ends = (SocketAddr, SocketAddr);
+
+/// Waits until the gateway has let go of all these connections, as the kernel lists them.
+pub async fn released(mut held: Vec<Ends>) {
+    loop {
+        let open = open_ports();
+        held.retain(|(client, gateway)| open.contains(&(gateway.port(), client.port())));
+        if held.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
-/// Waits until the gateway has let go of a connection.
-pub async fn released(ends: (SocketAddr, SocketAddr)) {
-    while is_held(ends) {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+/// Local and remote port of every socket of IPv4 that some process has open.
+fn open_ports() -> HashSet<(u16, u16)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let port = |address: &str| u16::from_str_radix(address.split_once(':')?.1, 16).ok();
+        let ports = (port(columns.get(1)?)?, port(columns.get(2)?)?);
+        // The kernel's own, such as those in TIME_WAIT, have no inode.
+        (*columns.get(9)? != "0").then_some(ports)
+    });
+    rows.collect()
 }
 
 /// A masked frame (RFC 6455, section 5.2).
