@@ -243,7 +243,7 @@ impl<'a> Publish<'a> {
     fn into_draft(self, publisher: Publisher<'_>, limits: PublishLimits) -> Result<Draft, Refusal> {
         let topic = Topic::parse(&self.topic)?;
         let name = self.event.as_deref().unwrap_or(DEFAULT_NAME);
-        check_text("event", name, MAX_NAME_BYTES)?;
+        check_event_name("event", name)?;
         let trace_id = self.trace_id.as_deref().or(publisher.trace_id);
         if let Some(trace_id) = trace_id {
             check_text("trace_id", trace_id, MAX_TRACE_ID_BYTES)?;
@@ -281,6 +281,11 @@ impl<'a> Publish<'a> {
         check_size(&draft, limits)?;
         Ok(draft)
     }
+}
+
+/// The rules for an event's name, wherever it is asked for (protocol, section 1).
+pub(super) fn check_event_name(field: &str, name: &str) -> Result<(), Refusal> {
+    check_text(field, name, MAX_NAME_BYTES)
 }
 
 fn check_text(field: &str, text: &str, max_bytes: usize) -> Result<(), Refusal> {

@@ -27,8 +27,9 @@ use crate::{
     protocol::{ErrorCode, LimitHit, LimitKind, Refusal, ServerFrame},
 };
 
-/// A request body that is not there by then never comes: slow senders would hold memory.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request body that is not there by then never comes: slow senders would hold memory. Whatever
+/// dribbles is to be cut within 30 s, its connection's end included.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -182,6 +183,12 @@ pub async fn read_body(
             "the body has more than {limit} bytes: send it in parts"
         ))
     };
+    if upgrades_to_websocket(request) {
+        // actix takes all that follows for the body then, whatever its length says.
+        return Err(Refusal::bad_request(
+            "only /ws takes `Upgrade: websocket`: leave it out",
+        ));
+    }
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -211,7 +218,16 @@ pub async fn read_body(
     };
     tokio::time::timeout(BODY_TIMEOUT, read)
         .await
-        .map_err(|_| Refusal::bad_request("the body did not come within 30 seconds"))?
+        .map_err(|_| {
+            let seconds = BODY_TIMEOUT.as_secs();
+            Refusal::bad_request(format!("the body did not come within {seconds} seconds"))
+        })?
+}
+
+/// Other protocols may be offered: Java's client offers `h2c` with whatever it posts.
+fn upgrades_to_websocket(request: &HttpRequest) -> bool {
+    let mut protocols = request.headers().get_all(header::UPGRADE);
+    protocols.any(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Takes one request from the budgets of its TCP connection and, where it is the connection's

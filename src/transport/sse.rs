@@ -11,7 +11,7 @@ use std::{
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
-    http::header,
+    http::{Version, header},
     web,
 };
 use bytes::{Bytes, BytesMut};
@@ -66,10 +66,22 @@ async fn stream(
         let id = id.to_str().unwrap_or("\u{fffd}");
         query.set_last_event_id(id);
     }
+    refuse_http_1_0(&request)?;
     match subscribe(&worker, client, &query).await {
         Ok(body) => Ok(event_stream().body(body)),
         Err(refusal) => refuse(refusal, query.native()),
     }
+}
+
+/// A stream has no length, and HTTP/1.0 no chunks to send it in (RFC 9112, section 6.1).
+fn refuse_http_1_0(request: &HttpRequest) -> Result<(), Refusal> {
+    if request.version() < Version::HTTP_11 {
+        return Err(Refusal::bad_request(
+            "a stream needs HTTP/1.1: a proxy in between may have to be told so, such as nginx with \
+             `proxy_http_version 1.1`",
+        ));
+    }
+    Ok(())
 }
 
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.

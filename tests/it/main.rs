@@ -8,6 +8,7 @@ mod events;
 mod gaps;
 mod hook;
 mod hopping;
+mod hostile;
 mod limits;
 mod model;
 mod origins;

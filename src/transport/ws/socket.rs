@@ -17,7 +17,12 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse, body::BoxBody, dev, error::PayloadError, web,
+    FromRequest, HttpRequest, HttpResponse,
+    body::BoxBody,
+    dev,
+    error::PayloadError,
+    http::{Version, header},
+    web,
 };
 use actix_ws::{AggregatedMessage, AggregatedMessageStream, ProtocolError};
 use bytes::{Bytes, BytesMut};
@@ -80,6 +85,7 @@ impl WsSocket {
         subprotocols: &[&str],
         max_bytes: usize,
     ) -> Result<(HttpResponse<()>, Self), Refusal> {
+        refuse_ambiguous_handshake(request)?;
         let gate = Rc::new(Gate::default());
         let guarded = FrameGuard::new(payload, max_bytes, Rc::clone(&gate));
         let guarded = as_payload(request, guarded).await?;
@@ -178,6 +184,40 @@ impl WsSocket {
     pub fn was_full(&self) -> bool {
         self.was_full
     }
+}
+
+/// What one HTTP parser takes for a handshake and another does not would let a client smuggle
+/// requests past a proxy that has seen 101: actix's checks are laxer than RFC 6455 (sections 4.1 and
+/// 11.3), and a body of its own would end the frames.
+fn refuse_ambiguous_handshake(request: &HttpRequest) -> Result<(), Refusal> {
+    let headers = request.headers();
+    if request.version() < Version::HTTP_11 {
+        return Err(Refusal::bad_request(
+            "a WebSocket needs HTTP/1.1: a proxy in between may have to be told so",
+        ));
+    }
+    for name in [
+        header::UPGRADE,
+        header::SEC_WEBSOCKET_KEY,
+        header::SEC_WEBSOCKET_VERSION,
+    ] {
+        if headers.get_all(&name).count() > 1 {
+            return Err(Refusal::bad_request(format!("more than one {name} header")));
+        }
+    }
+    let upgrade = headers.get(header::UPGRADE);
+    if upgrade.is_some_and(|to| !to.as_bytes().eq_ignore_ascii_case(b"websocket")) {
+        return Err(Refusal::bad_request(
+            "the Upgrade header must be `websocket` and nothing else",
+        ));
+    }
+    let length = headers.get(header::CONTENT_LENGTH);
+    let has_body = headers.contains_key(header::TRANSFER_ENCODING)
+        || length.is_some_and(|length| length != "0");
+    if has_body {
+        return Err(Refusal::bad_request("a WebSocket handshake has no body"));
+    }
+    Ok(())
 }
 
 /// The form in which `actix_ws` takes a body.

@@ -18,7 +18,7 @@ pub use door::{Answer, Credentials, Door, answer_of};
 pub use gateway::TestGateway;
 pub use keys::{SigningKey, base64url};
 pub use program::{Ended, Program};
-pub use raw::{Raw, RawResponse, client_frame, client_frame_head};
+pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};
 pub use site::{Backend, Mood};
 pub use sse::{Sse, SseEvent};
 pub use token::{Claims, SECRET, now};
