@@ -67,13 +67,18 @@ impl ClaimPolicy {
         })
     }
 
-    /// Reads the payload of a token whose signature is verified.
+    /// Reads the payload of a token whose signature is verified. All of it is UTF-8 (RFC 7519 section 7.2), also
+    /// claims that are not read.
     ///
     /// # Errors
     /// [`AuthError::BadClaim`], or [`AuthError::Invalid`] for another issuer or audience.
     pub fn read(&self, payload: &[u8]) -> Result<Verified, AuthError> {
-        let claims: Claims = serde_json::from_slice(payload)
-            .map_err(|_| AuthError::Malformed("claims are not one object of distinct names"))?;
+        let claims: Claims = std::str::from_utf8(payload)
+            .ok()
+            .and_then(|text| serde_json::from_str(text).ok())
+            .ok_or(AuthError::Malformed(
+                "claims are not one object of distinct names",
+            ))?;
         self.check_issuer(&claims)?;
         self.check_audience(&claims)?;
         let identity = Arc::new(self.identity(&claims)?);
