@@ -315,15 +315,22 @@ fn check_size(draft: &Draft, limits: PublishLimits) -> Result<(), Refusal> {
     )))
 }
 
+/// 0000-01-01T00:00:00Z: RFC 3339, section 1, has no time before it.
+const YEAR_ZERO: jiff::Timestamp = jiff::Timestamp::constant(-62_167_219_200, 0);
+
 /// The publisher's time in UTC with milliseconds, or now (RFC 3339).
 fn timestamp(given: Option<&str>) -> Result<String, Refusal> {
     let time = match given {
         None => jiff::Timestamp::now(),
-        Some(text) => text.parse().map_err(|_| {
-            Refusal::bad_request(
-                "`timestamp` is not a time of RFC 3339, such as 2026-01-25T10:30:00.000Z",
-            )
-        })?,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|time| *time >= YEAR_ZERO)
+            .ok_or_else(|| {
+                Refusal::bad_request(
+                    "`timestamp` is not a time of RFC 3339, such as 2026-01-25T10:30:00.000Z",
+                )
+            })?,
     };
     Ok(format!("{time:.3}"))
 }
@@ -582,6 +589,18 @@ mod tests {
             publish(body).unwrap()["timestamp"],
             "2026-01-25T10:30:00.000Z"
         );
+    }
+
+    #[test]
+    fn a_time_before_the_year_zero_is_refused() {
+        for (time, accepted) in [
+            ("0000-01-01T00:00:00Z", true),
+            ("0000-01-01T00:00:00+00:01", false),
+            ("-000001-12-31T23:59:59Z", false),
+        ] {
+            let event = publish(&format!(r#"{{"topic":"a","timestamp":"{time}"}}"#));
+            assert_eq!(event.is_ok(), accepted, "{time}");
+        }
     }
 
     #[test]

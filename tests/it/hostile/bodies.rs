@@ -273,7 +273,7 @@ async fn many_parts_in_one_request_are_counted_before_they_cost() {
             harmless(
                 format!("{path}: 5,000 topics in the query"),
                 query(&format!("topics={}", "abc:d,".repeat(5_000))),
-                &[Error(400, "bad_topic")],
+                &[Error(413, "too_large")],
             ),
             harmless(
                 format!("{path}: 40 tags"),

@@ -131,7 +131,6 @@ async fn whatever_comes_a_byte_a_second_or_not_at_all_is_cut_within_half_a_minut
             String::new(),
             head(),
         ))),
-        idle(slow("nothing behind a request", good.clone(), vec![])),
         idle(slow(
             "half a head behind a request",
             format!("{good}GET /p"),
