@@ -7,7 +7,7 @@ use std::{collections::HashMap, sync::OnceLock};
 use aws_lc_rs::hmac;
 use serde_json::Value;
 use tribus::{
-    auth::{AuthError, AuthOptions, Authenticator, Identity, MAX_TOKEN_BYTES, Secret},
+    auth::{AuthError, AuthOptions, Authenticator, Identity, Secret},
     topic::TopicFilter,
 };
 
@@ -35,7 +35,7 @@ pub fn check(data: &[u8]) {
         header,
         claims,
     );
-    if token.len() > MAX_TOKEN_BYTES {
+    if token.len() > AuthOptions::default().max_token_bytes {
         return;
     }
     let claims = Claims::read(claims);

@@ -45,6 +45,7 @@ fn is_cursor(text: &str) -> bool {
 
 fn draft() -> Draft {
     Draft {
+        trace: None,
         tenant: Tenant::none(),
         topic: Topic::parse("a").expect("a topic"),
         name: "message".into(),

@@ -5,7 +5,7 @@
 
 use std::sync::OnceLock;
 
-use tribus::auth::{AuthError, AuthOptions, Authenticator, MAX_TOKEN_BYTES, Secret};
+use tribus::auth::{AuthError, AuthOptions, Authenticator, Secret};
 
 use crate::signing::{self, SECRET};
 
@@ -29,11 +29,11 @@ pub fn check(data: &[u8]) {
 fn check_token(token: &str) {
     match authenticator().verify_at(token, signing::now()) {
         Ok(_) => assert!(signing::is_signed(token), "{token}"),
-        Err(AuthError::TooLong) => assert!(token.len() > MAX_TOKEN_BYTES),
+        Err(AuthError::TooLong) => assert!(token.len() > AuthOptions::default().max_token_bytes),
         Err(error) => {
             let message = error.to_string();
             assert!(
-                message.len() < 200 && token.len() <= MAX_TOKEN_BYTES,
+                message.len() < 200 && token.len() <= AuthOptions::default().max_token_bytes,
                 "{message}"
             );
         }
