@@ -4,7 +4,7 @@
 //! JSON; sealing it with a position puts the `id` in front and yields the [`Event`], whose bytes
 //! every subscriber of every transport shares.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::Instant};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -138,6 +138,8 @@ pub struct Draft {
     pub tags: Tags,
     /// Delivered to those who are there now, never retained.
     pub ephemeral: bool,
+    /// As it stands in `body`; here for logs.
+    pub trace_id: Option<Box<str>>,
     /// The envelope's JSON from `"topic"` to the closing brace.
     pub body: Vec<u8>,
 }
@@ -156,8 +158,9 @@ impl Draft {
         ENVELOPE_START.len() + MAX_CURSOR_BYTES + ENVELOPE_JOINT.len() + self.body.len()
     }
 
-    /// Gives the event its position and encodes it, once and for all.
-    pub fn seal(self, position: &Cursor) -> Event {
+    /// Gives the event its position and encodes it, once and for all. `accepted` is when this
+    /// process took the event on, of which its age is told.
+    pub fn seal(self, position: &Cursor, accepted: Instant) -> Event {
         let id = position.to_string();
         let json_len = ENVELOPE_START.len() + id.len() + ENVELOPE_JOINT.len() + self.body.len();
         let mut frame = BytesMut::with_capacity(MAX_FRAME_HEADER_BYTES + json_len);
@@ -174,6 +177,7 @@ impl Draft {
             name: self.name,
             tags: self.tags,
             ephemeral: self.ephemeral,
+            accepted,
             frame: frame.freeze(),
             json_at: header_len,
             id_len: id.len(),
@@ -190,6 +194,8 @@ pub struct Event {
     pub name: Box<str>,
     pub tags: Tags,
     pub ephemeral: bool,
+    /// When this process took it on.
+    pub accepted: Instant,
     frame: Bytes,
     json_at: usize,
     id_len: usize,
@@ -294,7 +300,7 @@ mod tests {
     #[test]
     fn sealing_puts_the_id_into_the_envelope_and_the_frame_around_it() {
         for filler in [1, 100, 200, 70_000] {
-            let event = draft(filler).seal(&"k3f9x2-7".parse().unwrap());
+            let event = draft(filler).seal(&"k3f9x2-7".parse().unwrap(), Instant::now());
             let json: serde_json::Value = serde_json::from_slice(event.json()).unwrap();
             assert_eq!(json["id"], "k3f9x2-7");
             assert_eq!(event.id(), b"k3f9x2-7");
@@ -314,6 +320,7 @@ mod tests {
             name: "message".into(),
             tags: Box::default(),
             ephemeral: false,
+            trace_id: None,
             body: format!(r#""topic":"a:b","data":"{}"}}"#, "x".repeat(filler)).into_bytes(),
         }
     }

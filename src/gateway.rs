@@ -27,10 +27,11 @@ use crate::{
     config::{Config, EngineKind, LimitsConfig},
     engine::{Engine, MemoryEngine},
     event::LogId,
+    metrics::Metrics,
     page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
-    transport::{self, ConnectionLimiter, Settings, Shared, Worker},
+    transport::{self, ConnectionLimiter, Settings, Shared, Warnings, Worker},
 };
 
 /// Ends a connection whose peer takes nothing, or acknowledges nothing, for this long (protocol,
@@ -65,6 +66,8 @@ impl Gateway {
             authenticator,
             tickets: TicketStore::new(),
             revocations: RevocationList::new(),
+            metrics: Metrics::new(),
+            warnings: Warnings::default(),
             connections: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -153,7 +156,7 @@ impl Gateway {
         let mut server = HttpServer::new(move || {
             let worker = Rc::new(Worker {
                 shared: Arc::clone(&shared),
-                shard: shard_of_this_thread(&bus, limits),
+                shard: shard_of_this_thread(&bus, limits, &shared.metrics),
             });
             App::new()
                 .app_data(worker)
@@ -179,11 +182,11 @@ impl Gateway {
     }
 
     fn admin_server(&self, readiness: &admin::Readiness) -> anyhow::Result<actix_web::dev::Server> {
-        let operator = admin::Operator {
-            readiness: readiness.clone(),
-            bus: Arc::clone(&self.bus),
-            shared: Arc::clone(&self.shared),
-        };
+        let operator = admin::Operator::new(
+            readiness.clone(),
+            Arc::clone(&self.bus),
+            Arc::clone(&self.shared),
+        );
         let mut server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(operator.clone()))
@@ -204,12 +207,12 @@ thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
 }
 
-fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits) -> Rc<Shard> {
+fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, metrics: &Metrics) -> Rc<Shard> {
     SHARD.with_borrow_mut(|slot| {
         let shard = slot
             .take()
             .filter(|shard| Arc::ptr_eq(shard.bus(), bus))
-            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits));
+            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits, metrics.worker()));
         Rc::clone(slot.insert(shard))
     })
 }

@@ -12,6 +12,10 @@ pub mod subscription;
 
 pub mod protocol;
 
+pub mod throttle;
+
+pub mod metrics;
+
 pub mod auth;
 
 pub mod engine;

@@ -8,9 +8,10 @@ use actix_web::{
 };
 use jiff::Timestamp;
 
-use super::{origin::Origin, worker::Worker};
+use super::{client_address::client_address, origin::Origin, worker::Worker};
 use crate::{
     auth::{AuthError, Identity, Redeem, StreamClaim, TicketError},
+    metrics::Credential,
     protocol::{ErrorCode, Query, Refusal},
 };
 
@@ -33,20 +34,27 @@ pub enum Authentication {
 
 /// Authenticates a request by its header, its query or its cookie.
 pub fn authenticate(request: &HttpRequest, worker: &Worker) -> Authentication {
+    let failed = |credential, refusal: &Refusal| {
+        worker.note_auth_failure(credential, refusal, client_address(request));
+    };
     if let Some(token) = bearer(request) {
-        return of(token.and_then(|token| verify(worker, token)));
+        let client = token.and_then(|token| verify(worker, token));
+        return of(client.inspect_err(|refusal| failed(Credential::Header, refusal)));
     }
     let (ticket, token) = Query::credentials(request.query_string());
     if let Some(ticket) = ticket {
-        return of(redeem(request, worker, &ticket));
+        let client = redeem(request, worker, &ticket);
+        return of(client.inspect_err(|refusal| failed(Credential::Ticket, refusal)));
     }
     if let Some(token) = token {
-        return of(verify(worker, &token));
+        let client = verify(worker, &token);
+        return of(client.inspect_err(|refusal| failed(Credential::Query, refusal)));
     }
     let Some(cookie) = request.cookie(&worker.shared.settings.cookie) else {
         return Authentication::None;
     };
-    match verify(worker, cookie.value()) {
+    let client = verify(worker, cookie.value());
+    match client.inspect_err(|refusal| failed(Credential::Cookie, refusal)) {
         Ok(client) => match refuse_forgery(request, worker) {
             Ok(()) => Authentication::Client(client),
             Err(refusal) => Authentication::Refused(refusal),
@@ -64,10 +72,14 @@ pub fn require(request: &HttpRequest, worker: &Worker) -> Result<Client, Refusal
     match authenticate(request, worker) {
         Authentication::Client(client) => Ok(client),
         Authentication::Refused(refusal) => Err(refusal),
-        Authentication::None => Err(Refusal::new(
-            ErrorCode::Unauthorized,
-            "no token: send `Authorization: Bearer …`, or a ticket or token in the query",
-        )),
+        Authentication::None => {
+            let refusal = Refusal::new(
+                ErrorCode::Unauthorized,
+                "no token: send `Authorization: Bearer …`, or a ticket or token in the query",
+            );
+            worker.note_auth_failure(Credential::None, &refusal, client_address(request));
+            Err(refusal)
+        }
     }
 }
 

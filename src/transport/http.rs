@@ -1,6 +1,6 @@
 //! Routes, refusals as HTTP responses, and request bodies.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
@@ -17,12 +17,16 @@ use bytes::{Bytes, BytesMut};
 use tokio_stream::StreamExt;
 
 use super::{
+    client_address::client_address,
     origin::{self, Origin},
     poll, publish, sse, ticket,
-    worker::{ConnectionLimiter, Here},
+    worker::{ConnectionLimiter, Here, Worker},
     ws,
 };
-use crate::protocol::{ErrorCode, Refusal, ServerFrame};
+use crate::{
+    metrics::Endpoint,
+    protocol::{ErrorCode, Refusal, ServerFrame},
+};
 
 /// A request body that is not there by then never comes: slow senders would hold memory.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -51,7 +55,7 @@ pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
             ErrorCode::MethodNotAllowed,
             format!("this endpoint takes {methods}"),
         );
-        let mut response = refusal.error_response();
+        let mut response = HttpResponse::from_error(refusal);
         let methods = HeaderValue::from_static(methods);
         response.headers_mut().insert(header::ALLOW, methods);
         response
@@ -66,11 +70,14 @@ pub async fn guard_origin(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let Here(worker) = request.extract::<Here>().await?;
     let origin = Origin::of(request.head(), &worker.shared.settings.allowed_origins);
+    let endpoint = Endpoint::of_path(request.path());
+    let address = client_address(request.request());
     let mut response = if origin == Origin::Foreign {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
             "this origin may not connect: add it to auth.allowed_origins",
         );
+        worker.note_refusal(endpoint, &refusal, address);
         request.error_response(refusal).map_into_right_body()
     } else if request.method() == Method::OPTIONS {
         request
@@ -78,12 +85,26 @@ pub async fn guard_origin(
             .map_into_right_body()
     } else {
         match next.call(request).await {
-            Ok(response) => response.map_into_left_body(),
-            Err(error) => return Err(with_cors_on_error(error, &origin)),
+            Ok(response) => {
+                if let Some(refusal) = response.response().error().and_then(as_refusal) {
+                    worker.note_refusal(endpoint, refusal, address);
+                }
+                response.map_into_left_body()
+            }
+            Err(error) => {
+                if let Some(refusal) = as_refusal(&error) {
+                    worker.note_refusal(endpoint, refusal, address);
+                }
+                return Err(with_cors_on_error(error, &origin));
+            }
         }
     };
     origin::add_cors_headers(response.headers_mut(), &origin);
     Ok(response)
+}
+
+fn as_refusal(error: &actix_web::Error) -> Option<&Refusal> {
+    error.as_error()
 }
 
 /// An error on its way out becomes its response here, so that it carries the headers too.
@@ -169,9 +190,14 @@ pub async fn read_body(
         }
         Ok(body.freeze())
     };
-    tokio::time::timeout(BODY_TIMEOUT, read)
+    let body = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
-        .map_err(|_| Refusal::bad_request("the body did not come within 30 seconds"))?
+        .map_err(|_| Refusal::bad_request("the body did not come within 30 seconds"))??;
+    if let Some(worker) = request.app_data::<Rc<Worker>>() {
+        let channel = Endpoint::of_path(request.path()).channel();
+        worker.metrics().received_bytes(channel, body.len());
+    }
+    Ok(body)
 }
 
 /// Takes one from the budget of the TCP connection that a request came on.

@@ -3,9 +3,11 @@
 //! Transports are pumps. They take what a session gives out, put it into their framing, and hand
 //! the session what the client says; what to send, and when, is the session's to decide.
 
+mod client_address;
 mod credentials;
 mod frame_guard;
 mod http;
+mod notice;
 mod origin;
 mod poll;
 mod publish;
@@ -16,4 +18,5 @@ mod worker;
 mod ws;
 
 pub use http::{configure, endpoint, guard_origin, not_found};
+pub use notice::Warnings;
 pub use worker::{ConnectionLimiter, Settings, Shared, Worker};

@@ -10,8 +10,9 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    engine::IdempotencyKey,
+    engine::{Appended, IdempotencyKey},
     event::Draft,
+    metrics::Way,
     protocol::{ErrorCode, PublishRequest, Publisher, Refusal},
 };
 
@@ -44,8 +45,7 @@ pub async fn publish(
         header_text(&request, "idempotency-key")?,
         trace_id(&request),
     )?;
-    let bus = worker.shard.bus();
-    let appended = bus.publish(prepared.drafts, prepared.key).await?;
+    let appended = append(&worker, &client.identity, prepared, Way::Http).await?;
     let mut ids = appended.ids();
     let answer = Published {
         id: (!is_batch).then(|| ids.next()).flatten(),
@@ -101,6 +101,43 @@ pub fn prepare(
         }
     }
     Ok(Prepared { drafts, key })
+}
+
+/// Appends what was prepared, and takes note of it.
+///
+/// # Errors
+/// `conflict` or `unavailable`.
+pub async fn append(
+    worker: &Worker,
+    identity: &Identity,
+    prepared: Prepared,
+    way: Way,
+) -> Result<Appended, Refusal> {
+    let told = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+        let drafts = prepared.drafts.iter();
+        drafts
+            .map(|draft| (draft.topic.clone(), draft.trace_id.clone()))
+            .collect::<Vec<_>>()
+    });
+    let appended = worker
+        .shard
+        .bus()
+        .publish(prepared.drafts, prepared.key)
+        .await?;
+    let metrics = worker.metrics();
+    metrics.published(way, appended.count, appended.duplicate);
+    for ((topic, trace_id), offset) in told.into_iter().flatten().zip(0..) {
+        tracing::debug!(
+            subject = &*identity.subject,
+            tenant = identity.tenant.as_deref(),
+            topic = topic.as_str(),
+            sequence = appended.first.sequence + offset,
+            trace_id = trace_id.as_deref(),
+            duplicate = appended.duplicate,
+            "publish accepted"
+        );
+    }
+    Ok(appended)
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {

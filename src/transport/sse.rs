@@ -17,6 +17,7 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    client_address::client_address,
     credentials::{self, Client},
     http::charge,
     poll::read_body_into,
@@ -24,8 +25,9 @@ use super::{
     worker::{Connection, Here, Worker},
 };
 use crate::{
-    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame},
-    session::{Delivery, Outgoing},
+    metrics::Endpoint,
+    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame, Transport},
+    session::{Delivery, Outgoing, Peer, Tally},
 };
 
 /// What a browser waits before it reconnects after a drop, unless told otherwise.
@@ -55,7 +57,7 @@ async fn stream(
     let query = Query::parse(request.query_string());
     if let Err(refusal) = charge(&request) {
         let native = query.is_ok_and(|query| query.native());
-        return refuse(refusal, native);
+        return refuse(refusal, native, &request, &worker);
     }
     let client = credentials::require(&request, &worker)?;
     let mut query = read_body_into(query?, &request, &worker, payload).await?;
@@ -63,21 +65,36 @@ async fn stream(
         let id = id.to_str().unwrap_or("\u{fffd}");
         query.set_last_event_id(id);
     }
-    match subscribe(&worker, client, &query).await {
+    let peer = Peer {
+        transport: Transport::Sse,
+        address: client_address(&request),
+    };
+    match subscribe(&worker, client, peer, &query).await {
         Ok(body) => Ok(event_stream().body(body)),
-        Err(refusal) => refuse(refusal, query.native()),
+        Err(refusal) => refuse(refusal, query.native(), &request, &worker),
     }
 }
 
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.
-fn refuse(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
+fn refuse(
+    refusal: Refusal,
+    native: bool,
+    request: &HttpRequest,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
     if native && is_transient(refusal.code) {
+        worker.note_refusal(Endpoint::Events, &refusal, client_address(request));
         return Ok(event_stream().body(closing_stream(&refusal)));
     }
     Err(refusal)
 }
 
-async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<SseBody, Refusal> {
+async fn subscribe(
+    worker: &Worker,
+    client: Client,
+    peer: Peer,
+    query: &Query,
+) -> Result<SseBody, Refusal> {
     let subscribe = query.subscriptions(worker.shared.settings.subscriptions)?;
     let start = worker.shard.bus().start(&subscribe.start).await?;
     let heartbeat = worker.shared.settings.heartbeat;
@@ -88,7 +105,7 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
         "connected"
     };
     let announcement = worker.connected(message);
-    let connection = worker.open(client.identity, worker.admit()?)?;
+    let connection = worker.open(client.identity, peer, worker.admit()?)?;
     connection
         .session
         .subscribe(subscribe, start, announcement)?;
@@ -176,13 +193,17 @@ impl MessageBody for SseBody {
             let next = this.pulse.tick(session, Instant::now());
             this.pulse.arm(next);
         }
+        let mut tally = Tally::default();
         let mut chunk = BytesMut::new();
         if let Some(preamble) = this.preamble.take() {
             chunk.extend_from_slice(&preamble);
         }
         while chunk.len() < CHUNK_BYTES {
             match poll_next(session, cx) {
-                Poll::Ready(Some(outgoing)) => this.put(&outgoing, &mut chunk),
+                Poll::Ready(Some(outgoing)) => {
+                    tally.note(&outgoing);
+                    this.put(&outgoing, &mut chunk);
+                }
                 Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
                 Poll::Pending if chunk.is_empty() => {
                     if this.empty_polls.are_too_many(session) {
@@ -195,6 +216,7 @@ impl MessageBody for SseBody {
             }
         }
         this.empty_polls.interrupted();
+        session.count_sent(&tally, chunk.len());
         Poll::Ready(Some(Ok(chunk.freeze())))
     }
 }

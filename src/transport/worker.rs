@@ -18,11 +18,13 @@ use governor::{
 };
 use jiff::Timestamp;
 
+use super::notice::Warnings;
 use crate::{
     auth::{Authenticator, Identity, RevocationList, TicketStore},
     bus::{SessionHandle, Shard},
-    protocol::{ErrorCode, PublishLimits, Refusal, SubscriptionLimits},
-    session::Announcement,
+    metrics::{Metrics, WorkerMetrics},
+    protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
+    session::{Announcement, Peer},
 };
 
 /// What the transports need of the configuration.
@@ -45,6 +47,8 @@ pub struct Shared {
     pub authenticator: Arc<Authenticator>,
     pub tickets: TicketStore,
     pub revocations: RevocationList,
+    pub metrics: Metrics,
+    pub warnings: Warnings,
     pub connections: AtomicUsize,
 }
 
@@ -55,6 +59,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The counters of this thread.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        self.shard.metrics()
+    }
+
     /// Takes a place among the node's connections, and holds it until the slot is dropped.
     ///
     /// # Errors
@@ -80,12 +89,13 @@ impl Worker {
     pub fn open(
         &self,
         identity: Arc<Identity>,
+        peer: Peer,
         slot: ConnectionSlot,
     ) -> Result<Connection, Refusal> {
         self.refuse_while_draining()?;
         self.refuse_ended(&identity)?;
         Ok(Connection {
-            session: self.shard.open(identity),
+            session: self.shard.open(identity, peer),
             _slot: slot,
         })
     }
@@ -94,8 +104,6 @@ impl Worker {
     pub fn connected(&self, message: &'static str) -> Announcement {
         Announcement::Connected {
             message,
-            // A name for the client's questions to its operator; not a secret.
-            connection_id: format!("{:016x}", fastrand::u64(..)).into(),
             heartbeat_ms: self.shared.settings.heartbeat.as_millis() as u64,
         }
     }
@@ -143,7 +151,9 @@ impl ConnectionSlot {
             ErrorCode::TooManyConnections,
             "this node has as many connections as it takes: try again later",
         );
-        Err(refusal.retry_after(Duration::from_secs(5)))
+        Err(refusal
+            .over(LimitKind::NodeConnections)
+            .retry_after(Duration::from_secs(5)))
     }
 }
 

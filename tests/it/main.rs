@@ -8,6 +8,7 @@ mod events;
 mod gaps;
 mod hopping;
 mod model;
+mod operations;
 mod origins;
 mod page;
 mod pipelining;

@@ -20,6 +20,7 @@ use crate::{
     auth::Identity,
     bus::StartPoint,
     engine::Appended,
+    metrics::{Channel, Credential, Way},
     protocol::{
         ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Ref, Refusal,
         ServerFrame, SubscribeRequest, msgpack_to_json,
@@ -110,6 +111,9 @@ impl WsBody {
     }
 
     fn handle(&mut self, message: AggregatedMessage) {
+        let bytes = payload_bytes(&message);
+        let metrics = self.worker.metrics();
+        metrics.received_bytes(Channel::WebSocket, bytes);
         if let Err(refusal) = self.charge() {
             return self.strike(&refusal, &message);
         }
@@ -165,6 +169,7 @@ impl WsBody {
         if !frame.is_auth {
             let reason = CloseReason::AuthExpected;
             let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+            self.note_auth_failure(Credential::None, &refusal);
             return self.refuse(&refusal, frame.reference, reason);
         }
         let verified = match frame.message {
@@ -182,6 +187,7 @@ impl WsBody {
                 }
             }
             Err(refusal) => {
+                self.note_auth_failure(Credential::Message, &refusal);
                 let close = match refusal.code {
                     ErrorCode::Unavailable => CloseReason::Unavailable,
                     ErrorCode::Revoked => CloseReason::Revoked,
@@ -205,7 +211,13 @@ impl WsBody {
                 Ok(())
             }
             ClientMessage::Auth { token } => {
-                let identity = verify_token(&self.worker, &token)?;
+                let identity = match verify_token(&self.worker, &token) {
+                    Ok(identity) => identity,
+                    Err(refusal) => {
+                        self.note_auth_failure(Credential::Message, &refusal);
+                        return Err(refusal);
+                    }
+                };
                 let reply = auth_success(&identity, reference);
                 session.refresh(Arc::clone(&identity), reply)?;
                 open.pulse.refreshed(&identity);
@@ -253,9 +265,9 @@ impl WsBody {
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
         let prepared = publish::prepare(&self.worker, &identity, request, key.as_deref(), None)?;
-        let shard = Rc::clone(&self.worker.shard);
+        let worker = Rc::clone(&self.worker);
         self.work = Some(Box::pin(async move {
-            let appended = shard.bus().publish(prepared.drafts, prepared.key).await;
+            let appended = publish::append(&worker, &identity, prepared, Way::WebSocket).await;
             Done::Published {
                 appended,
                 reference,
@@ -310,6 +322,7 @@ impl WsBody {
     /// Tells of a refused message; one that was obeyed has its reply already.
     fn answer(&mut self, outcome: Result<(), Refusal>, reference: Option<Ref>) {
         if let Err(refusal) = outcome {
+            self.note_refusal(&refusal);
             self.reply(ServerFrame::error(&refusal, reference));
         }
     }
@@ -373,6 +386,17 @@ impl Strikes {
         }
         self.count += 1;
         self.count
+    }
+}
+
+/// What of a message is its content.
+fn payload_bytes(message: &AggregatedMessage) -> usize {
+    match message {
+        AggregatedMessage::Text(text) => text.len(),
+        AggregatedMessage::Binary(data)
+        | AggregatedMessage::Ping(data)
+        | AggregatedMessage::Pong(data) => data.len(),
+        AggregatedMessage::Close(_) => 0,
     }
 }
 

@@ -40,6 +40,7 @@ use tokio::time::Sleep;
 use tokio_stream::Stream;
 
 use super::{
+    client_address::client_address,
     credentials::{Authentication, authenticate},
     frame_guard::{FrameGuard, TooLarge},
     http::charge,
@@ -48,8 +49,11 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    protocol::{CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest},
-    session::Outgoing,
+    metrics::{Credential, Endpoint},
+    protocol::{
+        CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest, Transport,
+    },
+    session::{Outgoing, Peer, Tally},
 };
 
 /// How long a connection without a credential may take to send one.
@@ -91,6 +95,10 @@ pub async fn connect(
         out: BytesMut::new(),
         last_received: Instant::now(),
         strikes: Strikes::default(),
+        peer: Peer {
+            transport: Transport::WebSocket,
+            address: client_address(&request),
+        },
         worker,
     };
     body.start(&request);
@@ -140,6 +148,7 @@ struct WsBody {
     out: BytesMut,
     last_received: Instant,
     strikes: Strikes,
+    peer: Peer,
 }
 
 impl MessageBody for WsBody {
@@ -195,7 +204,7 @@ impl WsBody {
     ) {
         let heartbeat = self.worker.shared.settings.heartbeat;
         let pulse = Pulse::new(&identity, heartbeat);
-        let connection = match self.worker.open(identity, slot) {
+        let connection = match self.worker.open(identity, self.peer, slot) {
             Ok(connection) => connection,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
@@ -222,6 +231,7 @@ impl WsBody {
     fn refuse_url(&mut self, refusal: &Refusal) {
         match refusal.code.refused_connection_close() {
             CloseReason::Refused => {
+                self.note_refusal(refusal);
                 self.reply(ServerFrame::error(refusal, None));
                 self.start_first(SubscribeRequest::default());
             }
@@ -235,6 +245,7 @@ impl WsBody {
 
     /// Ends the connection with an `error` that says why.
     fn refuse(&mut self, refusal: &Refusal, reference: Option<Ref>, close: CloseReason) {
+        self.note_refusal(refusal);
         let frame = ServerFrame::error(refusal, reference);
         put_frame(&mut self.out, self.encoding, &frame);
         self.close(close);
@@ -243,8 +254,23 @@ impl WsBody {
     /// Sends Close as the last frame, and lets go of the session.
     fn close(&mut self, reason: CloseReason) {
         put_close(&mut self.out, Some(reason.code()), reason.message());
+        if let Stage::Open(open) = &self.stage {
+            open.connection
+                .session
+                .with(|session| session.end_as(reason));
+        }
         self.work = None;
         self.stage = Stage::Ended;
+    }
+
+    fn note_refusal(&self, refusal: &Refusal) {
+        let (worker, address) = (&self.worker, self.peer.address);
+        worker.note_refusal(Endpoint::Ws, refusal, address);
+    }
+
+    fn note_auth_failure(&self, credential: Credential, refusal: &Refusal) {
+        let (worker, address) = (&self.worker, self.peer.address);
+        worker.note_auth_failure(credential, refusal, address);
     }
 }
 
@@ -256,6 +282,7 @@ impl WsBody {
                 if deadline.as_mut().poll(cx).is_ready() {
                     let reason = CloseReason::AuthTimeout;
                     let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+                    self.note_auth_failure(Credential::None, &refusal);
                     self.refuse(&refusal, None, reason);
                 }
             }
@@ -267,14 +294,20 @@ impl WsBody {
     /// Everything that is ready to be sent, up to a chunk's size.
     fn next_chunk(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
         let mut chunk = std::mem::take(&mut self.out);
+        let mut tally = Tally::default();
         while let Stage::Open(open) = &self.stage
             && chunk.len() < CHUNK_BYTES
         {
             let session = &open.connection.session;
-            match poll_next(session, cx) {
+            let next = poll_next(session, cx);
+            if let Poll::Ready(Some(outgoing)) = &next {
+                tally.note(outgoing);
+            }
+            match next {
                 Poll::Ready(Some(Outgoing::Event(delivery))) => {
                     let frame = event_frame(&delivery, self.encoding);
                     if chunk.is_empty() && !session.with(|session| session.has_mail()) {
+                        session.count_sent(&tally, frame.len());
                         return Some(frame.clone());
                     }
                     chunk.extend_from_slice(frame);
@@ -286,13 +319,25 @@ impl WsBody {
                     let closed = session.with(|session| session.closed());
                     let reason = closed.unwrap_or(CloseReason::Internal);
                     put_close(&mut chunk, Some(reason.code()), reason.message());
+                    session.count_sent(&tally, chunk.len());
                     self.work = None;
                     self.stage = Stage::Ended;
+                    return Some(chunk.freeze());
                 }
                 Poll::Pending => break,
             }
         }
-        (!chunk.is_empty()).then(|| chunk.freeze())
+        if chunk.is_empty() {
+            return None;
+        }
+        match &self.stage {
+            Stage::Open(open) => open.connection.session.count_sent(&tally, chunk.len()),
+            Stage::AwaitingAuth { .. } | Stage::Ended => {
+                let metrics = self.worker.metrics();
+                metrics.sent_bytes(Transport::WebSocket, chunk.len());
+            }
+        }
+        Some(chunk.freeze())
     }
 }
 

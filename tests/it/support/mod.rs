@@ -6,6 +6,7 @@ mod keys;
 mod narrow;
 mod program;
 mod raw;
+mod scrape;
 mod sse;
 mod token;
 mod transports;
