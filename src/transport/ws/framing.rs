@@ -1,6 +1,6 @@
 //! Frames in the subprotocol's encoding (RFC 6455, section 5).
 
-use actix_web::HttpResponse;
+use actix_web::{HttpResponse, error::PayloadError};
 use actix_ws::ProtocolError;
 use bytes::{Bytes, BytesMut};
 
@@ -80,6 +80,14 @@ pub fn put_close(out: &mut BytesMut, code: Option<u16>, reason: &str) {
     put_frame_header(out, CLOSE_FRAME, 2 + reason.len());
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());
+}
+
+/// Whether the connection ended under way, of which `actix_ws` makes an error of the protocol.
+pub fn client_has_left(error: &ProtocolError) -> bool {
+    match error {
+        ProtocolError::Io(io) => io.get_ref().is_some_and(|error| error.is::<PayloadError>()),
+        _ => false,
+    }
 }
 
 /// `actix_ws` reports UTF-8, reserved bits and sizes all as I/O errors, told apart by their text.

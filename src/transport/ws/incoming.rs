@@ -14,7 +14,7 @@ use tokio_stream::Stream;
 
 use super::{
     Stage, WsBody,
-    framing::{Encoding, close_reason_of, put_close, put_frame, put_pong},
+    framing::{Encoding, client_has_left, close_reason_of, put_close, put_frame, put_pong},
 };
 use crate::{
     auth::Identity,
@@ -70,6 +70,10 @@ impl WsBody {
                 Poll::Ready(Some(Ok(message))) => {
                     self.last_received = Instant::now();
                     self.handle(message);
+                }
+                Poll::Ready(Some(Err(error))) if client_has_left(&error) => {
+                    self.stage = Stage::Ended;
+                    return;
                 }
                 Poll::Ready(Some(Err(error))) => {
                     return self.end_with(close_reason_of(&error));

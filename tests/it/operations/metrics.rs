@@ -502,7 +502,7 @@ async fn two_gateways_of_one_process_count_apart() {
 
 #[tokio::test]
 async fn a_draining_node_can_still_be_scraped_and_is_not_ready() {
-    let gateway = TestGateway::with("shutdown.grace = \"5s\"").await;
+    let gateway = TestGateway::start().await;
     // Half a request keeps the server from stopping for a while.
     let mut open = Raw::connect(&gateway).await;
     open.request("POST /publish", "Content-Length: 10\r\n\r\n{")

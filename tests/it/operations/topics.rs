@@ -79,8 +79,9 @@ async fn topics_and_filters_are_listed_with_subscribers_and_retained_events() {
 async fn a_filter_that_is_subscribed_again_counts_once() {
     let gateway = TestGateway::start().await;
     let mut ws = gateway.ws("topics=a:1").await;
-    let again = json!({"type": "subscribe", "topics": ["a:1"], "rewind": 1});
-    while ws.ask(again.clone()).await["type"] != "subscribed" {}
+    let again = json!({"type": "subscribe", "topics": ["a:1"], "rewind": 1, "ref": 7});
+    ws.send(again).await;
+    while ws.frame("live").await["ref"] != 7 {}
     let list = gateway.list("/admin/topics").await;
     assert_eq!(rows(&list), [row(None, "a:1", 1, Some(0))]);
 }
