@@ -309,3 +309,73 @@ impl Default for Metrics {
         Self::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn has_line(text: &str, line: &str) -> bool {
+        text.lines().any(|there| there == line)
+    }
+
+    #[test]
+    fn a_workers_queue_is_what_it_has_not_dispatched_yet() {
+        let metrics = Metrics::new();
+        let (quick, slow) = (metrics.worker(), metrics.worker());
+        quick.set_dispatched(10);
+        slow.set_dispatched(3);
+        let state = NodeState {
+            head: 10,
+            silent_workers: 1,
+            ..NodeState::default()
+        };
+        let text = metrics.expose(state).unwrap();
+        for line in [
+            r#"tribus_worker_queue_events{worker="0"} 0"#,
+            r#"tribus_worker_queue_events{worker="1"} 7"#,
+            "tribus_silent_workers 1",
+            "tribus_ready 0",
+        ] {
+            assert!(has_line(&text, line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn what_a_worker_counted_stays_when_it_ends_and_what_it_held_does_not() {
+        let metrics = Metrics::new();
+        let (stays, ends) = (metrics.worker(), metrics.worker());
+        for worker in [&stays, &ends] {
+            worker.opened(Transport::Sse);
+            worker.set_subscriptions(3, 1);
+        }
+        drop(ends);
+        let text = metrics.expose(NodeState::default()).unwrap();
+        for line in [
+            r#"tribus_connections{transport="sse"} 1"#,
+            r#"tribus_connections_opened_total{transport="sse"} 2"#,
+            "tribus_subscriptions 3",
+            "tribus_patterns 1",
+            r#"tribus_worker_queue_events{worker="0"} 0"#,
+        ] {
+            assert!(has_line(&text, line), "{line} in {text}");
+        }
+        assert!(!text.contains(r#"worker="1""#));
+    }
+
+    #[test]
+    fn an_endpoint_is_known_by_its_path() {
+        for (path, endpoint) in [
+            ("/ws", Endpoint::Ws),
+            ("/events", Endpoint::Events),
+            ("/poll", Endpoint::Poll),
+            ("/publish", Endpoint::Publish),
+            ("/ticket", Endpoint::Ticket),
+            ("/", Endpoint::Other),
+            ("/nowhere", Endpoint::Other),
+            ("/ws/more", Endpoint::Other),
+            ("/other", Endpoint::Other),
+        ] {
+            assert_eq!(Endpoint::of_path(path), endpoint, "{path}");
+        }
+    }
+}
