@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::Outgoing;
+use super::{Delivery, Outgoing};
 use crate::{
     metrics::{WorkerMetrics, age},
     protocol::{ResetReason, ServerFrame, Transport},
@@ -20,17 +20,21 @@ pub struct Tally {
 impl Tally {
     pub fn note(&mut self, outgoing: &Outgoing) {
         match outgoing {
-            Outgoing::Event(delivery) => {
-                self.events += 1;
-                if self.oldest_live.is_none() {
-                    self.oldest_live = delivery.live_since();
-                }
-            }
-            Outgoing::Frame(frame) => {
-                if let ServerFrame::Reset { reason, .. } = &**frame {
-                    self.resets[*reason as usize] += 1;
-                }
-            }
+            Outgoing::Event(delivery) => self.note_event(delivery),
+            Outgoing::Frame(frame) => self.note_frame(frame),
+        }
+    }
+
+    pub fn note_event(&mut self, delivery: &Delivery) {
+        self.events += 1;
+        if self.oldest_live.is_none() {
+            self.oldest_live = delivery.live_since();
+        }
+    }
+
+    pub fn note_frame(&mut self, frame: &ServerFrame) {
+        if let ServerFrame::Reset { reason, .. } = frame {
+            self.resets[*reason as usize] += 1;
         }
     }
 

@@ -105,7 +105,7 @@ impl PollRequest {
         let start = worker.shard.bus().start(&self.subscribe.start).await?;
         let connection = worker.open(identity, peer, worker.admit()?)?;
         let session = &connection.session;
-        session.subscribe(
+        let subscribed = session.subscribe(
             self.subscribe,
             start,
             // Only a streaming client reads it; a poll's answer has a cursor of its own.
@@ -113,7 +113,11 @@ impl PollRequest {
                 message: "",
                 heartbeat_ms: 0,
             },
-        )?;
+        );
+        if let Err(refusal) = subscribed {
+            session.with(|session| session.end_as(CloseReason::Refused));
+            return Err(refusal);
+        }
         let mut answer = Answer::new(self.max_events);
         let cursor = |session: &SessionHandle| session.shard().bus().cursor(session.position());
         let collected = answer.collect(session, deadline.min(token_end)).await;
@@ -132,7 +136,7 @@ impl PollRequest {
             }
             Collected::Reset(frame) => {
                 let json = frame.to_json();
-                answer.tally.note(&Outgoing::Frame(Box::new(frame)));
+                answer.tally.note_frame(&frame);
                 session.count_sent(&answer.tally, json.len());
                 Ok(no_store(StatusCode::GONE)
                     .content_type("application/json")
@@ -222,15 +226,12 @@ impl Answer {
                 },
             };
             match outgoing {
-                Some(outgoing @ Outgoing::Event(_)) => {
-                    let Outgoing::Event(delivery) = &outgoing else {
-                        continue;
-                    };
+                Some(Outgoing::Event(delivery)) => {
                     let event = &delivery.event;
                     if !self.push(event.json()) {
                         return Collected::Page;
                     }
-                    self.tally.note(&outgoing);
+                    self.tally.note_event(&delivery);
                     self.last_id = Some(String::from_utf8_lossy(event.id()).into_owned());
                     if self.events.len() == self.max_events {
                         return Collected::Page;

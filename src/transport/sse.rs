@@ -106,9 +106,11 @@ async fn subscribe(
     };
     let announcement = worker.connected(message);
     let connection = worker.open(client.identity, peer, worker.admit()?)?;
-    connection
-        .session
-        .subscribe(subscribe, start, announcement)?;
+    let session = &connection.session;
+    if let Err(refusal) = session.subscribe(subscribe, start, announcement) {
+        session.with(|session| session.end_as(CloseReason::Refused));
+        return Err(refusal);
+    }
     Ok(SseBody {
         connection,
         pulse,

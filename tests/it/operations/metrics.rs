@@ -103,7 +103,14 @@ async fn a_client_that_leaves_or_breaks_the_rules_is_counted_as_such() {
     raw.send(&client_frame_head(0x83, 0)).await;
     raw.send(&[0; 4]).await;
     raw.frames_to_close().await;
+    let narrow = Claims::new("narrow").with("subscribe", json!(["b:1"]));
+    for path in ["/events", "/poll"] {
+        let answer = gateway.get(path, "topics=a:1", &narrow).await;
+        assert_eq!(answer.status(), 403, "{path}");
+    }
     for (transport, reason, code) in [
+        ("sse", "refused", "1008"),
+        ("poll", "refused", "1008"),
         ("sse", "client_left", ""),
         ("ws", "protocol_violation", "1002"),
     ] {
