@@ -27,11 +27,12 @@ use crate::{
     engine::{Engine, IdempotencyLimits, MemoryEngine},
     event::LogId,
     limits::{ConnectionLimiter, ConnectionRates, Limits},
+    metrics::Metrics,
     page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
     telemetry::Telemetry,
-    transport::{self, Settings, Shared, Worker},
+    transport::{self, Settings, Shared, Warnings, Worker},
 };
 
 /// Ends a connection whose peer takes nothing, or acknowledges nothing, for this long (protocol,
@@ -77,6 +78,8 @@ impl Gateway {
             revocations: RevocationList::new(),
             limits: Limits::new(&config.limits),
             telemetry: Telemetry::start(&config.telemetry)?,
+            metrics: Metrics::new(),
+            warnings: Warnings::default(),
             connections: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -169,7 +172,7 @@ impl Gateway {
         let mut server = HttpServer::new(move || {
             let worker = Rc::new(Worker {
                 shared: Arc::clone(&shared),
-                shard: shard_of_this_thread(&bus, limits, &shared.telemetry),
+                shard: shard_of_this_thread(&bus, limits, &shared),
             });
             App::new()
                 .app_data(worker)
@@ -196,11 +199,11 @@ impl Gateway {
     }
 
     fn admin_server(&self, readiness: &admin::Readiness) -> anyhow::Result<actix_web::dev::Server> {
-        let operator = admin::Operator {
-            readiness: readiness.clone(),
-            bus: Arc::clone(&self.bus),
-            shared: Arc::clone(&self.shared),
-        };
+        let operator = admin::Operator::new(
+            readiness.clone(),
+            Arc::clone(&self.bus),
+            Arc::clone(&self.shared),
+        );
         let mut server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(operator.clone()))
@@ -221,16 +224,15 @@ thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
 }
 
-fn shard_of_this_thread(
-    bus: &Arc<Bus>,
-    limits: SessionLimits,
-    telemetry: &Option<Arc<Telemetry>>,
-) -> Rc<Shard> {
+fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, shared: &Shared) -> Rc<Shard> {
     SHARD.with_borrow_mut(|slot| {
         let shard = slot
             .take()
             .filter(|shard| Arc::ptr_eq(shard.bus(), bus))
-            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits, telemetry.clone()));
+            .unwrap_or_else(|| {
+                let (metrics, telemetry) = (shared.metrics.worker(), shared.telemetry.clone());
+                Shard::start(Arc::clone(bus), limits, metrics, telemetry)
+            });
         Rc::clone(slot.insert(shard))
     })
 }

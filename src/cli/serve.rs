@@ -203,9 +203,12 @@ fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
 }
 
 /// At plain `info` the server's own lines about its workers would push the link of development mode off the screen.
+/// And where no more is asked for, the HTTP library says nothing: it reports what clients do wrong as errors, one line
+/// for each, so that anyone could fill the disk. The gateway counts what it refuses.
 fn directives(level: &str) -> Cow<'_, str> {
     match level.parse() {
-        Ok(LevelFilter::INFO) => format!("{level},actix_server=warn").into(),
+        Ok(LevelFilter::INFO) => format!("{level},actix_server=warn,actix_http=off").into(),
+        Ok(LevelFilter::WARN | LevelFilter::ERROR) => format!("{level},actix_http=off").into(),
         _ => level.into(),
     }
 }
@@ -215,11 +218,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_info_leaves_out_what_the_server_says_of_its_workers() {
+    fn plain_levels_leave_out_what_libraries_say_of_workers_and_bad_clients() {
         for (level, expected) in [
-            ("info", "info,actix_server=warn"),
-            ("INFO", "INFO,actix_server=warn"),
-            ("error", "error"),
+            ("info", "info,actix_server=warn,actix_http=off"),
+            ("INFO", "INFO,actix_server=warn,actix_http=off"),
+            ("warn", "warn,actix_http=off"),
+            ("error", "error,actix_http=off"),
+            ("off", "off"),
             ("debug", "debug"),
             ("trace", "trace"),
             ("info,tribus=debug", "info,tribus=debug"),

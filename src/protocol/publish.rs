@@ -276,6 +276,7 @@ impl<'a> Publish<'a> {
             tags,
             ephemeral: self.ephemeral.unwrap_or(false),
             trace: None,
+            trace_id: trace_id.map(Into::into),
             body: body.finish(),
         };
         check_size(&draft, limits)?;
@@ -500,7 +501,9 @@ mod tests {
         };
         let mut drafts =
             PublishRequest::from_body(body.as_bytes())?.into_drafts(publisher, LIMITS)?;
-        let event = drafts.remove(0).seal(&"log-1".parse().unwrap());
+        let event = drafts
+            .remove(0)
+            .seal(&"log-1".parse().unwrap(), std::time::Instant::now());
         Ok(serde_json::from_slice(event.json()).unwrap())
     }
 

@@ -17,7 +17,9 @@
 //! unless its sequence is after the session's position, and the position is where the page ended.
 
 mod mailbox;
+mod peer;
 mod replay;
+mod tally;
 
 use std::{
     cell::Cell,
@@ -29,14 +31,18 @@ use std::{
 };
 
 use mailbox::Mailbox;
+use peer::Record;
 use replay::{Progress, Replay};
 
 pub use mailbox::{Delivery, Outgoing};
+pub use peer::{ConnectionId, ConnectionIdError, Peer};
 pub use replay::Announcement;
+pub use tally::Tally;
 
 use crate::{
     auth::Identity,
     bus::{Bus, Gap, Range, RewindScan, StartPoint},
+    metrics::Ending,
     protocol::{
         CloseReason, ErrorCode, LimitKind, Ref, Refusal, ResetReason, ServerFrame,
         SubscribeRequest, SubscriptionLimits,
@@ -56,6 +62,7 @@ pub struct SessionLimits {
 
 pub struct Session {
     identity: Arc<Identity>,
+    record: Record,
     limits: SessionLimits,
     filters: FilterSet,
     /// A matching topic is all that an offered event needs.
@@ -85,11 +92,13 @@ enum Reading {
 impl Session {
     pub(crate) fn new(
         identity: Arc<Identity>,
+        peer: Peer,
         limits: SessionLimits,
         dispatched: Rc<Cell<u64>>,
     ) -> Self {
         Self {
             identity,
+            record: Record::new(peer),
             limits,
             filters: FilterSet::default(),
             plain: true,
@@ -107,6 +116,48 @@ impl Session {
 
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    pub fn id(&self) -> ConnectionId {
+        self.record.id
+    }
+
+    pub fn peer(&self) -> Peer {
+        self.record.peer
+    }
+
+    /// When the session was opened.
+    pub fn since(&self) -> Instant {
+        self.record.since
+    }
+
+    /// How many events the transport has taken.
+    pub fn events_taken(&self) -> u64 {
+        self.record.events
+    }
+
+    /// How many events wait in the mailbox, and their bytes.
+    pub fn mailbox_size(&self) -> (usize, usize) {
+        self.mailbox.size()
+    }
+
+    /// The poll that the session was opened for gets its answer.
+    pub fn answer(&mut self) {
+        self.record.answered = true;
+    }
+
+    /// The transport ends the connection for this reason, and needs no `closing` any more.
+    pub fn end_as(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+    }
+
+    /// How the session came to its end, if this is the end.
+    pub fn ending(&self) -> Ending {
+        match self.closed {
+            Some(reason) => Ending::Closed(reason),
+            None if self.record.answered => Ending::Answered,
+            None => Ending::Left,
+        }
     }
 
     /// Why the session ends, once it does; what is in the mailbox is still to be sent.
@@ -284,7 +335,7 @@ impl Session {
         self.filter_sets().any(|set| set.contains(filter))
     }
 
-    fn filter_sets(&self) -> impl Iterator<Item = &FilterSet> {
+    pub(crate) fn filter_sets(&self) -> impl Iterator<Item = &FilterSet> {
         std::iter::once(&self.filters).chain(self.replays.iter().map(|replay| &replay.filters))
     }
 
@@ -381,6 +432,9 @@ impl Session {
             }
         }
         let outgoing = self.mailbox.pop()?;
+        if matches!(outgoing, Outgoing::Event(_)) {
+            self.record.events += 1;
+        }
         if outgoing.tells_position() {
             self.position_told = Instant::now();
         }
@@ -492,7 +546,7 @@ impl Session {
         };
         let from = progress.next_from();
         replay.progress = Some(progress);
-        let frame = replay.announcement_frame(&self.identity, from, until, bus);
+        let frame = replay.announcement_frame(&self.identity, self.record.id, from, until, bus);
         self.announced = true;
         self.push_frame(frame);
     }

@@ -1,6 +1,6 @@
 //! Routes, refusals as HTTP responses, and request bodies.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
@@ -24,6 +24,7 @@ use super::{
 };
 use crate::{
     limits::ConnectionLimiter,
+    metrics::Endpoint,
     protocol::{ErrorCode, LimitHit, LimitKind, Refusal, ServerFrame},
 };
 
@@ -55,7 +56,7 @@ pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
             ErrorCode::MethodNotAllowed,
             format!("this endpoint takes {methods}"),
         );
-        let mut response = refusal.error_response();
+        let mut response = HttpResponse::from_error(refusal);
         let methods = HeaderValue::from_static(methods);
         response.headers_mut().insert(header::ALLOW, methods);
         response
@@ -70,11 +71,14 @@ pub async fn guard_origin(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let Here(worker) = request.extract::<Here>().await?;
     let origin = Origin::of(request.head(), &worker.shared.settings.allowed_origins);
+    let endpoint = Endpoint::of_path(request.path());
+    let address = worker.client_address(request.request());
     let mut response = if origin == Origin::Foreign {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
             "this origin may not connect: add it to auth.allowed_origins",
         );
+        worker.note_refusal(endpoint, &refusal, address);
         request.error_response(refusal).map_into_right_body()
     } else if request.method() == Method::OPTIONS {
         request
@@ -82,12 +86,26 @@ pub async fn guard_origin(
             .map_into_right_body()
     } else {
         match next.call(request).await {
-            Ok(response) => response.map_into_left_body(),
-            Err(error) => return Err(with_cors_on_error(error, &origin, &worker)),
+            Ok(response) => {
+                if let Some(refusal) = response.response().error().and_then(as_refusal) {
+                    worker.note_refusal(endpoint, refusal, address);
+                }
+                response.map_into_left_body()
+            }
+            Err(error) => {
+                if let Some(refusal) = as_refusal(&error) {
+                    worker.note_refusal(endpoint, refusal, address);
+                }
+                return Err(with_cors_on_error(error, &origin, &worker));
+            }
         }
     };
     origin::add_cors_headers(response.headers_mut(), &origin, &worker);
     Ok(response)
+}
+
+fn as_refusal(error: &actix_web::Error) -> Option<&Refusal> {
+    error.as_error()
 }
 
 /// An error on its way out becomes its response here, so that it carries the headers too.
@@ -216,12 +234,17 @@ pub async fn read_body(
         }
         Ok(body.freeze())
     };
-    tokio::time::timeout(BODY_TIMEOUT, read)
+    let body = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
         .map_err(|_| {
             let seconds = BODY_TIMEOUT.as_secs();
             Refusal::bad_request(format!("the body did not come within {seconds} seconds"))
-        })?
+        })??;
+    if let Some(worker) = request.app_data::<Rc<Worker>>() {
+        let channel = Endpoint::of_path(request.path()).channel();
+        worker.metrics().received_bytes(channel, body.len());
+    }
+    Ok(body)
 }
 
 /// Other protocols may be offered: Java's client offers `h2c` with whatever it posts.

@@ -6,6 +6,7 @@
 mod address;
 mod credentials;
 mod http;
+mod notice;
 mod origin;
 mod poll;
 mod publish;
@@ -17,4 +18,5 @@ mod worker;
 mod ws;
 
 pub use http::{configure, endpoint, guard_origin, not_found};
+pub use notice::Warnings;
 pub use worker::{Settings, Shared, Worker};

@@ -24,8 +24,9 @@ use super::{
     worker::{Connection, Here, Worker},
 };
 use crate::{
-    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame},
-    session::{Delivery, Outgoing},
+    metrics::Endpoint,
+    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame, Transport},
+    session::{Delivery, Outgoing, Peer, Tally},
 };
 
 /// What a browser waits before it reconnects after a drop, unless told otherwise.
@@ -55,11 +56,11 @@ async fn stream(
     let query = Query::parse(request.query_string());
     let native = query.as_ref().is_ok_and(Query::native);
     if let Err(refusal) = charge_stream(&request, &worker) {
-        return refuse(refusal, native);
+        return refuse(refusal, native, &request, &worker);
     }
     let client = match credentials::require(&request, &worker).await {
         Ok(client) => client,
-        Err(refusal) => return refuse(refusal, native),
+        Err(refusal) => return refuse(refusal, native, &request, &worker),
     };
     let mut query = read_body_into(query?, &request, &worker, payload).await?;
     if let Some(id) = request.headers().get("last-event-id") {
@@ -67,9 +68,13 @@ async fn stream(
         query.set_last_event_id(id);
     }
     refuse_http_1_0(&request)?;
-    match subscribe(&worker, client, &query).await {
+    let peer = Peer {
+        transport: Transport::Sse,
+        address: worker.client_address(&request),
+    };
+    match subscribe(&worker, client, peer, &query).await {
         Ok(body) => Ok(event_stream().body(body)),
-        Err(refusal) => refuse(refusal, query.native()),
+        Err(refusal) => refuse(refusal, query.native(), &request, &worker),
     }
 }
 
@@ -85,14 +90,25 @@ fn refuse_http_1_0(request: &HttpRequest) -> Result<(), Refusal> {
 }
 
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.
-fn refuse(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
+fn refuse(
+    refusal: Refusal,
+    native: bool,
+    request: &HttpRequest,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
     if native && is_transient(refusal.code) {
+        worker.note_refusal(Endpoint::Events, &refusal, worker.client_address(request));
         return Ok(event_stream().body(closing_stream(&refusal)));
     }
     Err(refusal)
 }
 
-async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<SseBody, Refusal> {
+async fn subscribe(
+    worker: &Worker,
+    client: Client,
+    peer: Peer,
+    query: &Query,
+) -> Result<SseBody, Refusal> {
     let subscribe = query.subscriptions(worker.shared.settings.subscriptions)?;
     let start = worker.shard.bus().start(&subscribe.start).await?;
     let heartbeat = worker.shared.settings.heartbeat;
@@ -103,10 +119,12 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
         "connected"
     };
     let announcement = worker.connected(message);
-    let connection = worker.open(client.identity, worker.admit()?)?;
-    connection
-        .session
-        .subscribe(subscribe, start, announcement)?;
+    let connection = worker.open(client.identity, peer, worker.admit()?)?;
+    let session = &connection.session;
+    if let Err(refusal) = session.subscribe(subscribe, start, announcement) {
+        session.with(|session| session.end_as(CloseReason::Refused));
+        return Err(refusal);
+    }
     Ok(SseBody {
         connection,
         pulse,
@@ -188,13 +206,17 @@ impl MessageBody for SseBody {
             let next = this.pulse.tick(session, Instant::now());
             this.pulse.arm(next);
         }
+        let mut tally = Tally::default();
         let mut chunk = BytesMut::new();
         if let Some(preamble) = this.preamble.take() {
             chunk.extend_from_slice(&preamble);
         }
         while chunk.len() < CHUNK_BYTES {
             match poll_next(session, cx) {
-                Poll::Ready(Some(outgoing)) => this.put(&outgoing, &mut chunk),
+                Poll::Ready(Some(outgoing)) => {
+                    tally.note(&outgoing);
+                    this.put(&outgoing, &mut chunk);
+                }
                 Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
                 Poll::Pending if chunk.is_empty() => {
                     if this.empty_polls.are_too_many(session) {
@@ -207,6 +229,7 @@ impl MessageBody for SseBody {
             }
         }
         this.empty_polls.interrupted();
+        session.count_sent(&tally, chunk.len());
         Poll::Ready(Some(Ok(chunk.freeze())))
     }
 }

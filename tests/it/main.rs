@@ -11,6 +11,7 @@ mod hopping;
 mod hostile;
 mod limits;
 mod model;
+mod operations;
 mod origins;
 mod page;
 mod pipelining;

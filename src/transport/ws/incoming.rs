@@ -18,16 +18,19 @@ use crate::{
     auth::Identity,
     bus::StartPoint,
     engine::Appended,
+    metrics::{Channel, Credential, Way},
     protocol::{
         ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Ref, Refusal,
         ServerFrame, SubscribeRequest, msgpack_to_json,
     },
-    session::Announcement,
+    session::{Announcement, Peer},
     transport::{
         credentials::{note_failure, verify_token},
         publish,
+        worker::Worker,
     },
 };
+
 /// Messages handled before the worker's other connections get their turn.
 const MESSAGES_PER_TURN: usize = 32;
 /// Refusals for sending too fast within the time below, after which the connection is closed.
@@ -99,6 +102,9 @@ impl WsBody {
     }
 
     fn handle(&mut self, message: Message) {
+        let bytes = message.len();
+        let metrics = self.worker.metrics();
+        metrics.received_bytes(Channel::WebSocket, bytes);
         if let Err(refusal) = self.charge(&message) {
             return self.refuse_message(refusal, &message);
         }
@@ -142,10 +148,11 @@ impl WsBody {
         if !frame.is_auth {
             let reason = CloseReason::AuthExpected;
             let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+            self.note_auth_failure(Credential::None, &refusal);
             return self.refuse(&refusal, frame.reference, reason);
         }
         let verified = match frame.message {
-            Ok(ClientMessage::Auth { token }) => self.verify(&token),
+            Ok(ClientMessage::Auth { token }) => Self::verify(&self.worker, self.peer, &token),
             Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "no token")),
             Err(refusal) => Err(Refusal::new(ErrorCode::Unauthorized, refusal.message)),
         };
@@ -170,9 +177,9 @@ impl WsBody {
         }
     }
 
-    fn verify(&self, token: &str) -> Result<Arc<Identity>, Refusal> {
-        verify_token(&self.worker, token)
-            .map_err(|refusal| note_failure(&self.worker, self.address, refusal))
+    fn verify(worker: &Worker, peer: Peer, token: &str) -> Result<Arc<Identity>, Refusal> {
+        verify_token(worker, token)
+            .map_err(|refusal| note_failure(worker, peer.address, Credential::Message, refusal))
     }
 
     /// Does what an authenticated client says, or starts to.
@@ -188,8 +195,7 @@ impl WsBody {
                 Ok(())
             }
             ClientMessage::Auth { token } => {
-                let identity = verify_token(&self.worker, &token)
-                    .map_err(|refusal| note_failure(&self.worker, self.address, refusal))?;
+                let identity = Self::verify(&self.worker, self.peer, &token)?;
                 let reply = auth_success(&identity, reference);
                 session.refresh(Arc::clone(&identity), reply)?;
                 open.pulse.refreshed(&identity);
@@ -239,9 +245,10 @@ impl WsBody {
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
         let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
-        let shard = Rc::clone(&self.worker.shard);
+        let worker = Rc::clone(&self.worker);
         self.work = Some(Box::pin(async move {
-            let appended = prepared.append(shard.bus(), &subject).await;
+            let publisher = (&*identity, &*subject);
+            let appended = publish::append(&worker, publisher, prepared, Way::WebSocket).await;
             Done::Published {
                 appended,
                 reference,
@@ -300,6 +307,7 @@ impl WsBody {
             return;
         };
         let is_strike = refusal.code == ErrorCode::RateLimited;
+        self.note_refusal(&refusal);
         if is_strike && self.strikes.add(Instant::now()) > MOST_STRIKES {
             return self.end_with(CloseReason::RateLimited);
         }
@@ -324,12 +332,7 @@ impl WsBody {
             return Ok(());
         };
         limiter.take_message()?;
-        limiter.take_bytes(match message {
-            Message::Text(text) => text.len(),
-            Message::Binary(packed) => packed.len(),
-            // It has 125 bytes at most, and counts as a message.
-            Message::Control => 0,
-        })
+        limiter.take_bytes(message.len())
     }
 
     /// A message over the rate has no effect; its reply echoes its `ref`.
@@ -370,6 +373,8 @@ impl Strikes {
         self.count
     }
 }
+
+/// What of a message is its content.
 
 fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
     ServerFrame::AuthSuccess {

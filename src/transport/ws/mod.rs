@@ -28,7 +28,6 @@ mod socket;
 use std::{
     convert::Infallible,
     future::Future,
-    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -56,8 +55,11 @@ use super::{
 use crate::{
     auth::Identity,
     limits::ConnectionLimiter,
-    protocol::{CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest},
-    session::Outgoing,
+    metrics::{Credential, Endpoint},
+    protocol::{
+        CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest, Transport,
+    },
+    session::{Outgoing, Peer, Tally},
 };
 
 /// How long a connection without a credential may take to send one.
@@ -81,10 +83,13 @@ pub async fn connect(
         encoding: Encoding::negotiated(&response),
         socket,
         limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
-        address: worker.client_address(&request),
         stage: Stage::Ended,
         work: None,
         strikes: Strikes::default(),
+        peer: Peer {
+            transport: Transport::WebSocket,
+            address: worker.client_address(&request),
+        },
         worker,
     };
     body.start(&request).await;
@@ -114,11 +119,11 @@ struct WsBody {
     socket: WsSocket,
     worker: Rc<Worker>,
     limiter: Option<Arc<ConnectionLimiter>>,
-    address: Option<IpAddr>,
     encoding: Encoding,
     stage: Stage,
     work: Option<Work>,
     strikes: Strikes,
+    peer: Peer,
 }
 
 impl MessageBody for WsBody {
@@ -177,7 +182,7 @@ impl WsBody {
     ) {
         let heartbeat = self.worker.shared.settings.heartbeat;
         let pulse = Pulse::new(&identity, heartbeat);
-        let connection = match self.worker.open(identity, slot) {
+        let connection = match self.worker.open(identity, self.peer, slot) {
             Ok(connection) => connection,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
@@ -204,6 +209,7 @@ impl WsBody {
     fn refuse_url(&mut self, refusal: &Refusal) {
         match refusal.connection_close() {
             CloseReason::Refused => {
+                self.note_refusal(refusal);
                 self.reply(ServerFrame::error(refusal, None));
                 self.start_first(SubscribeRequest::default());
             }
@@ -217,6 +223,7 @@ impl WsBody {
 
     /// Ends the connection with an `error` that says why.
     fn refuse(&mut self, refusal: &Refusal, reference: Option<Ref>, close: CloseReason) {
+        self.note_refusal(refusal);
         let frame = ServerFrame::error(refusal, reference);
         put_frame(self.socket.out(), self.encoding, &frame);
         self.close(close);
@@ -225,12 +232,27 @@ impl WsBody {
     /// Sends Close as the last frame, and lets go of the session.
     fn close(&mut self, reason: CloseReason) {
         self.socket.close(reason);
+        if let Stage::Open(open) = &self.stage {
+            open.connection
+                .session
+                .with(|session| session.end_as(reason));
+        }
         self.end();
     }
 
     fn end(&mut self) {
         self.work = None;
         self.stage = Stage::Ended;
+    }
+
+    fn note_refusal(&self, refusal: &Refusal) {
+        let (worker, address) = (&self.worker, self.peer.address);
+        worker.note_refusal(Endpoint::Ws, refusal, address);
+    }
+
+    fn note_auth_failure(&self, credential: Credential, refusal: &Refusal) {
+        let (worker, address) = (&self.worker, self.peer.address);
+        worker.note_auth_failure(credential, refusal, address);
     }
 }
 
@@ -242,6 +264,7 @@ impl WsBody {
                 if deadline.as_mut().poll(cx).is_ready() {
                     let reason = CloseReason::AuthTimeout;
                     let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+                    self.note_auth_failure(Credential::None, &refusal);
                     self.refuse(&refusal, None, reason);
                 }
             }
@@ -253,14 +276,20 @@ impl WsBody {
     /// Everything that is ready to be sent, up to a chunk's size.
     fn next_chunk(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
         let mut chunk = self.socket.take_out();
+        let mut tally = Tally::default();
         while let Stage::Open(open) = &self.stage
             && chunk.len() < CHUNK_BYTES
         {
             let session = &open.connection.session;
-            match poll_next(session, cx) {
+            let next = poll_next(session, cx);
+            if let Poll::Ready(Some(outgoing)) = &next {
+                tally.note(outgoing);
+            }
+            match next {
                 Poll::Ready(Some(Outgoing::Event(delivery))) => {
                     let frame = event_frame(&delivery, self.encoding);
                     if chunk.is_empty() && !session.with(|session| session.has_mail()) {
+                        session.count_sent(&tally, frame.len());
                         return Some(frame.clone());
                     }
                     chunk.extend_from_slice(frame);
@@ -272,12 +301,24 @@ impl WsBody {
                     let closed = session.with(|session| session.closed());
                     let reason = closed.unwrap_or(CloseReason::Internal);
                     put_close(&mut chunk, Some(reason.code()), reason.message());
+                    session.count_sent(&tally, chunk.len());
                     self.end();
+                    return Some(chunk.freeze());
                 }
                 Poll::Pending => break,
             }
         }
-        (!chunk.is_empty()).then(|| chunk.freeze())
+        if chunk.is_empty() {
+            return None;
+        }
+        match &self.stage {
+            Stage::Open(open) => open.connection.session.count_sent(&tally, chunk.len()),
+            Stage::AwaitingAuth { .. } | Stage::Ended => {
+                let metrics = self.worker.metrics();
+                metrics.sent_bytes(Transport::WebSocket, chunk.len());
+            }
+        }
+        Some(chunk.freeze())
     }
 }
 

@@ -51,6 +51,17 @@ pub enum Message {
     Control,
 }
 
+impl Message {
+    /// Bytes of its payload. A control frame has 125 at most, and counts as a message.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Text(text) => text.len(),
+            Self::Binary(bytes) => bytes.len(),
+            Self::Control => 0,
+        }
+    }
+}
+
 /// Why nothing more comes.
 #[derive(Debug)]
 pub enum End {
@@ -123,6 +134,7 @@ impl WsSocket {
         self.excuse_silence();
         Poll::Ready(match next {
             Some(Ok(message)) => self.take_message(message),
+            Some(Err(error)) if client_has_left(&error) => Err(End::Left),
             Some(Err(error)) => Err(End::Violation(close_reason_of(&error))),
             None => Err(self.gate.refused().map_or(End::Left, End::Violation)),
         })
@@ -242,6 +254,14 @@ pub fn put_close(out: &mut BytesMut, code: Option<u16>, reason: &str) {
 fn put_control(out: &mut BytesMut, first_byte: u8, data: &[u8]) {
     put_frame_header(out, first_byte, data.len());
     out.extend_from_slice(data);
+}
+
+/// Whether the connection ended under way, of which `actix_ws` makes an error of the protocol.
+fn client_has_left(error: &ProtocolError) -> bool {
+    match error {
+        ProtocolError::Io(io) => io.get_ref().is_some_and(|error| error.is::<PayloadError>()),
+        _ => false,
+    }
 }
 
 /// `actix_ws` reports UTF-8, reserved bits and sizes all as I/O errors, told apart by their text.

@@ -6,6 +6,7 @@ mod keys;
 mod narrow;
 mod program;
 mod raw;
+mod scrape;
 mod site;
 mod sse;
 mod token;
