@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
         header::{self, HeaderValue},
@@ -17,12 +17,13 @@ use bytes::{Bytes, BytesMut};
 use tokio_stream::StreamExt;
 
 use super::{
+    connection::connection_data,
     origin::{self, Origin},
     poll, publish, sse, ticket,
     worker::{ConnectionLimiter, Here},
     ws,
 };
-use crate::protocol::{ErrorCode, Refusal, ServerFrame};
+use crate::protocol::{ErrorCode, Query, Refusal, ServerFrame};
 
 /// A request body that is not there by then never comes: slow senders would hold memory.
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
@@ -91,6 +92,14 @@ fn with_cors_on_error(error: actix_web::Error, origin: &Origin) -> actix_web::Er
     let mut response = error.error_response();
     origin::add_cors_headers(response.headers_mut(), origin);
     actix_web::error::InternalError::from_response(error, response).into()
+}
+
+/// The response of a request that is refused whatever it asks for, in the form that its endpoint
+/// has for refusals.
+pub fn refuse(head: &RequestHead, refusal: &Refusal) -> HttpResponse {
+    let is_native = head.uri.path() == "/events"
+        && Query::parse(head.uri.query().unwrap_or_default()).is_ok_and(|query| query.native());
+    sse::refuse(refusal.clone(), is_native).unwrap_or_else(|refusal| refusal.error_response())
 }
 
 /// A path that does not exist.
@@ -179,7 +188,7 @@ pub async fn read_body(
 /// # Errors
 /// `rate_limited`.
 pub fn charge(request: &HttpRequest) -> Result<(), Refusal> {
-    match request.conn_data::<Arc<ConnectionLimiter>>() {
+    match connection_data::<Arc<ConnectionLimiter>>(request) {
         Some(limiter) => limiter.check(),
         None => Ok(()),
     }

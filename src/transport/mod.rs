@@ -3,6 +3,7 @@
 //! Transports are pumps. They take what a session gives out, put it into their framing, and hand
 //! the session what the client says; what to send, and when, is the session's to decide.
 
+mod connection;
 mod credentials;
 mod frame_guard;
 mod http;
@@ -15,5 +16,6 @@ mod ticket;
 mod worker;
 mod ws;
 
-pub use http::{configure, endpoint, guard_origin, not_found};
+pub use connection::{ConnectionData, Lifeline, connection_data};
+pub use http::{configure, endpoint, guard_origin, not_found, refuse};
 pub use worker::{ConnectionLimiter, Settings, Shared, Worker};

@@ -17,6 +17,7 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    connection::lifeline,
     credentials::{self, Client},
     http::charge,
     poll::read_body_into,
@@ -64,13 +65,17 @@ async fn stream(
         query.set_last_event_id(id);
     }
     match subscribe(&worker, client, &query).await {
-        Ok(body) => Ok(event_stream().body(body)),
+        Ok(body) => {
+            let session = &body.connection.session;
+            session.with(|session| session.set_lifeline(lifeline(&request)));
+            Ok(event_stream().body(body))
+        }
         Err(refusal) => refuse(refusal, query.native()),
     }
 }
 
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.
-fn refuse(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
+pub fn refuse(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
     if native && is_transient(refusal.code) {
         return Ok(event_stream().body(closing_stream(&refusal)));
     }

@@ -40,6 +40,7 @@ use tokio::time::Sleep;
 use tokio_stream::Stream;
 
 use super::{
+    connection::{connection_data, lifeline},
     credentials::{Authentication, authenticate},
     frame_guard::{FrameGuard, TooLarge},
     http::charge,
@@ -49,7 +50,7 @@ use super::{
 use crate::{
     auth::Identity,
     protocol::{CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest},
-    session::Outgoing,
+    session::{Outgoing, Sever},
 };
 
 /// How long a connection without a credential may take to send one.
@@ -84,7 +85,8 @@ pub async fn connect(
             .aggregate_continuations()
             .max_continuation_size(max_bytes),
         too_large,
-        limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
+        limiter: connection_data::<Arc<ConnectionLimiter>>(&request),
+        lifeline: lifeline(&request),
         encoding,
         stage: Stage::Ended,
         work: None,
@@ -133,6 +135,7 @@ struct WsBody {
     too_large: TooLarge,
     worker: Rc<Worker>,
     limiter: Option<Arc<ConnectionLimiter>>,
+    lifeline: Option<Rc<dyn Sever>>,
     encoding: Encoding,
     stage: Stage,
     work: Option<Work>,
@@ -199,6 +202,10 @@ impl WsBody {
             Ok(connection) => connection,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
+        let lifeline = self.lifeline.take();
+        connection
+            .session
+            .with(|session| session.set_lifeline(lifeline));
         self.stage = Stage::Open(Box::new(Open {
             connection,
             pulse,
