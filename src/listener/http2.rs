@@ -20,12 +20,12 @@ use actix_web::{
 use bytes::Bytes;
 use h2::{Ping, PingPong, Reason, RecvStream, server};
 use tokio::{
-    io::{AsyncRead, AsyncWrite},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite},
     time::{sleep, timeout},
 };
 
 use super::{
-    Door,
+    Door, LINGER,
     connection::{Link, Wire},
 };
 use crate::transport::ConnectionData;
@@ -45,7 +45,7 @@ const SEND_BUFFER: usize = 32 << 10;
 pub(super) async fn serve<IO, S, B>(
     door: Rc<Door>,
     app: Rc<S>,
-    wire: Wire<IO>,
+    mut wire: Wire<IO>,
     peer: Option<SocketAddr>,
 ) where
     IO: AsyncRead + AsyncWrite + Unpin + 'static,
@@ -56,7 +56,7 @@ pub(super) async fn serve<IO, S, B>(
     let link = Rc::clone(wire.link());
     link.set_multiplexed();
     let deadlines = door.listening.deadlines;
-    let handshake = builder().handshake::<_, Bytes>(wire);
+    let handshake = builder().handshake::<_, Bytes>(&mut wire);
     let Ok(Ok(mut connection)) = timeout(deadlines.first_head, handshake).await else {
         return;
     };
@@ -80,7 +80,7 @@ pub(super) async fn serve<IO, S, B>(
                     tracing::debug!(%error, "an HTTP/2 connection failed");
                     return;
                 }
-                None => return,
+                None => break,
             },
             () = wait_to_leave(&link), if !is_leaving => {
                 is_leaving = true;
@@ -89,6 +89,15 @@ pub(super) async fn serve<IO, S, B>(
             () = &mut vanished => return,
         }
     }
+    drop(connection);
+    let _ = timeout(LINGER, read_to_end(&mut wire)).await;
+}
+
+/// What the client has sent meanwhile would make the kernel reset the connection if it were not read,
+/// and take from some clients what they have not read yet.
+async fn read_to_end(wire: &mut (impl AsyncRead + Unpin)) {
+    let mut rest = [0; 1024];
+    while wire.read(&mut rest).await.is_ok_and(|read| read > 0) {}
 }
 
 fn builder() -> server::Builder {

@@ -3,6 +3,8 @@
 
 mod authentication;
 mod command_line;
+mod connections;
+mod draining;
 mod errors;
 mod events;
 mod gaps;
@@ -21,4 +23,5 @@ mod subscriptions;
 mod support;
 mod tenants;
 mod tickets;
+mod tls;
 mod websocket;

@@ -71,6 +71,13 @@ impl Raw {
             .expect("the bytes are sent");
     }
 
+    /// Sends on a connection that the gateway may have ended meanwhile; false where it has.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        within("sending", self.stream.write_all(bytes))
+            .await
+            .is_ok()
+    }
+
     /// Sends a masked frame, as clients do.
     pub async fn send_frame(&mut self, first: u8, payload: &[u8]) {
         self.send(&client_frame(first, payload)).await;
