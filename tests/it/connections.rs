@@ -174,3 +174,45 @@ async fn a_crowd_of_connections_does_not_make_the_listener_deaf() {
     let answer: serde_json::Value = answer.json().await.expect("JSON");
     assert_eq!(sse.event().await["id"], answer["id"]);
 }
+
+/// Nobody polls a transport that its client takes nothing from, and the kernel gives up on such a
+/// client only after a minute.
+#[tokio::test]
+async fn a_client_that_takes_nothing_does_not_outlive_its_token_or_its_revocation() {
+    let gateway = TestGateway::with("limits.connections = 3").await;
+    let revoked = Claims::all("revoked");
+    let expires = Claims::all("expires").expiring_in(6);
+    let mut stuck_ws = gateway
+        .narrow_ws(&revoked, "topics=a:*", "tribus.json.v1")
+        .await;
+    let mut stuck = Vec::new();
+    for claims in [&revoked, &expires] {
+        let mut sse = gateway.narrow_sse(claims, "topics=a:*", None).await;
+        sse.frame("live").await;
+        stuck.push(sse);
+    }
+    stuck_ws.frame("live").await;
+    let event = json!({"topic": "a:1", "data": "x".repeat(8000)});
+    for _ in 0..12 {
+        let (status, _) = gateway
+            .post(&json!(vec![event.clone(); 100]).to_string())
+            .await;
+        assert_eq!(status, 200);
+    }
+    let revoke = gateway.http.post(gateway.admin_url("/admin/disconnect"));
+    let revoke = revoke.body(json!({"sub": "revoked"}).to_string()).send();
+    assert_eq!(revoke.await.expect("an answer").status(), 204);
+    let bob = Claims::all("bob");
+    let mut places = Vec::new();
+    within("all places to be free", async {
+        while places.len() < 3 {
+            let answer = gateway.get("/events", "topics=a:*", &bob).await;
+            match answer.status().as_u16() {
+                200 => places.push(answer),
+                _ => tokio::time::sleep(Duration::from_millis(100)).await,
+            }
+        }
+    })
+    .await;
+    drop((stuck_ws, stuck));
+}

@@ -216,3 +216,44 @@ async fn the_commands_trust_the_authority_of_a_file_or_of_the_system_and_nobody_
     assert_ne!(not_pem.code, Some(0));
     assert!(not_pem.stderr.contains("--ca /dev/null"), "{not_pem:?}");
 }
+
+#[tokio::test]
+async fn no_token_reaches_the_log_over_http2_either() {
+    let files = TlsFiles::new();
+    let (cert, key) = (files.cert(), files.key());
+    let variables = [
+        ("TRIBUS__TLS__CERT", cert.to_str().expect("UTF-8")),
+        ("TRIBUS__TLS__KEY", key.to_str().expect("UTF-8")),
+        ("TRIBUS__AUTH__HS256_SECRET", SECRET),
+        ("TRIBUS__LOG__LEVEL", "trace"),
+    ];
+    let free = "127.0.0.1:0";
+    let arguments = ["serve", "--listen", free, "--admin-listen", free];
+    let mut program = Program::tribus(&arguments, &variables);
+    let line = program.says("https://").await;
+    let at = line.find("https://").expect("a URL");
+    let url: String = line[at..].split_whitespace().next().expect("it").to_owned();
+    let http = files.authority.http();
+    let in_header = Claims::all("alice").token();
+    let in_query = Claims::all("bob").token();
+    let requests = [
+        http.get(format!("{url}/poll?topics=a:1"))
+            .bearer_auth(&in_header),
+        http.get(format!("{url}/poll?topics=a:1&token={in_query}")),
+    ];
+    for request in requests {
+        let answer = request.send().await.expect("an answer");
+        assert_eq!(
+            (answer.status().as_u16(), answer.version()),
+            (200, reqwest::Version::HTTP_2)
+        );
+    }
+    program.signal("TERM");
+    let ended = program.ended().await;
+    assert!(ended.stderr.contains("TRACE"), "logs were on");
+    for token in [in_header, in_query] {
+        let signature = token.rsplit('.').next().expect("a signature");
+        let line = ended.stderr.lines().find(|line| line.contains(signature));
+        assert!(line.is_none(), "{line:?}");
+    }
+}
