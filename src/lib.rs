@@ -36,6 +36,8 @@ pub mod admin;
 
 pub mod page;
 
+pub mod listener;
+
 pub mod gateway;
 
 pub mod cli;

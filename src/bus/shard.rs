@@ -4,11 +4,15 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use slab::Slab;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
 
 use super::{
     Bus, Latest, StartPoint,
@@ -28,6 +32,9 @@ use crate::{
 
 /// Events dispatched before the worker's other tasks get their turn.
 const DISPATCH_BATCH: usize = 64;
+
+/// How often sessions are looked after whose transports are not polled.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
 
 /// What a shard may be told from outside its thread.
 #[derive(Clone, Debug)]
@@ -141,6 +148,8 @@ impl Shard {
         mut head: watch::Receiver<u64>,
         mut commands: mpsc::Receiver<ShardCommand>,
     ) {
+        let mut look_after = tokio::time::interval(LOOK_AFTER);
+        look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 changed = head.changed() => match changed {
@@ -148,7 +157,15 @@ impl Shard {
                     Err(_) => return,
                 },
                 Some(command) = commands.recv() => self.obey(command),
+                _ = look_after.tick() => self.look_after_sessions(),
             }
+        }
+    }
+
+    fn look_after_sessions(&self) {
+        let (now, at) = (Timestamp::now(), Instant::now());
+        for (_, session) in self.sessions.borrow().iter() {
+            session.borrow_mut().look_after(now, at);
         }
     }
 

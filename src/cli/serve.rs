@@ -1,14 +1,8 @@
 //! `tribus serve`: the gateway itself.
 
 use std::{
-    borrow::Cow,
-    fmt::Write,
-    io::IsTerminal,
-    net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
+    borrow::Cow, fmt::Write, io::IsTerminal, net::ToSocketAddrs, path::PathBuf, process::ExitCode,
+    sync::Arc, time::Duration,
 };
 
 use anyhow::Context;
@@ -20,6 +14,7 @@ use crate::{
     auth::{Authenticator, NewToken, Secret, sign_hs256},
     config::{Config, LogConfig, LogFormat},
     gateway::Gateway,
+    listener::Tls,
 };
 
 /// A development token outlives a working day, and not a week.
@@ -88,21 +83,28 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let stop = stop_signal()?;
         let gateway = Gateway::bind(config)?;
         let address = gateway.address()?;
-        tracing::info!(%address, admin = %gateway.admin_address()?, "listening");
+        let scheme = if gateway.tls().is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let url = format!("{scheme}://{address}");
+        tracing::info!(%address, %url, admin = %gateway.admin_address()?, "listening");
         if let Some(secret) = &development {
-            eprintln!("{}", development_notice(secret, address)?);
+            eprintln!("{}", development_notice(secret, &url)?);
         }
-        let authenticator = Arc::clone(gateway.authenticator());
-        // The secret of development mode ends with the process, so there is nothing to read again.
-        let reload = development.is_none().then(|| {
-            actix_web::rt::spawn(async move {
-                reload_on_hangup(hangup, &args.source, &authenticator).await;
-            })
+        let reloaded = Reloaded {
+            // The secret of development mode ends with the process, so there is nothing to read again.
+            keys: development
+                .is_none()
+                .then(|| Arc::clone(gateway.authenticator())),
+            tls: gateway.tls().cloned(),
+        };
+        let reload = actix_web::rt::spawn(async move {
+            reload_on_hangup(hangup, &args.source, &reloaded).await;
         });
         let ended = gateway.run(stop).await;
-        if let Some(reload) = reload {
-            reload.abort();
-        }
+        reload.abort();
         ended
     })?;
     tracing::info!("stopped");
@@ -132,7 +134,7 @@ fn ensure_loopback(key: &str, address: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<String> {
+fn development_notice(secret: &Secret, url: &str) -> anyhow::Result<String> {
     let everything = Some(vec!["**".to_owned()]);
     let token = sign_hs256(
         secret,
@@ -150,13 +152,10 @@ fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<St
         "\n  DEVELOPMENT MODE: no key is configured, so this secret and this token were made up now,\n  \
          end with this process, and are good on this machine only. Not for production.\n"
     )?;
+    writeln!(notice, "  Open in a browser:\n\n    {url}/#token={token}\n")?;
     writeln!(
         notice,
-        "  Open in a browser:\n\n    http://{address}/#token={token}\n"
-    )?;
-    writeln!(
-        notice,
-        "  Or in another terminal:\n\n    export TRIBUS_URL=http://{address}"
+        "  Or in another terminal:\n\n    export TRIBUS_URL={url}"
     )?;
     writeln!(notice, "    export TRIBUS_TOKEN={token}")?;
     Ok(notice)
@@ -175,15 +174,34 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Reads keys again on each SIGHUP; keys that are no good leave the old ones in place.
-async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, authenticator: &Authenticator) {
+/// What is read again on SIGHUP.
+struct Reloaded {
+    keys: Option<Arc<Authenticator>>,
+    tls: Option<Arc<Tls>>,
+}
+
+/// Reads keys and certificates again on each SIGHUP; those that are no good leave the old ones in
+/// place, and do not keep the others from being taken.
+async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, reloaded: &Reloaded) {
     while hangup.recv().await.is_some() {
-        let reloaded = source
-            .load()
-            .and_then(|config| Ok(authenticator.reload(config.auth_options())?));
-        match reloaded {
-            Ok(()) => tracing::info!("read the keys again"),
-            Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
+        let config = match source.load() {
+            Ok(config) => config,
+            Err(error) => {
+                tracing::error!("keys and certificates stay as they were: {error:#}");
+                continue;
+            }
+        };
+        if let Some(authenticator) = &reloaded.keys {
+            match authenticator.reload(config.auth_options()) {
+                Ok(()) => tracing::info!("read the keys again"),
+                Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
+            }
+        }
+        if let Some(tls) = &reloaded.tls {
+            match tls.reload(&config.tls) {
+                Ok(()) => tracing::info!("read the certificate again"),
+                Err(error) => tracing::error!("the certificate stays as it was: {error:#}"),
+            }
         }
     }
 }

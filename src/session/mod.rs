@@ -39,6 +39,8 @@ pub use peer::{ConnectionId, ConnectionIdError, Peer};
 pub use replay::Announcement;
 pub use tally::Tally;
 
+use jiff::Timestamp;
+
 use crate::{
     auth::Identity,
     bus::{Bus, Gap, Range, RewindScan, StartPoint},
@@ -53,6 +55,15 @@ use crate::{
 
 /// Pages read before the worker's other connections get their turn.
 const STEPS_A_TURN: usize = 4;
+
+/// How long a client may take for what waits for it when its session ends. Longer than anyone who
+/// reads needs.
+const COLLECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Ends a transport from outside of it, whether its client takes anything or not.
+pub trait Sever {
+    fn sever(&self);
+}
 
 /// Bounds on a session, from the configuration.
 #[derive(Clone, Copy, Debug)]
@@ -80,6 +91,9 @@ pub struct Session {
     /// `connected` is in the mailbox or was sent; before it there is no stream cursor.
     announced: bool,
     closed: Option<CloseReason>,
+    closed_at: Option<Instant>,
+    /// The transport's.
+    lifeline: Option<Rc<dyn Sever>>,
     position_told: Instant,
 }
 
@@ -110,6 +124,8 @@ impl Session {
             waker: None,
             announced: false,
             closed: None,
+            closed_at: None,
+            lifeline: None,
             position_told: Instant::now(),
         }
     }
@@ -218,7 +234,32 @@ impl Session {
         self.position = self.settled_position();
         self.reading = Reading::FromLog;
         self.closed.get_or_insert(reason);
+        self.closed_at.get_or_insert_with(Instant::now);
         self.wake();
+    }
+
+    /// Gives the means to end the transport, for when its client takes nothing any more.
+    pub fn set_lifeline(&mut self, lifeline: Option<Rc<dyn Sever>>) {
+        self.lifeline = lifeline;
+    }
+
+    /// Does what the transport can not while its client takes nothing, for then nobody polls it: ends
+    /// the session with its token, and the transport with the session.
+    pub(crate) fn look_after(&mut self, now: Timestamp, at: Instant) {
+        match self.closed_at {
+            None if self.identity.is_expired(now) => {
+                self.close(CloseReason::TokenExpired, Duration::ZERO);
+            }
+            Some(since) if at.saturating_duration_since(since) >= COLLECT_WITHIN => self.abandon(),
+            None | Some(_) => {}
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.mailbox = Mailbox::default();
+        if let Some(lifeline) = self.lifeline.take() {
+            lifeline.sever();
+        }
     }
 
     /// A live event from the shard. Not taken where the session does not want it, has it, or

@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
         header::{self, HeaderValue},
@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use tokio_stream::StreamExt;
 
 use super::{
+    connection::connection_data,
     origin::{self, Origin},
     poll, publish, sse, ticket,
     worker::{Here, Worker},
@@ -25,7 +26,7 @@ use super::{
 use crate::{
     limits::ConnectionLimiter,
     metrics::Endpoint,
-    protocol::{ErrorCode, LimitHit, LimitKind, Refusal, ServerFrame},
+    protocol::{ErrorCode, LimitHit, LimitKind, Query, Refusal, ServerFrame},
 };
 
 /// A request body that is not there by then never comes: slow senders would hold memory. Whatever
@@ -117,6 +118,15 @@ fn with_cors_on_error(
     let mut response = error.error_response();
     origin::add_cors_headers(response.headers_mut(), origin, worker);
     actix_web::error::InternalError::from_response(error, response).into()
+}
+
+/// The response of a request that is refused whatever it asks for, in the form that its endpoint
+/// has for refusals.
+pub fn refuse(head: &RequestHead, refusal: &Refusal) -> HttpResponse {
+    let is_native = head.uri.path() == "/events"
+        && Query::parse(head.uri.query().unwrap_or_default()).is_ok_and(|query| query.native());
+    sse::respond_refusal(refusal.clone(), is_native)
+        .unwrap_or_else(|refusal| refusal.error_response())
 }
 
 /// A path that does not exist.
@@ -214,7 +224,7 @@ pub async fn read_body(
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let take_bytes = |count| match request.conn_data::<Arc<ConnectionLimiter>>() {
+    let take_bytes = |count| match connection_data::<Arc<ConnectionLimiter>>(request) {
         Some(limiter) => limiter.take_bytes(count),
         None => Ok(()),
     };
@@ -275,9 +285,9 @@ fn charge_request(
     worker: &Worker,
     is_handshake: impl Fn(&ConnectionLimiter) -> bool,
 ) -> Result<(), Refusal> {
-    if let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() {
+    if let Some(limiter) = connection_data::<Arc<ConnectionLimiter>>(request) {
         limiter.take_message()?;
-        if is_handshake(limiter)
+        if is_handshake(&limiter)
             && let Some(address) = worker.client_address(request)
         {
             worker.shared.limits.addresses.take_handshake(address)?;

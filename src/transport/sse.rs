@@ -17,6 +17,7 @@ use actix_web::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    connection::lifeline,
     credentials::{self, Client},
     http::charge_stream,
     poll::read_body_into,
@@ -73,7 +74,11 @@ async fn stream(
         address: worker.client_address(&request),
     };
     match subscribe(&worker, client, peer, &query).await {
-        Ok(body) => Ok(event_stream().body(body)),
+        Ok(body) => {
+            let session = &body.connection.session;
+            session.with(|session| session.set_lifeline(lifeline(&request)));
+            Ok(event_stream().body(body))
+        }
         Err(refusal) => refuse(refusal, query.native(), &request, &worker),
     }
 }
@@ -90,17 +95,27 @@ fn refuse_http_1_0(request: &HttpRequest) -> Result<(), Refusal> {
 }
 
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.
+///
+/// # Errors
+/// The refusal, where it is to be told by its status.
+pub fn respond_refusal(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
+    if native && is_transient(refusal.code) {
+        return Ok(event_stream().body(closing_stream(&refusal)));
+    }
+    Err(refusal)
+}
+
 fn refuse(
     refusal: Refusal,
     native: bool,
     request: &HttpRequest,
     worker: &Worker,
 ) -> Result<HttpResponse, Refusal> {
-    if native && is_transient(refusal.code) {
-        worker.note_refusal(Endpoint::Events, &refusal, worker.client_address(request));
-        return Ok(event_stream().body(closing_stream(&refusal)));
-    }
-    Err(refusal)
+    let noted = refusal.clone();
+    let response = respond_refusal(refusal, native)?;
+    // One that is told by its status is noted on its way out.
+    worker.note_refusal(Endpoint::Events, &noted, worker.client_address(request));
+    Ok(response)
 }
 
 async fn subscribe(

@@ -3,6 +3,8 @@
 
 mod authentication;
 mod command_line;
+mod connections;
+mod draining;
 mod errors;
 mod events;
 mod gaps;
@@ -27,4 +29,5 @@ mod support;
 mod telemetry;
 mod tenants;
 mod tickets;
+mod tls;
 mod websocket;

@@ -47,6 +47,7 @@ use socket::{WsSocket, put_close};
 use tokio::time::Sleep;
 
 use super::{
+    connection::{connection_data, lifeline},
     credentials::{Authentication, authenticate},
     http::charge_stream,
     pulse::{Pulse, poll_next},
@@ -59,7 +60,7 @@ use crate::{
     protocol::{
         CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest, Transport,
     },
-    session::{Outgoing, Peer, Tally},
+    session::{Outgoing, Peer, Sever, Tally},
 };
 
 /// How long a connection without a credential may take to send one.
@@ -82,7 +83,8 @@ pub async fn connect(
     let mut body = WsBody {
         encoding: Encoding::negotiated(&response),
         socket,
-        limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
+        limiter: connection_data::<Arc<ConnectionLimiter>>(&request),
+        lifeline: lifeline(&request),
         stage: Stage::Ended,
         work: None,
         strikes: Strikes::default(),
@@ -119,6 +121,7 @@ struct WsBody {
     socket: WsSocket,
     worker: Rc<Worker>,
     limiter: Option<Arc<ConnectionLimiter>>,
+    lifeline: Option<Rc<dyn Sever>>,
     encoding: Encoding,
     stage: Stage,
     work: Option<Work>,
@@ -186,6 +189,10 @@ impl WsBody {
             Ok(connection) => connection,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
+        let lifeline = self.lifeline.take();
+        connection
+            .session
+            .with(|session| session.set_lifeline(lifeline));
         self.stage = Stage::Open(Box::new(Open {
             connection,
             pulse,
