@@ -15,10 +15,10 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::variables;
+use super::{open_files, service_manager, variables};
 use crate::{
     auth::{Authenticator, NewToken, Secret, sign_hs256},
-    config::{Config, LogConfig, LogFormat},
+    config::{Config, LogConfig, LogFormat, Origins},
     gateway::Gateway,
 };
 
@@ -60,6 +60,12 @@ impl ConfigArgs {
     /// # Errors
     /// Names the key that is wrong.
     pub fn load(&self) -> anyhow::Result<Config> {
+        Ok(self.load_explained()?.0)
+    }
+
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn load_explained(&self) -> anyhow::Result<(Config, Origins)> {
         variables::check(std::env::vars_os())?;
         let workers = self.workers.map(|workers| workers.to_string());
         let flags: Vec<(&str, String)> = [
@@ -70,7 +76,7 @@ impl ConfigArgs {
         .into_iter()
         .filter_map(|(key, value)| Some((key, value?)))
         .collect();
-        Ok(Config::load(self.config.as_deref(), &flags)?)
+        Ok(Config::load_explained(self.config.as_deref(), &flags)?)
     }
 }
 
@@ -86,9 +92,12 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         // Before anyone is told that it listens: until then a signal would just end the process.
         let hangup = signal(SignalKind::hangup())?;
         let stop = stop_signal()?;
+        let connections = config.limits.connections;
         let gateway = Gateway::bind(config)?;
+        allow_open_files(connections);
         let address = gateway.address()?;
         tracing::info!(%address, admin = %gateway.admin_address()?, "listening");
+        service_manager::ready();
         if let Some(secret) = &development {
             eprintln!("{}", development_notice(secret, address)?);
         }
@@ -172,12 +181,14 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
         }
         tracing::info!("draining");
+        service_manager::stopping();
     })
 }
 
 /// Reads keys again on each SIGHUP; keys that are no good leave the old ones in place.
 async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, authenticator: &Authenticator) {
     while hangup.recv().await.is_some() {
+        service_manager::reloading();
         let reloaded = source
             .load()
             .and_then(|config| Ok(authenticator.reload(config.auth_options())?));
@@ -185,6 +196,19 @@ async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, authenticator
             Ok(()) => tracing::info!("read the keys again"),
             Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
         }
+        service_manager::ready();
+    }
+}
+
+/// Each connection is an open file; a gateway that runs out of them can not even refuse clients.
+fn allow_open_files(connections: usize) {
+    match open_files::raise() {
+        Ok(allowed) => {
+            if let Some(shortage) = open_files::shortage(connections, allowed) {
+                tracing::warn!("{shortage}");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "can not raise the limit of open files"),
     }
 }
 

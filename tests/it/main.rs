@@ -3,6 +3,7 @@
 
 mod authentication;
 mod command_line;
+mod deployment;
 mod errors;
 mod events;
 mod gaps;

@@ -33,11 +33,17 @@ impl Program {
     /// Runs `tribus` with these arguments, and no variables of its own but these.
     pub fn tribus(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tribus"));
-        let inherited = std::env::vars_os().map(|(name, _)| name);
-        for name in inherited.filter(|name| name.to_string_lossy().starts_with("TRIBUS")) {
-            command.env_remove(name);
-        }
-        command.args(arguments).envs(variables.iter().copied());
+        command.args(arguments);
+        Self::start(with_variables(command, variables))
+    }
+
+    /// As [`Program::tribus`], by a shell that prepares what the program inherits and then becomes
+    /// it: `exec "$TRIBUS_BIN" "$@"`.
+    pub fn tribus_by_shell(script: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "bash"]).args(arguments);
+        let mut command = with_variables(command, variables);
+        command.env("TRIBUS_BIN", env!("CARGO_BIN_EXE_tribus"));
         Self::start(command)
     }
 
@@ -48,7 +54,8 @@ impl Program {
         Self::start(command)
     }
 
-    fn start(mut command: Command) -> Self {
+    /// Any other program.
+    pub fn start(mut command: Command) -> Self {
         command
             .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
@@ -73,6 +80,17 @@ impl Program {
         fields
             .map(|ticks| ticks.parse::<u64>().expect("a number"))
             .sum()
+    }
+
+    /// How many files it may have open.
+    pub fn soft_limit_of_files(&self) -> String {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id()));
+        let limits = limits.expect("a running program");
+        let files = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let mut columns = files.expect("a limit").split_whitespace();
+        columns.next().expect("a soft limit").to_owned()
     }
 
     /// Writes all of its standard input, and closes it.
@@ -117,6 +135,16 @@ impl Program {
             stderr,
         }
     }
+}
+
+/// No variables of the gateway but these.
+fn with_variables(mut command: Command, variables: &[(&str, &str)]) -> Command {
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    for name in inherited.filter(|name| name.to_string_lossy().starts_with("TRIBUS")) {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+    command
 }
 
 impl Drop for Program {
