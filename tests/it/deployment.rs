@@ -1,7 +1,10 @@
 //! What operators get besides the binary: the sample configuration, the container image, the
 //! systemd unit, and what `docs/operations.md` says of proxies.
 
+mod container;
+mod proxies;
 mod sample;
+mod service;
 
 use std::path::{Path, PathBuf};
 

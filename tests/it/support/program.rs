@@ -109,11 +109,32 @@ impl Program {
         self.stdout.next_with(part).await
     }
 
+    /// What it said on standard error so far.
+    pub fn said(&mut self) -> String {
+        while let Ok(line) = self.stderr.coming.try_recv() {
+            self.stderr.seen.push_str(&line);
+            self.stderr.seen.push('\n');
+        }
+        self.stderr.seen.clone()
+    }
+
     /// Sends a signal, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status();
         assert!(sent.expect("kill runs").success(), "{name}");
+    }
+
+    /// Asks it to end, and waits for a while, without panicking.
+    pub fn terminate(&mut self) {
+        let id = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-s", "TERM", &id]).status();
+        for _ in 0..200 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits for its end.
