@@ -54,6 +54,8 @@ impl Kind {
     }
 }
 
+const WORKERS_OF_NGINX: usize = 2;
+
 /// A gateway behind a proxy that speaks TLS.
 pub struct Front {
     kind: Kind,
@@ -131,7 +133,10 @@ impl Front {
         match self.kind {
             Kind::Nginx => {
                 self.proxy.signal("HUP");
-                self.proxy.says("gracefully shutting down").await;
+                // Until the last of the old workers takes nobody new.
+                for _ in 0..WORKERS_OF_NGINX {
+                    self.proxy.says("gracefully shutting down").await;
+                }
             }
             Kind::Haproxy => {
                 self.proxy.signal("USR2");
@@ -300,7 +305,7 @@ impl Place<'_> {
                 (
                     "worker_processes auto;",
                     format!(
-                        "worker_processes 2;\npid {pid};\ndaemon off;\nerror_log stderr notice;"
+                        "worker_processes {WORKERS_OF_NGINX};\npid {pid};\ndaemon off;\nerror_log stderr notice;"
                     ),
                 ),
                 ("worker_rlimit_nofile 262144;", String::new()),
