@@ -4,7 +4,7 @@
 //! JSON; sealing it with a position puts the `id` in front and yields the [`Event`], whose bytes
 //! every subscriber of every transport shares.
 
-use std::{fmt, str::FromStr, sync::Arc};
+use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -129,6 +129,15 @@ fn is_word_byte(byte: u8) -> bool {
 /// Flat string tags of an event, in the publisher's order.
 pub type Tags = Box<[(Box<str>, Box<str>)]>;
 
+/// The span that a traced publish's deliveries belong to (W3C Trace Context, section 3.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TraceContext {
+    pub trace_id: [u8; 16],
+    pub span_id: [u8; 8],
+    /// When the gateway took the publish.
+    pub accepted: SystemTime,
+}
+
 /// An event that has been accepted and not yet been given its position.
 #[derive(Clone, Debug)]
 pub struct Draft {
@@ -138,6 +147,8 @@ pub struct Draft {
     pub tags: Tags,
     /// Delivered to those who are there now, never retained.
     pub ephemeral: bool,
+    /// Where the publish is traced.
+    pub trace: Option<Arc<TraceContext>>,
     /// The envelope's JSON from `"topic"` to the closing brace.
     pub body: Vec<u8>,
 }
@@ -174,6 +185,7 @@ impl Draft {
             name: self.name,
             tags: self.tags,
             ephemeral: self.ephemeral,
+            trace: self.trace,
             frame: frame.freeze(),
             json_at: header_len,
             id_len: id.len(),
@@ -190,6 +202,8 @@ pub struct Event {
     pub name: Box<str>,
     pub tags: Tags,
     pub ephemeral: bool,
+    /// Where its publish is traced.
+    pub trace: Option<Arc<TraceContext>>,
     frame: Bytes,
     json_at: usize,
     id_len: usize,
@@ -314,6 +328,7 @@ mod tests {
             name: "message".into(),
             tags: Box::default(),
             ephemeral: false,
+            trace: None,
             body: format!(r#""topic":"a:b","data":"{}"}}"#, "x".repeat(filler)).into_bytes(),
         }
     }

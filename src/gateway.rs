@@ -30,6 +30,7 @@ use crate::{
     page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
+    telemetry::Telemetry,
     transport::{self, Settings, Shared, Worker},
 };
 
@@ -38,6 +39,10 @@ use crate::{
 const WRITE_STALL: Duration = Duration::from_secs(60);
 /// Connections that wait to be accepted; a storm of reconnects comes all at once.
 const LISTEN_BACKLOG: u32 = 4096;
+/// How long a connection may stay idle between two requests: longer than the 60 s for which proxies
+/// and clients' pools keep theirs, so that they are the ones to close it. Whoever closes may do so
+/// just when the other sends a request, which is then lost.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
 /// How long a connection that the gateway ends may take to read what was sent to it last. Browsers
 /// tell their page of a Close only when this is over.
 const LINGER: Duration = Duration::from_millis(500);
@@ -68,6 +73,7 @@ impl Gateway {
             tickets: TicketStore::new(),
             revocations: RevocationList::new(),
             limits: Limits::new(&config.limits),
+            telemetry: Telemetry::start(&config.telemetry)?,
             connections: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -134,6 +140,9 @@ impl Gateway {
         for task in background {
             task.abort();
         }
+        if let Some(telemetry) = self.shared.telemetry.clone() {
+            let _ = tokio::task::spawn_blocking(move || telemetry.shut_down()).await;
+        }
         match ended {
             None => Ok(()),
             Some(ended) => Ok(ended.context("the server's task failed")??),
@@ -157,7 +166,7 @@ impl Gateway {
         let mut server = HttpServer::new(move || {
             let worker = Rc::new(Worker {
                 shared: Arc::clone(&shared),
-                shard: shard_of_this_thread(&bus, limits),
+                shard: shard_of_this_thread(&bus, limits, &shared.telemetry),
             });
             App::new()
                 .app_data(worker)
@@ -170,6 +179,7 @@ impl Gateway {
         .backlog(LISTEN_BACKLOG)
         .max_connections(self.config.limits.connections.saturating_add(1024))
         .h1_allow_half_closed(false)
+        .keep_alive(KEEP_ALIVE)
         .client_disconnect_timeout(LINGER)
         .shutdown_timeout(grace.as_secs().max(1))
         .disable_signals();
@@ -208,12 +218,16 @@ thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
 }
 
-fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits) -> Rc<Shard> {
+fn shard_of_this_thread(
+    bus: &Arc<Bus>,
+    limits: SessionLimits,
+    telemetry: &Option<Arc<Telemetry>>,
+) -> Rc<Shard> {
     SHARD.with_borrow_mut(|slot| {
         let shard = slot
             .take()
             .filter(|shard| Arc::ptr_eq(shard.bus(), bus))
-            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits));
+            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits, telemetry.clone()));
         Rc::clone(slot.insert(shard))
     })
 }

@@ -24,6 +24,8 @@ pub mod config;
 
 pub mod limits;
 
+pub mod telemetry;
+
 pub mod transport;
 
 pub mod admin;

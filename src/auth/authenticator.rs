@@ -12,17 +12,16 @@ use tokio::{sync::Notify, time::sleep};
 use tracing::{info, warn};
 
 use super::{
-    AuthError, AuthOptions, Identity,
+    AuthError, AuthOptions, Hook, Identity,
     claims::{ClaimPolicy, Verified},
     keys::{KeyError, VerifyingKey, load_local},
     remote::{FetchedKeys, KeySource, RefreshError, sha256},
     token::Jws,
 };
 
-/// Verified tokens remembered: enough for the long-polls of a node. One with more than [`FREE_GRANTS`] grants counts for
-/// more, so that the cache stays within some 20 MiB whatever the tokens are.
+/// Verified tokens remembered: enough for the long-polls of a node. One with many grants counts for more, so that the
+/// cache stays within some 20 MiB whatever the tokens are.
 const CACHED_TOKENS: usize = 10_000;
-const FREE_GRANTS: usize = 16;
 
 /// A faster refresh would be an attack on the identity provider.
 const MIN_REFRESH: Duration = Duration::from_secs(1);
@@ -45,6 +44,7 @@ struct KeyRing {
     local: Arc<[VerifyingKey]>,
     remote: Option<Remote>,
     policy: Arc<ClaimPolicy>,
+    hook: Option<Arc<Hook>>,
     refresh: Duration,
     max_token_bytes: usize,
     /// SHA-256 of the token → what it says.
@@ -56,9 +56,7 @@ struct ByGrants;
 
 impl Weighter<[u8; 32], Arc<Verified>> for ByGrants {
     fn weight(&self, _: &[u8; 32], verified: &Arc<Verified>) -> u64 {
-        let identity = &verified.identity;
-        let grants = identity.subscribe.len() + identity.publish.len();
-        (1 + grants / FREE_GRANTS) as u64
+        verified.weight()
     }
 }
 
@@ -108,14 +106,19 @@ impl Authenticator {
         Ok(identity)
     }
 
-    /// Puts new options in place and reads the files again. The fetched keys stay if the URL is the same; all tokens
-    /// are verified anew. Blocks on small files.
+    /// Who asks the backend for identities, where one is configured. A caller keeps the one it began with.
+    pub fn hook(&self) -> Option<Arc<Hook>> {
+        self.ring().hook.clone()
+    }
+
+    /// Puts new options in place and reads the files again. The fetched keys stay if the URL is the same, and what the
+    /// hook remembers if nothing of it changed; all tokens are verified anew. Blocks on small files.
     ///
     /// # Errors
     /// [`KeyError`]; everything is as before then.
     pub fn reload(&self, options: AuthOptions) -> Result<(), KeyError> {
-        let remote = self.ring().remote.clone();
-        let ring = KeyRing::load(&options, remote)?;
+        let current = Arc::clone(&self.ring());
+        let ring = KeyRing::load(&options, Some(&current))?;
         self.replace(|current| Some(ring.with_newer(current)));
         self.reloaded.notify_one();
         Ok(())
@@ -179,20 +182,31 @@ impl Authenticator {
 }
 
 impl KeyRing {
-    fn load(options: &AuthOptions, current: Option<Remote>) -> Result<Self, KeyError> {
+    /// `current` is what was in use before.
+    fn load(options: &AuthOptions, current: Option<&KeyRing>) -> Result<Self, KeyError> {
         if !options.has_keys() {
             return Err(KeyError::NoKeys);
         }
         let remote = match &options.jwks_url {
-            Some(url) => Some(Remote::new(url, current)?),
+            Some(url) => {
+                let current = current.and_then(|ring| ring.remote.clone());
+                Some(Remote::new(url, current)?)
+            }
             None => None,
         };
-        let local = load_local(options)?.into();
         let policy = Arc::new(ClaimPolicy::new(options)?);
+        let hook = match &options.hook {
+            Some(options) => {
+                let current = current.and_then(|ring| ring.hook.clone());
+                Some(Hook::renewed(current, options, &policy)?)
+            }
+            None => None,
+        };
         Ok(Self {
-            local,
+            local: load_local(options)?.into(),
             remote,
             policy,
+            hook,
             refresh: options.jwks_refresh.max(MIN_REFRESH),
             max_token_bytes: options.max_token_bytes,
             cache: empty_cache(),
@@ -213,6 +227,7 @@ impl KeyRing {
             local: Arc::clone(&self.local),
             remote: Some(remote),
             policy: Arc::clone(&self.policy),
+            hook: self.hook.clone(),
             cache: empty_cache(),
             ..*self
         })
@@ -231,6 +246,9 @@ impl KeyRing {
     }
 
     fn verify(&self, token: &str) -> Result<Verified, AuthError> {
+        if self.local.is_empty() && self.remote.is_none() {
+            return Err(AuthError::Invalid("this gateway has no keys for tokens"));
+        }
         let token = Jws::parse(token)?;
         if self.keys().any(|key| key.verifies(&token)) {
             return self.policy.read(&token.payload()?);

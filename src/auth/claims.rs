@@ -19,10 +19,14 @@ use super::{
 /// Filters in one `subscribe` or `publish` claim; more would make every later check slow.
 const MAX_FILTERS: usize = 1000;
 
+/// Grants that take no more than one place of a cache.
+const FREE_GRANTS: usize = 16;
+
 /// Bytes of `sub`, `tenant` and `jti`, which stand in keys and logs.
 const MAX_NAME_BYTES: usize = 255;
 
 /// What is demanded of every token, and granted to those that say nothing.
+#[derive(PartialEq)]
 pub(super) struct ClaimPolicy {
     issuer: Option<String>,
     audience: Option<String>,
@@ -30,13 +34,19 @@ pub(super) struct ClaimPolicy {
     default_publish: Vec<GrantTemplate>,
 }
 
-/// A token that was found good in all but time, which has to be asked for at every use.
+/// A token, or an answer of the auth hook, that was found good in all but time, which has to be asked for at every use.
 pub(super) struct Verified {
     pub identity: Arc<Identity>,
     not_before: Option<Timestamp>,
 }
 
 impl Verified {
+    /// What it takes of a cache's places.
+    pub fn weight(&self) -> u64 {
+        let grants = self.identity.subscribe.len() + self.identity.publish.len();
+        (1 + grants / FREE_GRANTS) as u64
+    }
+
     /// # Errors
     /// [`AuthError::Expired`] or [`AuthError::NotYetValid`].
     pub fn at(&self, now: Timestamp) -> Result<Arc<Identity>, AuthError> {
@@ -72,15 +82,25 @@ impl ClaimPolicy {
     /// # Errors
     /// [`AuthError::BadClaim`], or [`AuthError::Invalid`] for another issuer or audience.
     pub fn read(&self, payload: &[u8]) -> Result<Verified, AuthError> {
-        let claims: Claims = serde_json::from_slice(payload)
-            .map_err(|_| AuthError::Malformed("claims are not one object of distinct names"))?;
+        let claims = Claims::parse(payload)?;
         self.check_issuer(&claims)?;
         self.check_audience(&claims)?;
-        let identity = Arc::new(self.identity(&claims)?);
-        let not_before = claims.date("nbf")?;
+        self.verified(&claims, None)
+    }
+
+    /// Reads the claims that the auth hook's backend answered. Who asked them of whom is known, so `iss` and `aud` are
+    /// not looked at; `end` stands for a missing `exp`.
+    ///
+    /// # Errors
+    /// [`AuthError::Malformed`] or [`AuthError::BadClaim`].
+    pub fn read_answer(&self, payload: &[u8], end: Timestamp) -> Result<Verified, AuthError> {
+        self.verified(&Claims::parse(payload)?, Some(end))
+    }
+
+    fn verified(&self, claims: &Claims, end: Option<Timestamp>) -> Result<Verified, AuthError> {
         Ok(Verified {
-            identity,
-            not_before,
+            identity: Arc::new(self.identity(claims, end)?),
+            not_before: claims.date("nbf")?,
         })
     }
 
@@ -104,7 +124,7 @@ impl ClaimPolicy {
         }
     }
 
-    fn identity(&self, claims: &Claims) -> Result<Identity, AuthError> {
+    fn identity(&self, claims: &Claims, end: Option<Timestamp>) -> Result<Identity, AuthError> {
         let subject = claims.name("sub")?.ok_or(bad("sub", MISSING))?;
         let tenant = claims.name("tenant")?;
         let defaults = |templates: &[GrantTemplate]| {
@@ -121,7 +141,7 @@ impl ClaimPolicy {
                 .filters("publish")?
                 .unwrap_or_else(|| defaults(&self.default_publish)),
             trusted: claims.flag("trusted")?,
-            expires_at: claims.date("exp")?.ok_or(bad("exp", MISSING))?,
+            expires_at: claims.date("exp")?.or(end).ok_or(bad("exp", MISSING))?,
             token_id: claims.name("jti")?.map(Arc::from),
             limits: claims.limits()?.map(Box::new),
         })
@@ -153,6 +173,11 @@ const KNOWN: [&str; 11] = [
 struct Claims(HashMap<&'static str, Value>);
 
 impl Claims {
+    fn parse(json: &[u8]) -> Result<Self, AuthError> {
+        serde_json::from_slice(json)
+            .map_err(|_| AuthError::Malformed("claims are not one object of distinct names"))
+    }
+
     fn string(&self, name: &'static str) -> Result<Option<&str>, AuthError> {
         match self.0.get(name) {
             None => Ok(None),
@@ -215,12 +240,18 @@ impl Claims {
         let Some(value) = self.0.get("limits") else {
             return Ok(None);
         };
-        let limits = ClaimedLimits::deserialize(value).map_err(|_| {
-            bad(
-                "limits",
-                "not an object of limits of a subject, as the configuration names them, and numbers",
-            )
-        })?;
+        let malformed = bad(
+            "limits",
+            "not an object of limits of a subject, as the configuration names them, and numbers",
+        );
+        // Serde would also take a list of numbers, and null for one that is not there.
+        let Some(object) = value.as_object() else {
+            return Err(malformed);
+        };
+        if object.values().any(Value::is_null) {
+            return Err(malformed);
+        }
+        let limits = ClaimedLimits::deserialize(value).map_err(|_| malformed)?;
         if limits.has_zero() {
             return Err(bad("limits", "a limit is at least 1"));
         }

@@ -5,8 +5,10 @@ use crate::topic::TopicFilter;
 use super::keys::KeyError;
 
 /// A topic filter with the placeholders `{sub}` and `{tenant}`.
+#[derive(PartialEq)]
 pub(super) struct GrantTemplate(Vec<Piece>);
 
+#[derive(PartialEq)]
 enum Piece {
     Literal(String),
     Subject,

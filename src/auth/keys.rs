@@ -39,7 +39,7 @@ const RSA: [Algorithm; 6] = [
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     #[error(
-        "no key is configured: set auth.hs256_secret, auth.public_key_file, auth.jwks_file or auth.jwks_url"
+        "no key is configured: set auth.hs256_secret, auth.public_key_file, auth.jwks_file or auth.jwks_url, or auth.hook.url for sessions of your own"
     )]
     NoKeys,
     #[error("{option}: {fault}; make a new one with `openssl rand -hex 32`")]
@@ -63,6 +63,13 @@ pub enum KeyError {
     Url(&'static str),
     #[error("auth.jwks_url: cannot set up the HTTP client")]
     HttpClient(#[source] reqwest::Error),
+    #[error("auth.hook.{key}: {problem}")]
+    Hook {
+        key: &'static str,
+        problem: &'static str,
+    },
+    #[error("auth.hook.url: cannot set up the HTTP client")]
+    HookClient(#[source] reqwest::Error),
     #[error("{option}: bad pattern {pattern:?}: {problem}")]
     DefaultGrant {
         option: &'static str,

@@ -4,14 +4,18 @@
 //! "eyJ…" ─▶ token.rs   three parts, header          ─┐
 //!           keys.rs    which configured keys fit      ├─▶ authenticator.rs ─▶ Arc<Identity>
 //!           claims.rs  types, issuer, audience, grants ┘    (cache by SHA-256)
+//!
+//! cookies, headers ─▶ hook/   the site's own backend, which answers with claims ─▶ claims.rs ─▶ Arc<Identity>
 //! ```
 //!
 //! Invariants: nothing in a token is believed before its signature is verified, except `alg` and `kid`, which only
-//! choose among keys that the operator configured. No token causes I/O. Errors never quote a token.
+//! choose among keys that the operator configured. No token causes I/O; only what the operator named goes to the hook.
+//! Errors never quote a credential.
 
 mod authenticator;
 mod claims;
 mod grants;
+mod hook;
 mod identity;
 mod jwks;
 mod keys;
@@ -29,9 +33,10 @@ mod test_keys;
 mod tests;
 
 pub use authenticator::Authenticator;
+pub use hook::{Hook, HookError, SessionCredentials};
 pub use identity::{ClaimedLimits, Identity, LEEWAY};
 pub use keys::{KeyError, KeyFault};
-pub use options::{AuthOptions, Secret};
+pub use options::{AuthOptions, HookOptions, Secret};
 pub use remote::RefreshError;
 pub use revocations::{RevocationList, RevocationsFull};
 pub use sign::{NewToken, sign_hs256};
@@ -70,4 +75,17 @@ pub enum AuthError {
     /// The key set behind `auth.jwks_url` has never been fetched, and no other key fits. Worth a retry.
     #[error("verification keys are not available yet")]
     KeysUnavailable,
+}
+
+impl AuthError {
+    /// Whether this is no token of this gateway's at all, and may be a credential of another kind. A token that was
+    /// rightly signed is ours, also where it has expired or its claims are bad.
+    pub fn is_foreign(self) -> bool {
+        match self {
+            Self::TooLong | Self::Malformed(_) | Self::Invalid(_) => true,
+            Self::BadClaim { .. } | Self::Expired | Self::NotYetValid | Self::KeysUnavailable => {
+                false
+            }
+        }
+    }
 }

@@ -4,8 +4,8 @@ use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 
-/// A shared HMAC secret. `Debug` prints `***`; only [`Secret::expose`] gives it away.
-#[derive(Clone, Deserialize)]
+/// A shared secret: of HMAC, or the auth hook's. `Debug` prints `***`; only [`Secret::expose`] gives it away.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
 #[serde(transparent)]
 pub struct Secret(Box<str>);
 
@@ -64,11 +64,40 @@ pub struct AuthOptions {
     pub default_publish: Vec<String>,
     /// `limits.token_bytes`: longer tokens are refused before anything of them is parsed.
     pub max_token_bytes: usize,
+    /// `auth.hook`: the backend that knows the clients by sessions of its own.
+    pub hook: Option<HookOptions>,
+}
+
+/// `auth.hook.*`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HookOptions {
+    /// `url`: http or https, without a password.
+    pub url: String,
+    /// `headers`: names of request headers that are credentials.
+    pub headers: Vec<String>,
+    /// `cookies`: names of cookies that are credentials.
+    pub cookies: Vec<String>,
+    /// `secret`: what the gateway shows to the backend.
+    pub secret: Option<Secret>,
+    /// `timeout`: for one call, and again for the wait until it may be made.
+    pub timeout: Duration,
+    /// `concurrency`: calls at once.
+    pub concurrency: usize,
+    /// `cache`: how long an answer is good for other requests.
+    pub cache: Duration,
+    /// `stale`: how much longer it is while the backend can not be asked.
+    pub stale: Duration,
+    /// `lifetime`: how long an identity without `exp` lasts.
+    pub lifetime: Duration,
 }
 
 impl AuthOptions {
-    /// Whether any source of keys is configured. Without one no token can be verified.
+    /// Whether anything is configured by which a client can be known. Without it nobody can be let in.
     pub fn has_keys(&self) -> bool {
+        self.hook.is_some() || self.has_token_keys()
+    }
+
+    fn has_token_keys(&self) -> bool {
         self.hs256_secret.is_some()
             || !self.previous_secrets.is_empty()
             || self.public_key_file.is_some()
@@ -91,6 +120,7 @@ impl Default for AuthOptions {
             default_subscribe: Vec::new(),
             default_publish: Vec::new(),
             max_token_bytes: 8 * 1024,
+            hook: None,
         }
     }
 }

@@ -83,7 +83,9 @@ impl KeySource {
         if !response.status().is_success() {
             return Err(RefreshError::Status(response.status().as_u16()));
         }
-        read_bounded(response).await
+        let document = read_bounded(response, MAX_KEY_BYTES).await;
+        let document = document.map_err(http)?;
+        document.ok_or(RefreshError::Keys(KeyFault::TooLarge))
     }
 }
 
@@ -102,15 +104,19 @@ fn same_scheme(attempt: redirect::Attempt<'_>) -> redirect::Action {
     }
 }
 
-async fn read_bounded(mut response: Response) -> Result<Vec<u8>, RefreshError> {
+/// A response's body; `None` where it has more than `most` bytes.
+pub(super) async fn read_bounded(
+    mut response: Response,
+    most: u64,
+) -> Result<Option<Vec<u8>>, reqwest::Error> {
     let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(http)? {
+    while let Some(chunk) = response.chunk().await? {
         body.extend_from_slice(&chunk);
-        if body.len() as u64 > MAX_KEY_BYTES {
-            return Err(RefreshError::Keys(KeyFault::TooLarge));
+        if body.len() as u64 > most {
+            return Ok(None);
         }
     }
-    Ok(body)
+    Ok(Some(body))
 }
 
 /// The URL may hold a password, so it stays out of error texts.

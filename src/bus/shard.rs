@@ -16,6 +16,7 @@ use crate::{
     event::Event,
     protocol::{CloseReason, Ref, Refusal, ServerFrame, SubscribeRequest},
     session::{Announcement, Delivery, Outgoing, Session, SessionLimits},
+    telemetry::Telemetry,
     topic::{Tenant, TopicFilter},
 };
 
@@ -54,6 +55,7 @@ pub struct Shard {
     index: RefCell<TopicIndex<usize>>,
     scratch: RefCell<Scratch>,
     draining: Cell<bool>,
+    telemetry: Option<Arc<Telemetry>>,
 }
 
 /// Reused from one dispatch to the next.
@@ -65,7 +67,11 @@ struct Scratch {
 
 impl Shard {
     /// Starts a shard on the current worker, with which it ends.
-    pub fn start(bus: Arc<Bus>, limits: SessionLimits) -> Rc<Self> {
+    pub fn start(
+        bus: Arc<Bus>,
+        limits: SessionLimits,
+        telemetry: Option<Arc<Telemetry>>,
+    ) -> Rc<Self> {
         let (head, commands) = bus.join();
         let shard = Rc::new(Self {
             dispatched: Rc::new(Cell::new(bus.window().head())),
@@ -75,6 +81,7 @@ impl Shard {
             index: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
+            telemetry,
         });
         tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
         shard
@@ -160,6 +167,9 @@ impl Shard {
             let sessions = self.sessions.borrow();
             for key in found.iter() {
                 sessions[*key].borrow_mut().offer(&delivery);
+            }
+            if let Some(telemetry) = &self.telemetry {
+                telemetry.delivered(&delivery.event, found.len());
             }
         }
     }

@@ -136,7 +136,7 @@ fn ensure_loopback(key: &str, address: &str) -> anyhow::Result<()> {
         addresses.all(|address| address.ip().is_loopback()),
         "no key is configured, and without one the gateway serves on loopback only, not on {address}\n\
          set auth.hs256_secret (for example TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex 32)), \
-         auth.public_key_file, auth.jwks_file or auth.jwks_url"
+         auth.public_key_file, auth.jwks_file or auth.jwks_url, or auth.hook.url"
     );
     Ok(())
 }

@@ -4,6 +4,7 @@
 //! unknown key or a bad value is an error that names the key.
 
 mod advice;
+mod hook;
 mod keys;
 mod limits;
 mod origin;
@@ -152,6 +153,7 @@ impl Config {
             (None, Some(_)) => return Err(ConfigError::value("tls.cert", "tls.key needs it")),
             _ => {}
         }
+        self.auth.hook.check()?;
         for origin in &self.auth.allowed_origins.0 {
             check_origin(origin)?;
         }

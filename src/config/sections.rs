@@ -86,8 +86,14 @@ pub struct HookConfig {
     pub secret: Option<Secret>,
     /// An answer that takes longer is none: clients wait for it.
     pub timeout: Span,
+    /// Calls at once, so that a storm of reconnects does not become one of calls: about what the
+    /// backend works on at once. Others wait for their turn, as long as `timeout` at most.
+    pub concurrency: usize,
     /// How long an answer is good for other requests: how long a logout takes to count.
     pub cache: Span,
+    /// How much longer it is while the backend is down, so that its clients need not notice. `0s`
+    /// where a logout has to count even then.
+    pub stale: Span,
     /// How long a stream lasts on claims without `exp`, until the backend is asked again.
     pub lifetime: Span,
 }
@@ -243,7 +249,9 @@ impl Default for HookConfig {
             cookies: List::default(),
             secret: None,
             timeout: Span(Duration::from_secs(3)),
+            concurrency: 64,
             cache: Span(Duration::from_secs(10)),
+            stale: Span(Duration::from_secs(300)),
             lifetime: Span(Duration::from_secs(3600)),
         }
     }
@@ -311,6 +319,7 @@ impl Config {
             default_subscribe: auth.default_subscribe.0.clone(),
             default_publish: auth.default_publish.0.clone(),
             max_token_bytes: self.limits.token_bytes.0,
+            hook: auth.hook.options(),
         }
     }
 }

@@ -1,15 +1,17 @@
 //! A rate limit whose rate is given with each request, since a token may widen or tighten its
-//! subject's: the generic cell rate algorithm (ITU-T I.371), one number of state. Where the rate is
+//! subject's: a token bucket. What was taken is remembered as a number, not as a time, so that
+//! another rate finds the same number taken and pays it back at its own pace. Where the rate is
 //! fixed, `governor` does the same.
 
 use std::{
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use crate::protocol::Quota;
 
-const NANOS_PER_SECOND: u64 = 1_000_000_000;
+/// What is owed is counted in billionths, since so many a second are as many billionths a nanosecond.
+const BILLION: u64 = 1_000_000_000;
 
 /// So many a second, kept up over time, and so many at once after a quiet time. Neither is 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,12 +29,6 @@ impl Rate {
             window_seconds: self.burst.div_ceil(self.per_second.max(1)),
         }
     }
-
-    fn nanos_of(self, count: u64) -> u64 {
-        let per_second = u128::from(self.per_second.max(1));
-        let nanos = u128::from(count) * u128::from(NANOS_PER_SECOND) / per_second;
-        u64::try_from(nanos).unwrap_or(u64::MAX)
-    }
 }
 
 /// Monotonic nanoseconds.
@@ -49,9 +45,18 @@ impl Clock {
     }
 }
 
-/// What was taken, as the time at which all of it will have been paid back. Full at first.
+/// What was taken and not paid back. Nothing at first.
 #[derive(Debug, Default)]
-pub(super) struct Bucket(AtomicU64);
+pub(super) struct Bucket(Mutex<Owed>);
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Owed {
+    billionths: u64,
+    /// When it was so much.
+    at: u64,
+    /// When all will have been paid back, at the rate of the last one who took.
+    until: u64,
+}
 
 impl Bucket {
     /// Takes `count` at once, or nothing. `count` is no more than the burst.
@@ -59,46 +64,54 @@ impl Bucket {
     /// # Errors
     /// The time until there will be as much.
     pub(super) fn take(&self, count: u32, rate: Rate, now: u64) -> Result<(), Duration> {
-        let cost = rate.nanos_of(u64::from(count));
-        let allowed = rate.nanos_of(u64::from(rate.burst));
-        let mut known = self.0.load(Ordering::Relaxed);
-        loop {
-            let paid_back_at = known.max(now).saturating_add(cost);
-            let debt = paid_back_at - now;
-            if debt > allowed {
-                return Err(Duration::from_nanos(debt - allowed));
-            }
-            let exchanged = self.0.compare_exchange_weak(
-                known,
-                paid_back_at,
-                Ordering::Relaxed,
-                Ordering::Relaxed,
-            );
-            match exchanged {
-                Ok(_) => return Ok(()),
-                Err(newer) => known = newer,
-            }
-        }
+        let mut owed = self.owed();
+        *owed = owed.with(count, rate, now)?;
+        Ok(())
     }
 
-    /// Joins a queue that is served at this rate; the time until its turn.
-    pub(super) fn queue(&self, rate: Rate, now: u64) -> Duration {
-        let cost = rate.nanos_of(1);
-        let mut turn = now;
-        let _ = self
-            .0
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |last| {
-                // A queue longer than anyone is told to wait need not be remembered.
-                let longest = now.saturating_add(super::LONGEST_WAIT.as_nanos() as u64);
-                turn = last.max(now).saturating_add(cost).min(longest);
-                Some(turn)
-            });
-        Duration::from_nanos(turn - now)
+    /// The time until `count` could be taken; `None` where they could be now.
+    pub(super) fn wait(&self, count: u32, rate: Rate, now: u64) -> Option<Duration> {
+        self.owed().with(count, rate, now).err()
+    }
+
+    /// Puts back what was taken in vain.
+    pub(super) fn give_back(&self, count: u32) {
+        let mut owed = self.owed();
+        owed.billionths = owed.billionths.saturating_sub(u64::from(count) * BILLION);
     }
 
     /// Whether nothing is owed, so that a new bucket would be the same.
     pub(super) fn is_full(&self, now: u64) -> bool {
-        self.0.load(Ordering::Relaxed) <= now
+        self.owed().until <= now
+    }
+
+    fn owed(&self) -> MutexGuard<'_, Owed> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Owed {
+    /// With so many taken now.
+    ///
+    /// # Errors
+    /// The time until there will be as much.
+    fn with(self, count: u32, rate: Rate, now: u64) -> Result<Self, Duration> {
+        // Another thread may have looked at the clock later, and come first.
+        let now = now.max(self.at);
+        let per_second = u64::from(rate.per_second.max(1));
+        let paid_back = (now - self.at).saturating_mul(per_second);
+        // Each is less than 2^32 billion, so that two of them fit.
+        let billionths = self.billionths.saturating_sub(paid_back) + u64::from(count) * BILLION;
+        let allowed = u64::from(rate.burst) * BILLION;
+        if billionths > allowed {
+            let wait = (billionths - allowed).div_ceil(per_second);
+            return Err(Duration::from_nanos(wait));
+        }
+        Ok(Self {
+            billionths,
+            at: now,
+            until: now.saturating_add(billionths.div_ceil(per_second)),
+        })
     }
 }
 
@@ -111,7 +124,7 @@ mod tests {
 
     use super::*;
 
-    const SECOND: u64 = NANOS_PER_SECOND;
+    const SECOND: u64 = BILLION;
 
     #[test]
     fn a_burst_passes_and_then_the_rate() {
@@ -142,20 +155,96 @@ mod tests {
         assert_eq!(bucket.take(2, rate, 0), Ok(()));
     }
 
+    const TIGHT: Rate = Rate {
+        per_second: 1,
+        burst: 60,
+    };
+    const WIDE: Rate = Rate {
+        per_second: 100,
+        burst: 100,
+    };
+
     #[test]
-    fn another_rate_finds_the_same_debt() {
-        let tight = Rate {
+    fn another_rate_finds_the_same_number_taken() {
+        let bucket = Bucket::default();
+        assert_eq!(bucket.take(60, TIGHT, 0), Ok(()));
+        assert!(bucket.take(1, TIGHT, 0).is_err());
+        assert_eq!(bucket.take(40, WIDE, 0), Ok(()));
+        assert_eq!(bucket.take(1, WIDE, 0), Err(Duration::from_millis(10)));
+        assert_eq!(bucket.take(1, TIGHT, 0), Err(Duration::from_secs(41)));
+    }
+
+    #[test]
+    fn a_wider_rate_pays_back_at_its_own_pace() {
+        let bucket = Bucket::default();
+        assert_eq!(bucket.take(60, TIGHT, 0), Ok(()));
+        assert_eq!(bucket.take(100, WIDE, SECOND * 6 / 10), Ok(()));
+    }
+
+    #[test]
+    fn going_back_and_forth_between_two_rates_gives_no_more_than_the_wider_one() {
+        let bucket = Bucket::default();
+        let mut taken = 0;
+        for millisecond in 0..10_000 {
+            for rate in [WIDE, TIGHT, WIDE] {
+                while bucket.take(1, rate, millisecond * 1_000_000).is_ok() {
+                    taken += 1;
+                }
+            }
+        }
+        assert!(taken <= 100 + 10 * 100, "{taken}");
+    }
+
+    #[test]
+    fn what_was_given_back_can_be_taken_again() {
+        let bucket = Bucket::default();
+        assert_eq!(bucket.take(60, TIGHT, 0), Ok(()));
+        bucket.give_back(2);
+        assert_eq!(bucket.take(2, TIGHT, 0), Ok(()));
+        assert_eq!(bucket.take(1, TIGHT, 0), Err(Duration::from_secs(1)));
+        bucket.give_back(1000);
+        assert_eq!(bucket.take(60, TIGHT, 0), Ok(()));
+    }
+
+    #[test]
+    fn the_largest_numbers_there_are_do_not_overflow() {
+        let slowest = Rate {
             per_second: 1,
-            burst: 1,
+            burst: u32::MAX,
         };
-        let wide = Rate {
-            per_second: 100,
-            burst: 100,
+        let fastest = Rate {
+            per_second: u32::MAX,
+            burst: u32::MAX,
         };
         let bucket = Bucket::default();
-        assert_eq!(bucket.take(100, wide, 0), Ok(()));
-        assert!(bucket.take(1, tight, 0).is_err());
-        assert!(bucket.take(1, wide, 0).is_err());
+        assert_eq!(bucket.take(u32::MAX, slowest, 0), Ok(()));
+        let wait = bucket.take(u32::MAX, slowest, 0).expect_err("used up");
+        assert_eq!(wait, Duration::from_secs(u64::from(u32::MAX)));
+        assert!(!bucket.is_full(SECOND));
+        assert_eq!(bucket.take(u32::MAX, fastest, SECOND), Ok(()));
+        assert_eq!(bucket.take(u32::MAX, fastest, u64::MAX), Ok(()));
+        assert_eq!(slowest.quota().window_seconds, u32::MAX);
+    }
+
+    #[test]
+    fn several_threads_together_get_no_more_than_one() {
+        let bucket = Bucket::default();
+        let taken: usize = std::thread::scope(|scope| {
+            let workers: Vec<_> = (0..4)
+                .map(|_| {
+                    scope.spawn(|| {
+                        (0..100)
+                            .filter(|_| bucket.take(1, TIGHT, 0).is_ok())
+                            .count()
+                    })
+                })
+                .collect();
+            let counts = workers
+                .into_iter()
+                .map(|worker| worker.join().expect("a count"));
+            counts.sum()
+        });
+        assert_eq!(taken, 60);
     }
 
     proptest! {

@@ -133,7 +133,9 @@ impl SubjectLimits {
             return Ok(Arc::clone(state));
         }
         if part.len() >= self.most_in_part {
-            self.forget_idle(&mut part);
+            // Poll series between two polls are forgotten too: one that comes again pays again,
+            // and nobody can fill the table with them.
+            self.forget_idle(&mut part, Instant::now() + POLL_GAP);
         }
         if part.len() >= self.most_in_part {
             return Err(Refusal::unavailable(
@@ -182,13 +184,9 @@ impl SubjectLimits {
     /// # Errors
     /// `rate_limited` where the subject opens too many, `too_many_connections` where it has too
     /// many.
-    pub fn place_for_stream(
-        &self,
-        state: Arc<SubjectState>,
-        identity: &Identity,
-    ) -> Result<SubjectPlace, Refusal> {
+    pub(super) fn place_for_stream(&self, identity: &Identity) -> Result<SubjectPlace, Refusal> {
         let allowance = self.defaults.of(identity);
-        let place = SubjectPlace::connection(state, allowance)?;
+        let place = SubjectPlace::connection(self.state(identity)?, allowance)?;
         self.take_connect(&place.state, allowance)?;
         Ok(place)
     }
@@ -199,13 +197,9 @@ impl SubjectLimits {
     /// # Errors
     /// As [`SubjectLimits::place_for_stream`], and `too_many_connections` for too many waiting
     /// polls.
-    pub fn place_for_poll(
-        &self,
-        state: Arc<SubjectState>,
-        identity: &Identity,
-    ) -> Result<SubjectPlace, Refusal> {
+    pub(super) fn place_for_poll(&self, identity: &Identity) -> Result<SubjectPlace, Refusal> {
         let allowance = self.defaults.of(identity);
-        let mut place = SubjectPlace::connection(state, allowance)?;
+        let mut place = SubjectPlace::connection(self.state(identity)?, allowance)?;
         place.become_poll(allowance)?;
         if !place.goes_on {
             self.take_connect(&place.state, allowance)?;
@@ -233,14 +227,16 @@ impl SubjectLimits {
     pub(super) fn prune(&self) {
         for part in &self.parts {
             let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            self.forget_idle(&mut part);
+            self.forget_idle(&mut part, Instant::now());
             part.shrink_to_fit();
         }
     }
 
-    fn forget_idle(&self, part: &mut Part) {
-        let (now, instant) = (self.clock.now(), Instant::now());
-        part.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle(now, instant));
+    /// Forgets those that nobody holds and that owe nothing, and whose poll series have ended by
+    /// `gaps_until`.
+    fn forget_idle(&self, part: &mut Part, gaps_until: Instant) {
+        let now = self.clock.now();
+        part.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle(now, gaps_until));
     }
 
     fn part(&self, key: &Key) -> MutexGuard<'_, Part> {
@@ -252,9 +248,14 @@ impl SubjectLimits {
 }
 
 impl SubjectState {
+    /// Puts events back that were taken from the publish budget and not appended.
+    pub fn give_back_publish(&self, events: u32) {
+        self.publish.give_back(events);
+    }
+
     /// Whether a new state would be the same.
-    fn is_idle(&self, now: u64, instant: Instant) -> bool {
-        let no_gap = self.gaps().iter().all(|until| *until <= instant);
+    fn is_idle(&self, now: u64, gaps_until: Instant) -> bool {
+        let no_gap = self.gaps().iter().all(|until| *until <= gaps_until);
         self.publish.is_full(now) && self.connect.is_full(now) && no_gap
     }
 
@@ -299,6 +300,12 @@ impl SubjectPlace {
 
     pub fn state(&self) -> &Arc<SubjectState> {
         &self.state
+    }
+
+    /// Puts back what a new stream or series cost its subject, since it does not begin after all.
+    pub(super) fn give_back_connect(&mut self) {
+        self.state.connect.give_back(1);
+        self.is_counted_series = false;
     }
 
     fn connection(state: Arc<SubjectState>, allowance: SubjectAllowance) -> Result<Self, Refusal> {
@@ -354,4 +361,246 @@ fn too_many(message: String, kind: LimitKind) -> Refusal {
     Refusal::new(ErrorCode::TooManyConnections, message)
         .over(kind)
         .retry_after(CONNECTIONS_RETRY)
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+    use crate::auth::ClaimedLimits;
+
+    pub(in crate::limits) fn identity(subject: &str, limits: Option<ClaimedLimits>) -> Identity {
+        Identity {
+            subject: subject.into(),
+            tenant: Tenant::none(),
+            subscribe: Vec::new(),
+            publish: Vec::new(),
+            trusted: false,
+            expires_at: Timestamp::MAX,
+            token_id: None,
+            limits: limits.map(Box::new),
+        }
+    }
+
+    fn limits(capacity: usize) -> SubjectLimits {
+        SubjectLimits::with_capacity(&LimitsConfig::default(), capacity)
+    }
+
+    fn known(limits: &SubjectLimits) -> usize {
+        let parts = limits.parts.iter();
+        parts.map(|part| part.lock().expect("no panic").len()).sum()
+    }
+
+    /// Prunes until nobody is known; false where somebody stays.
+    fn forgets_all(limits: &SubjectLimits) -> bool {
+        (0..10_000).any(|_| {
+            std::thread::yield_now();
+            limits.prune();
+            known(limits) == 0
+        })
+    }
+
+    fn slow_publisher(subject: &str) -> Identity {
+        let claimed = ClaimedLimits {
+            publish_events_per_second: Some(1),
+            publish_burst: Some(100),
+            ..ClaimedLimits::default()
+        };
+        identity(subject, Some(claimed))
+    }
+
+    #[test]
+    fn an_idle_subject_is_forgotten() {
+        let limits = limits(1000);
+        for number in 0..100 {
+            let alice = identity(&format!("alice-{number}"), None);
+            drop(limits.place_for_stream(&alice).expect("a place"));
+        }
+        assert!(forgets_all(&limits));
+    }
+
+    #[test]
+    fn a_connected_subject_is_never_forgotten() {
+        let limits = limits(1000);
+        let alice = identity("alice", None);
+        let place = limits.place_for_stream(&alice).expect("a place");
+        assert!(!forgets_all(&limits));
+        let state = limits.state(&alice).expect("its state");
+        assert!(Arc::ptr_eq(place.state(), &state));
+        drop((place, state));
+        assert!(forgets_all(&limits));
+    }
+
+    #[test]
+    fn a_subject_in_debt_is_not_forgotten() {
+        let limits = limits(1000);
+        let alice = slow_publisher("alice");
+        let take = |events| {
+            let state = limits.state(&alice).expect("its state");
+            limits.take_publish(&state, &alice, events)
+        };
+        assert_eq!(take(100), Ok(()));
+        limits.prune();
+        assert_eq!(known(&limits), 1);
+        assert!(take(50).is_err(), "its debt was forgotten");
+    }
+
+    #[test]
+    fn a_poll_series_is_not_forgotten_between_two_polls() {
+        let limits = limits(1000);
+        let alice = identity("alice", None);
+        drop(limits.place_for_poll(&alice).expect("a place"));
+        assert!(!forgets_all(&limits));
+        assert!(limits.place_for_poll(&alice).expect("a place").goes_on());
+    }
+
+    #[test]
+    fn at_capacity_new_subjects_are_unavailable_and_known_ones_go_on() {
+        let limits = limits(PARTS * 4);
+        let mut places = Vec::new();
+        let mut refused = Vec::new();
+        for number in 0..PARTS * 40 {
+            let subject = identity(&format!("subject-{number}"), None);
+            match limits.place_for_stream(&subject) {
+                Ok(place) => places.push((subject, place)),
+                Err(refusal) => refused.push((subject, refusal)),
+            }
+        }
+        assert_eq!(places.len(), PARTS * 4);
+        assert_eq!(known(&limits), PARTS * 4);
+        for (_, refusal) in &refused {
+            assert_eq!(refusal.code, ErrorCode::Unavailable);
+            assert!(refusal.retry_after.is_some());
+        }
+        for (subject, _) in &places {
+            assert!(limits.place_for_stream(subject).is_ok());
+            assert!(limits.place_for_poll(subject).is_ok());
+        }
+        drop(places);
+        assert!((0..10_000).any(|_| {
+            std::thread::yield_now();
+            limits.place_for_stream(&refused[0].0).is_ok()
+        }));
+    }
+
+    #[test]
+    fn subjects_in_debt_count_and_idle_ones_make_room_at_once() {
+        let limits = limits(PARTS);
+        let mut taken = 0;
+        for number in 0..PARTS * 40 {
+            let subject = slow_publisher(&format!("subject-{number}"));
+            if let Ok(state) = limits.state(&subject) {
+                taken += 1;
+                limits.take_publish(&state, &subject, 50).expect("a burst");
+            }
+        }
+        assert_eq!((taken, known(&limits)), (PARTS, PARTS));
+        let idle = self::limits(PARTS);
+        for number in 0..PARTS * 40 {
+            assert!(
+                idle.state(&identity(&format!("subject-{number}"), None))
+                    .is_ok()
+            );
+        }
+        assert!(known(&idle) <= PARTS);
+    }
+
+    #[test]
+    fn poll_series_between_polls_take_nobodys_place() {
+        let limits = limits(PARTS);
+        for number in 0..PARTS * 40 {
+            let subject = identity(&format!("subject-{number}"), None);
+            let refused = (0..10_000).all(|_| {
+                std::thread::yield_now();
+                limits.place_for_poll(&subject).is_err()
+            });
+            assert!(!refused, "subject {number}");
+        }
+        assert!(known(&limits) <= PARTS);
+    }
+
+    #[test]
+    fn places_come_back_whatever_the_refusal() {
+        let limits = limits(1000);
+        let alice = identity(
+            "alice",
+            Some(ClaimedLimits {
+                connections_per_subject: Some(2),
+                polls_per_subject: Some(1),
+                connects_per_second: Some(1),
+                connect_burst: Some(3),
+                ..ClaimedLimits::default()
+            }),
+        );
+        let over = |refusal: Refusal| refusal.limit.expect("a limit").kind;
+        for _ in 0..10 {
+            let poll = limits.place_for_poll(&alice).expect("a poll");
+            let second = limits.place_for_poll(&alice).expect_err("one poll only");
+            assert_eq!(over(second), LimitKind::SubjectPolls);
+            drop(poll);
+        }
+        let first = limits.place_for_stream(&alice).expect("a stream");
+        let second = limits.place_for_stream(&alice).expect("a stream");
+        for _ in 0..10 {
+            let refused = limits
+                .place_for_stream(&alice)
+                .expect_err("two streams only");
+            assert_eq!(over(refused), LimitKind::SubjectConnections);
+        }
+        drop((first, second));
+        for _ in 0..10 {
+            let refused = limits
+                .place_for_stream(&alice)
+                .expect_err("three connects only");
+            assert_eq!(over(refused), LimitKind::Connect);
+        }
+        let state = limits.state(&alice).expect("its state");
+        assert_eq!(state.connections.load(Ordering::Relaxed), 0);
+        assert_eq!(state.polls.load(Ordering::Relaxed), 0);
+    }
+
+    #[test]
+    fn as_many_series_go_on_as_were_paid_for() {
+        let limits = limits(1000);
+        let alice = identity(
+            "alice",
+            Some(ClaimedLimits {
+                connects_per_second: Some(1),
+                connect_burst: Some(3),
+                ..ClaimedLimits::default()
+            }),
+        );
+        let poll = || limits.place_for_poll(&alice);
+        let three: Vec<_> = (0..3).map(|_| poll().expect("paid for")).collect();
+        assert!(poll().is_err());
+        drop(three);
+        for _ in 0..100 {
+            let three: Vec<_> = (0..3).map(|_| poll().expect("goes on")).collect();
+            assert!(three.iter().all(SubjectPlace::goes_on));
+            assert!(poll().is_err());
+        }
+    }
+
+    #[test]
+    fn the_series_remembered_of_a_subject_are_bounded() {
+        let limits = limits(1000);
+        let alice = identity("alice", None);
+        let polls: Vec<_> = (0..MOST_GAPS + 500)
+            .map(|_| limits.place_for_poll(&alice).expect("a poll"))
+            .collect();
+        drop(polls);
+        let state = limits.state(&alice).expect("its state");
+        assert_eq!(state.gaps().len(), MOST_GAPS);
+    }
+
+    #[test]
+    fn a_batch_above_the_burst_could_never_pass_and_is_told_so() {
+        let limits = limits(1000);
+        let alice = slow_publisher("alice");
+        let state = limits.state(&alice).expect("its state");
+        let refused = limits.take_publish(&state, &alice, 101).expect_err("101");
+        assert_eq!(refused.code, ErrorCode::TooLarge);
+        assert_eq!(limits.take_publish(&state, &alice, 100), Ok(()));
+    }
 }

@@ -233,9 +233,11 @@ impl Refusal {
         }
     }
 
-    /// `retryAfterMs` as it goes over the wire.
+    /// `retryAfterMs` as it goes over the wire: rounded up, since whoever comes a moment too early
+    /// is refused again.
     pub fn retry_after_ms(&self) -> Option<u64> {
-        self.retry_after.map(|wait| wait.as_millis().max(1) as u64)
+        self.retry_after
+            .map(|wait| wait.as_nanos().div_ceil(1_000_000).max(1) as u64)
     }
 }
 

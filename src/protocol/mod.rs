@@ -6,6 +6,7 @@ mod msgpack;
 mod publish;
 mod server;
 mod subscribe;
+mod traceparent;
 
 pub use client::{ClientFrame, ClientMessage, Ref, decode_object};
 pub use error::{CloseReason, ErrorCode, LimitHit, LimitKind, Quota, Refusal};
@@ -14,3 +15,4 @@ pub(crate) use publish::Fingerprint;
 pub use publish::{Publish, PublishLimits, PublishRequest, Publisher};
 pub use server::{ResetReason, ServerFrame};
 pub use subscribe::{Query, Start, SubscribeRequest, SubscriptionLimits};
+pub use traceparent::TraceParent;

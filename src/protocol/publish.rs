@@ -275,6 +275,7 @@ impl<'a> Publish<'a> {
             name: name.into(),
             tags,
             ephemeral: self.ephemeral.unwrap_or(false),
+            trace: None,
             body: body.finish(),
         };
         check_size(&draft, limits)?;

@@ -8,9 +8,9 @@ use actix_web::{
 };
 use jiff::Timestamp;
 
-use super::{origin::Origin, worker::Worker};
+use super::{origin::Origin, site_session::SiteSession, worker::Worker};
 use crate::{
-    auth::{AuthError, Identity, Redeem, StreamClaim, TicketError},
+    auth::{AuthError, Hook, Identity, Redeem, StreamClaim, TicketError},
     protocol::{ErrorCode, Query, Refusal},
 };
 
@@ -22,24 +22,72 @@ pub struct Client {
     pub claim: Option<StreamClaim>,
 }
 
+impl Client {
+    fn of(identity: Arc<Identity>) -> Self {
+        Self {
+            identity,
+            claim: None,
+        }
+    }
+}
+
 /// What came of looking for a credential.
 #[derive(Debug)]
 pub enum Authentication {
     Client(Client),
-    /// None at all, or only a cookie that is no good.
+    /// None at all, or only one that the browser added and that is no good.
     None,
     Refused(Refusal),
 }
 
-/// Authenticates a request by its header, its query or its cookie. Refused credentials count
-/// against the client's address.
-pub fn authenticate(request: &HttpRequest, worker: &Worker) -> Authentication {
-    match look_for(request, worker) {
-        Authentication::Refused(refusal) => {
-            let address = worker.client_address(request);
-            Authentication::Refused(note_failure(worker, address, refusal))
+/// A credential that was not accepted.
+struct Rejected {
+    refusal: Refusal,
+    /// The browser added it: it sends old ones for ever, whatever else its page has to show.
+    is_ambient: bool,
+}
+
+impl From<Refusal> for Rejected {
+    fn from(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            is_ambient: false,
         }
-        other => other,
+    }
+}
+
+impl Rejected {
+    fn ambient(refusal: Refusal) -> Self {
+        Self {
+            refusal,
+            is_ambient: true,
+        }
+    }
+
+    /// Whether it counts as no credential at all.
+    fn is_void(&self) -> bool {
+        let is_final = matches!(
+            self.refusal.code,
+            ErrorCode::Unavailable | ErrorCode::Forbidden
+        );
+        self.is_ambient && !is_final
+    }
+}
+
+/// Authenticates a request by its header, its query, its cookie, or the session that the site's own backend knows, which
+/// may take as long as the hook waits. Every credential that was not accepted counts against the client's address.
+pub async fn authenticate(request: &HttpRequest, worker: &Worker) -> Authentication {
+    let rejected = match identify(request, worker).await {
+        Ok(Some(client)) => return Authentication::Client(client),
+        Ok(None) => return Authentication::None,
+        Err(rejected) => rejected,
+    };
+    let is_void = rejected.is_void();
+    let refusal = note_failure(worker, worker.client_address(request), rejected.refusal);
+    // On /ws the first message may still bring a good token, however often a cookie was bad.
+    match is_void && (refusal.code != ErrorCode::RateLimited || request.path() == "/ws") {
+        true => Authentication::None,
+        false => Authentication::Refused(refusal),
     }
 }
 
@@ -58,44 +106,110 @@ pub fn note_failure(worker: &Worker, address: Option<IpAddr>, refusal: Refusal) 
     }
 }
 
-fn look_for(request: &HttpRequest, worker: &Worker) -> Authentication {
+/// The client behind the first credential present; `None` where there is none.
+async fn identify(request: &HttpRequest, worker: &Worker) -> Result<Option<Client>, Rejected> {
+    let hook = worker.shared.authenticator.hook();
+    let hook = hook.as_ref();
     if let Some(token) = bearer(request) {
-        return of(token.and_then(|token| verify(worker, token)));
+        return match worker.shared.authenticator.verify(token?) {
+            Err(error)
+                if error.is_foreign() && hook.is_some_and(|hook| hook.reads_authorization()) =>
+            {
+                by_session(request, worker, hook).await
+            }
+            verified => {
+                let identity = verified.map_err(Refusal::from)?;
+                Ok(Some(let_in(worker, identity)?))
+            }
+        };
     }
     let (ticket, token) = Query::credentials(request.query_string());
     if let Some(ticket) = ticket {
-        return of(redeem(request, worker, &ticket));
+        return Ok(Some(redeem(request, worker, &ticket)?));
     }
     if let Some(token) = token {
-        return of(verify(worker, &token));
+        let identity = verify_token(worker, &token)?;
+        return Ok(Some(Client::of(identity)));
     }
+    let by_cookie = by_cookie(request, worker);
+    if let Ok(Some(client)) = by_cookie {
+        return Ok(Some(client));
+    }
+    match by_session(request, worker, hook).await? {
+        Some(client) => Ok(Some(client)),
+        None => by_cookie,
+    }
+}
+
+fn by_cookie(request: &HttpRequest, worker: &Worker) -> Result<Option<Client>, Rejected> {
     let Some(cookie) = request.cookie(&worker.shared.settings.cookie) else {
-        return Authentication::None;
+        return Ok(None);
     };
-    match verify(worker, cookie.value()) {
-        Ok(client) => match refuse_forgery(request, worker) {
-            Ok(()) => Authentication::Client(client),
-            Err(refusal) => Authentication::Refused(refusal),
-        },
-        Err(refusal) if refusal.code == ErrorCode::Unavailable => Authentication::Refused(refusal),
-        Err(refusal) => {
-            note_failure(worker, worker.client_address(request), refusal);
-            Authentication::None
-        }
+    verify_token(worker, cookie.value())
+        .and_then(|identity| {
+            refuse_forgery(request, worker)?;
+            Ok(Some(Client::of(identity)))
+        })
+        .map_err(Rejected::ambient)
+}
+
+/// Asks the backend, unless the client's address has failed too often to be let on to it.
+async fn ask_hook(
+    request: &HttpRequest,
+    worker: &Worker,
+    hook: &Arc<Hook>,
+    session: &SiteSession<'_>,
+) -> Result<Arc<Identity>, Refusal> {
+    let addresses = &worker.shared.limits.addresses;
+    let address = worker.client_address(request);
+    if let Some(Err(refusal)) = address.map(|address| addresses.refuse_failing(address)) {
+        return hook.remember(&session.credentials).ok_or(refusal);
     }
+    Ok(hook.identify(&session.credentials).await?)
+}
+
+async fn by_session(
+    request: &HttpRequest,
+    worker: &Worker,
+    hook: Option<&Arc<Hook>>,
+) -> Result<Option<Client>, Rejected> {
+    let Some(hook) = hook else {
+        return Ok(None);
+    };
+    let Some(session) = SiteSession::of(request, hook)? else {
+        return Ok(None);
+    };
+    let rejected = |refusal| Rejected {
+        refusal,
+        is_ambient: session.is_ambient,
+    };
+    if session.is_ambient {
+        refuse_forgery(request, worker).map_err(rejected)?;
+    }
+    let identity = ask_hook(request, worker, hook, &session).await;
+    let identity = identity.and_then(|identity| let_in(worker, identity));
+    identity.map(Some).map_err(rejected)
 }
 
 /// Authenticates a request that can not go on without.
 ///
 /// # Errors
 /// `unauthorized`, `token_expired`, `revoked`, `forbidden` or `unavailable`.
-pub fn require(request: &HttpRequest, worker: &Worker) -> Result<Client, Refusal> {
-    match authenticate(request, worker) {
+pub async fn require(request: &HttpRequest, worker: &Worker) -> Result<Client, Refusal> {
+    match authenticate(request, worker).await {
         Authentication::Client(client) => Ok(client),
         Authentication::Refused(refusal) => Err(refusal),
         Authentication::None => Err(Refusal::new(
             ErrorCode::Unauthorized,
-            "no token: send `Authorization: Bearer …`, or a ticket or token in the query",
+            match worker.shared.authenticator.hook() {
+                None => {
+                    "no token: send `Authorization: Bearer …`, or a ticket or token in the query"
+                }
+                Some(_) => {
+                    "no session that this site knows, and no token: sign in, or send \
+                     `Authorization: Bearer …`, or a ticket or token in the query"
+                }
+            },
         )),
     }
 }
@@ -110,11 +224,9 @@ pub fn verify_token(worker: &Worker, token: &str) -> Result<Arc<Identity>, Refus
     Ok(identity)
 }
 
-fn of(client: Result<Client, Refusal>) -> Authentication {
-    match client {
-        Ok(client) => Authentication::Client(client),
-        Err(refusal) => Authentication::Refused(refusal),
-    }
+fn let_in(worker: &Worker, identity: Arc<Identity>) -> Result<Client, Refusal> {
+    worker.refuse_ended(&identity)?;
+    Ok(Client::of(identity))
 }
 
 /// Another scheme than `Bearer` is for someone else, such as a proxy.
@@ -130,13 +242,6 @@ fn bearer(request: &HttpRequest) -> Option<Result<&str, Refusal>> {
     scheme
         .eq_ignore_ascii_case("bearer")
         .then(|| Ok(token.trim()))
-}
-
-fn verify(worker: &Worker, token: &str) -> Result<Client, Refusal> {
-    Ok(Client {
-        identity: verify_token(worker, token)?,
-        claim: None,
-    })
 }
 
 fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client, Refusal> {
@@ -159,7 +264,7 @@ fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client
 }
 
 /// A cookie is sent by the browser whoever asks for it, so a request that has nothing else must
-/// come from an allowed page.
+/// come from an allowed page. So is a password that the browser was once asked for.
 fn refuse_forgery(request: &HttpRequest, worker: &Worker) -> Result<(), Refusal> {
     let origin = Origin::of(request.head(), &worker.shared.settings.allowed_origins);
     if matches!(origin, Origin::Allowed(_)) {
@@ -172,7 +277,7 @@ fn refuse_forgery(request: &HttpRequest, worker: &Worker) -> Result<(), Refusal>
     if cross_site || request.method() == Method::POST {
         return Err(Refusal::new(
             ErrorCode::Forbidden,
-            "a request by cookie must come from an allowed origin: send the token in the \
+            "a request by cookie must come from an allowed origin: send a token in the \
              Authorization header instead",
         ));
     }

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     limits::ConnectionLimiter,
-    protocol::{ErrorCode, LimitHit, Refusal, ServerFrame},
+    protocol::{ErrorCode, LimitHit, LimitKind, Refusal, ServerFrame},
 };
 
 /// A request body that is not there by then never comes: slow senders would hold memory.
@@ -82,17 +82,21 @@ pub async fn guard_origin(
     } else {
         match next.call(request).await {
             Ok(response) => response.map_into_left_body(),
-            Err(error) => return Err(with_cors_on_error(error, &origin)),
+            Err(error) => return Err(with_cors_on_error(error, &origin, &worker)),
         }
     };
-    origin::add_cors_headers(response.headers_mut(), &origin);
+    origin::add_cors_headers(response.headers_mut(), &origin, &worker);
     Ok(response)
 }
 
 /// An error on its way out becomes its response here, so that it carries the headers too.
-fn with_cors_on_error(error: actix_web::Error, origin: &Origin) -> actix_web::Error {
+fn with_cors_on_error(
+    error: actix_web::Error,
+    origin: &Origin,
+    worker: &Worker,
+) -> actix_web::Error {
     let mut response = error.error_response();
-    origin::add_cors_headers(response.headers_mut(), origin);
+    origin::add_cors_headers(response.headers_mut(), origin, worker);
     actix_web::error::InternalError::from_response(error, response).into()
 }
 
@@ -134,7 +138,15 @@ fn rate_limit_headers(refusal: &Refusal) -> Option<[(&'static str, String); 2]> 
     let LimitHit { kind, quota } = refusal.limit?;
     let (quota, name) = (quota?, kind.as_str());
     let wait = retry_after_seconds(refusal)?;
-    let policy = format!("\"{name}\";q={};w={}", quota.count, quota.window_seconds);
+    // The unit is requests unless told.
+    let unit = match kind {
+        LimitKind::Bytes => ";qu=\"content-bytes\"",
+        _ => "",
+    };
+    let policy = format!(
+        "\"{name}\";q={}{unit};w={}",
+        quota.count, quota.window_seconds
+    );
     Some([
         ("RateLimit-Policy", policy),
         ("RateLimit", format!("\"{name}\";r=0;t={wait}")),
@@ -224,17 +236,15 @@ fn charge_request(
     worker: &Worker,
     is_handshake: impl Fn(&ConnectionLimiter) -> bool,
 ) -> Result<(), Refusal> {
-    refuse_long_url(request, worker.shared.settings.url_bytes)?;
-    let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() else {
-        return Ok(());
-    };
-    limiter.take_message()?;
-    match worker.client_address(request) {
-        Some(address) if is_handshake(limiter) => {
-            worker.shared.limits.addresses.take_handshake(address)
+    if let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() {
+        limiter.take_message()?;
+        if is_handshake(limiter)
+            && let Some(address) = worker.client_address(request)
+        {
+            worker.shared.limits.addresses.take_handshake(address)?;
         }
-        _ => Ok(()),
     }
+    refuse_long_url(request, worker.shared.settings.url_bytes)
 }
 
 fn refuse_long_url(request: &HttpRequest, limit: usize) -> Result<(), Refusal> {

@@ -11,6 +11,7 @@ mod origin;
 mod poll;
 mod publish;
 mod pulse;
+mod site_session;
 mod sse;
 mod ticket;
 mod worker;

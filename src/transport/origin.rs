@@ -5,10 +5,13 @@ use actix_web::http::{
     header::{self, HeaderMap, HeaderValue},
 };
 
+use super::worker::Worker;
+
 const ALLOWED_METHODS: &str = "GET, POST, OPTIONS";
+/// Besides those in which the site's own sessions come.
 const ALLOWED_HEADERS: &str =
     "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent";
-const EXPOSED_HEADERS: &str = "Retry-After";
+const EXPOSED_HEADERS: &str = "Retry-After, RateLimit, RateLimit-Policy";
 /// Browsers keep a preflight's answer for so many seconds, and not much longer if told to.
 const PREFLIGHT_MAX_AGE: &str = "600";
 
@@ -62,7 +65,7 @@ fn is_own(origin: &str, headers: &HeaderMap, uri: &Uri) -> bool {
     })
 }
 
-pub fn add_cors_headers(headers: &mut HeaderMap, origin: &Origin) {
+pub fn add_cors_headers(headers: &mut HeaderMap, origin: &Origin, worker: &Worker) {
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
     let Origin::Allowed(origin) = origin else {
         return;
@@ -76,5 +79,11 @@ pub fn add_cors_headers(headers: &mut HeaderMap, origin: &Origin) {
         (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
+    }
+    let hook = worker.shared.authenticator.hook();
+    for name in hook.iter().flat_map(|hook| hook.headers()) {
+        if let Ok(name) = HeaderValue::from_str(name) {
+            headers.append(header::ACCESS_CONTROL_ALLOW_HEADERS, name);
+        }
     }
 }

@@ -48,7 +48,7 @@ async fn answer(
     payload: Option<web::Payload>,
 ) -> Result<HttpResponse, Refusal> {
     charge(&request, &worker)?;
-    let client = credentials::require(&request, &worker)?;
+    let client = credentials::require(&request, &worker).await?;
     let query = Query::parse(request.query_string())?;
     let query = read_body_into(query, &request, &worker, payload).await?;
     let asked = PollRequest {

@@ -10,10 +10,12 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    engine::IdempotencyKey,
+    bus::Bus,
+    engine::{Appended, IdempotencyKey},
     event::Draft,
     limits::SubjectState,
-    protocol::{ErrorCode, PublishRequest, Publisher, Refusal},
+    protocol::{ErrorCode, PublishRequest, Publisher, Refusal, TraceParent},
+    telemetry::PublishSpan,
 };
 
 const MAX_KEY_BYTES: usize = 255;
@@ -34,7 +36,7 @@ pub async fn publish(
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
     charge(&request, &worker)?;
-    let client = credentials::require(&request, &worker)?;
+    let client = credentials::require(&request, &worker).await?;
     let body = read_body(&request, payload, worker.shared.settings.publish_bytes).await?;
     let publish = PublishRequest::from_body(&body)?;
     let is_batch = publish.is_batch;
@@ -44,10 +46,9 @@ pub async fn publish(
         (&client.identity, &subject),
         publish,
         header_text(&request, "idempotency-key")?,
-        trace_id(&request),
+        traceparent(&request),
     )?;
-    let bus = worker.shard.bus();
-    let appended = bus.publish(prepared.drafts, prepared.key).await?;
+    let appended = prepared.append(worker.shard.bus(), &subject).await?;
     let mut ids = appended.ids();
     let answer = Published {
         id: (!is_batch).then(|| ids.next()).flatten(),
@@ -59,8 +60,28 @@ pub async fn publish(
 
 /// A publish that only has to be appended.
 pub struct Prepared {
-    pub drafts: Vec<Draft>,
-    pub key: Option<IdempotencyKey>,
+    drafts: Vec<Draft>,
+    key: Option<IdempotencyKey>,
+    span: Option<PublishSpan>,
+}
+
+impl Prepared {
+    /// Appends to the log. What the log did not take, or had taken before under the same key,
+    /// costs the subject nothing: a publish that is repeated on another transport is paid for once.
+    ///
+    /// # Errors
+    /// As [`Bus::publish`].
+    pub async fn append(self, bus: &Bus, subject: &SubjectState) -> Result<Appended, Refusal> {
+        let events = u32::try_from(self.drafts.len()).unwrap_or(u32::MAX);
+        let appended = bus.publish(self.drafts, self.key).await;
+        if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
+            subject.give_back_publish(events);
+        }
+        if let Some(span) = self.span {
+            span.finish(appended.as_ref());
+        }
+        appended
+    }
 }
 
 /// Checks fields and grants, and takes the events from the subject's budget.
@@ -73,7 +94,7 @@ pub fn prepare(
     (identity, subject): (&Identity, &SubjectState),
     request: PublishRequest<'_>,
     key: Option<&str>,
-    trace_id: Option<&str>,
+    parent: Option<TraceParent<'_>>,
 ) -> Result<Prepared, Refusal> {
     worker.refuse_ended(identity)?;
     let key = match key {
@@ -89,9 +110,9 @@ pub fn prepare(
         subject: &identity.subject,
         tenant: &identity.tenant,
         trusted: identity.trusted,
-        trace_id,
+        trace_id: parent.map(|parent| parent.trace_id),
     };
-    let drafts = request.into_drafts(publisher, worker.shared.settings.publish)?;
+    let mut drafts = request.into_drafts(publisher, worker.shared.settings.publish)?;
     for draft in &drafts {
         if !identity.may_publish(draft.topic.as_str()) {
             return Err(Refusal::new(
@@ -105,7 +126,24 @@ pub fn prepare(
     }
     let limits = &worker.shared.limits.subjects;
     limits.take_publish(subject, identity, drafts.len())?;
-    Ok(Prepared { drafts, key })
+    let span = trace(worker, parent.as_ref(), &mut drafts);
+    Ok(Prepared { drafts, key, span })
+}
+
+/// Begins the publish's span, and lets its events carry it to their deliveries.
+fn trace(
+    worker: &Worker,
+    parent: Option<&TraceParent<'_>>,
+    drafts: &mut [Draft],
+) -> Option<PublishSpan> {
+    let telemetry = worker.shared.telemetry.as_ref()?;
+    let topic = drafts.first()?.topic.as_str();
+    let span = telemetry.publish(parent, topic, drafts.len());
+    let context = span.context();
+    for draft in drafts {
+        draft.trace.clone_from(&context);
+    }
+    Some(span)
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {
@@ -127,27 +165,7 @@ fn header_text<'a>(request: &'a HttpRequest, name: &str) -> Result<Option<&'a st
     }
 }
 
-/// The trace id of a `traceparent` header (W3C Trace Context, section 3.2); a malformed header
-/// is ignored, as that text says.
-fn trace_id(request: &HttpRequest) -> Option<&str> {
-    let header = request.headers().get("traceparent")?.to_str().ok()?;
-    let mut parts = header.trim().split('-');
-    let (version, trace_id) = (parts.next()?, parts.next()?);
-    let (span_id, flags) = (parts.next()?, parts.next()?);
-    let is_hex = |text: &str, len| {
-        text.len() == len
-            && text
-                .bytes()
-                .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
-    };
-    let well_formed = is_hex(version, 2)
-        && version != "ff"
-        && is_hex(trace_id, 32)
-        && is_hex(span_id, 16)
-        && is_hex(flags, 2)
-        && (version != "00" || parts.next().is_none())
-        && [trace_id, span_id]
-            .iter()
-            .all(|id| id.bytes().any(|byte| byte != b'0'));
-    well_formed.then_some(trace_id)
+/// Whose trace the request belongs to.
+fn traceparent(request: &HttpRequest) -> Option<TraceParent<'_>> {
+    TraceParent::parse(request.headers().get("traceparent")?.to_str().ok()?)
 }

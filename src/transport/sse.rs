@@ -53,11 +53,14 @@ async fn stream(
     payload: Option<web::Payload>,
 ) -> Result<HttpResponse, Refusal> {
     let query = Query::parse(request.query_string());
+    let native = query.as_ref().is_ok_and(Query::native);
     if let Err(refusal) = charge_stream(&request, &worker) {
-        let native = query.is_ok_and(|query| query.native());
         return refuse(refusal, native);
     }
-    let client = credentials::require(&request, &worker)?;
+    let client = match credentials::require(&request, &worker).await {
+        Ok(client) => client,
+        Err(refusal) => return refuse(refusal, native),
+    };
     let mut query = read_body_into(query?, &request, &worker, payload).await?;
     if let Some(id) = request.headers().get("last-event-id") {
         let id = id.to_str().unwrap_or("\u{fffd}");
@@ -129,15 +132,12 @@ fn is_transient(code: ErrorCode) -> bool {
 /// A whole stream that only says when to come back: a browser's EventSource would take an error
 /// status for final.
 fn closing_stream(refusal: &Refusal) -> String {
-    let wait = refusal
-        .retry_after
-        .unwrap_or(Duration::from_secs(1))
-        .max(RETRY);
-    let closing = ServerFrame::closing(CloseReason::Unavailable, wait.as_millis() as u64);
+    let wait = refusal.retry_after_ms().unwrap_or(0);
+    let wait = wait.max(RETRY.as_millis() as u64);
+    let closing = ServerFrame::closing(CloseReason::Unavailable, wait);
     let json = closing.to_json();
     format!(
-        "retry: {}\nevent: closing\ndata: {}\n\n",
-        wait.as_millis(),
+        "retry: {wait}\nevent: closing\ndata: {}\n\n",
         String::from_utf8_lossy(&json)
     )
 }

@@ -1,5 +1,7 @@
 //! `POST /ticket` (protocol, section 3): a short-lived credential that may stand in a URL.
 
+use std::time::Duration;
+
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use jiff::Timestamp;
 use serde::Deserialize;
@@ -30,7 +32,7 @@ pub async fn issue(
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
     charge(&request, &worker)?;
-    let client = credentials::require(&request, &worker)?;
+    let client = credentials::require(&request, &worker).await?;
     let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let purpose = purpose(&body)?;
     worker.refuse_ended(&client.identity)?;
@@ -50,7 +52,10 @@ pub async fn issue(
 fn refused(error: IssueError) -> Refusal {
     match error {
         IssueError::TooMany => {
-            Refusal::new(ErrorCode::RateLimited, error.to_string()).over(LimitKind::Tickets)
+            // Tickets end within half a minute, one by one.
+            Refusal::new(ErrorCode::RateLimited, error.to_string())
+                .over(LimitKind::Tickets)
+                .retry_after(Duration::from_secs(1))
         }
         IssueError::Full => Refusal::unavailable(error.to_string()).over(LimitKind::Tickets),
         IssueError::Randomness => Refusal::unavailable(error.to_string()),

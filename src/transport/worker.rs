@@ -21,6 +21,7 @@ use crate::{
     limits::{Limits, SubjectPlace, SubjectState},
     protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
     session::Announcement,
+    telemetry::Telemetry,
 };
 
 /// Whoever finds the node full may try again after this time, or twice as long; when a place
@@ -49,6 +50,8 @@ pub struct Shared {
     pub tickets: TicketStore,
     pub revocations: RevocationList,
     pub limits: Limits,
+    /// Where spans are exported.
+    pub telemetry: Option<Arc<Telemetry>>,
     pub connections: AtomicUsize,
 }
 
@@ -59,16 +62,14 @@ pub struct Worker {
 }
 
 impl Worker {
-    /// Takes what a stream costs the node, before it is known whose it will be: a place among its
-    /// connections, held until the slot is dropped, and one of the streams that it opens a second.
+    /// Takes a place among the node's connections for a stream, before it is known whose it will
+    /// be. Held until the slot is dropped.
     ///
     /// # Errors
-    /// `unavailable` while draining, at the node's limit, and while too many come at once.
+    /// `unavailable` while draining and at the node's limit.
     pub fn admit(&self) -> Result<ConnectionSlot, Refusal> {
         self.refuse_while_draining()?;
-        let slot = ConnectionSlot::take(&self.shared)?;
-        self.shared.limits.admit()?;
-        Ok(slot)
+        ConnectionSlot::take(&self.shared)
     }
 
     fn refuse_while_draining(&self) -> Result<(), Refusal> {
@@ -80,11 +81,13 @@ impl Worker {
         Ok(())
     }
 
-    /// Opens the session of a stream that was admitted.
+    /// Opens the session of a stream. What the node opens a second is counted here and not
+    /// before, so that only those who may come in can use it up.
     ///
     /// # Errors
-    /// `unavailable` while draining, what [`Worker::refuse_ended`] says, `rate_limited` and
-    /// `too_many_connections` at the subject's limits.
+    /// `unavailable` while draining and while too many come at once, what
+    /// [`Worker::refuse_ended`] says, `rate_limited` and `too_many_connections` at the subject's
+    /// limits.
     pub fn open(
         &self,
         identity: Arc<Identity>,
@@ -92,25 +95,19 @@ impl Worker {
     ) -> Result<Connection, Refusal> {
         self.refuse_while_draining()?;
         self.refuse_ended(&identity)?;
-        let limits = &self.shared.limits.subjects;
-        let place = limits.place_for_stream(limits.state(&identity)?, &identity)?;
+        let place = self.shared.limits.open_stream(&identity)?;
         Ok(self.connection(identity, place, slot))
     }
 
-    /// Admits a poll and opens its session. One that goes on with a series costs the node no new
-    /// stream.
+    /// Takes a poll's places and opens its session. One that goes on with a series costs the node
+    /// no new stream.
     ///
     /// # Errors
     /// As [`Worker::admit`] and [`Worker::open`].
     pub fn open_poll(&self, identity: Arc<Identity>) -> Result<Connection, Refusal> {
-        self.refuse_while_draining()?;
+        let slot = self.admit()?;
         self.refuse_ended(&identity)?;
-        let limits = &self.shared.limits.subjects;
-        let place = limits.place_for_poll(limits.state(&identity)?, &identity)?;
-        let slot = ConnectionSlot::take(&self.shared)?;
-        if !place.goes_on() {
-            self.shared.limits.admit()?;
-        }
+        let place = self.shared.limits.open_poll(&identity)?;
         Ok(self.connection(identity, place, slot))
     }
 
@@ -174,7 +171,7 @@ pub struct Connection {
 
 impl Connection {
     /// What the connection's subject has left to spend.
-    pub fn subject(&self) -> &SubjectState {
+    pub fn subject(&self) -> &Arc<SubjectState> {
         self.place.state()
     }
 }

@@ -262,10 +262,9 @@ async fn every_answer_to_an_allowed_page_can_be_read_by_it_errors_too() {
             "{case} {status}"
         );
         let exposed = list(headers, "access-control-expose-headers");
-        assert!(
-            exposed.contains(&"retry-after".to_owned()),
-            "{case} {status}"
-        );
+        for header in ["retry-after", "ratelimit", "ratelimit-policy"] {
+            assert!(exposed.contains(&header.to_owned()), "{header}: {case}");
+        }
         assert!(varies_by_origin(headers), "{case} {status}");
     }
 }

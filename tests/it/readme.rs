@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use self::terminal::{Running, Shell};
+use crate::support::{Answer, Backend, Credentials, Door, Mood, TestGateway, Ws};
 
 #[test]
 fn the_readme_does_what_it_says_when_it_is_run_as_written() {
@@ -22,12 +23,15 @@ fn the_readme_does_what_it_says_when_it_is_run_as_written() {
             "sh" => reader.paste(block.text),
             "console" => reader.compare_session(block.text),
             "js" => reader.request_as_event_source(block.text),
+            "toml" => reader.configure_a_hook(block.text),
+            "json" => reader.read_of_the_hook(block.text),
             "" if block.text.contains('▶') => {}
             "" => reader.compare_notice(block.text),
             other => panic!("a block of {other:?}: tell this test what to do with it"),
         }
     }
     reader.assert_tokens_open_the_gateway_with_the_real_key();
+    reader.assert_the_hook_works_as_shown();
     let missing: Vec<_> = COMMANDS
         .iter()
         .filter(|(_, command)| !reader.done.contains(command))
@@ -78,6 +82,8 @@ struct Reader {
     /// The lines that the subscriber printed.
     received: Vec<String>,
     tokens: Vec<String>,
+    /// The configuration of the auth hook, then the question that it puts, and an answer.
+    hook: Vec<String>,
     done: Vec<Step>,
     shell: Shell,
 }
@@ -92,6 +98,7 @@ impl Reader {
             served_at: String::new(),
             received: Vec::new(),
             tokens: Vec::new(),
+            hook: Vec::new(),
             done: Vec::new(),
             shell: Shell::new(),
         }
@@ -307,6 +314,52 @@ impl Reader {
             page["events"][0]["user_id"], "carol",
             "the token is trusted"
         );
+    }
+
+    fn configure_a_hook(&mut self, text: &str) {
+        assert!(self.hook.is_empty(), "one block of configuration");
+        self.hook.push(text.to_owned());
+    }
+
+    fn read_of_the_hook(&mut self, text: &str) {
+        assert!(
+            matches!(self.hook.len(), 1 | 2),
+            "a question, and an answer"
+        );
+        self.hook.push(text.trim().to_owned());
+    }
+
+    /// With a backend at the URL that gets the question as shown, and answers as shown.
+    fn assert_the_hook_works_as_shown(&self) {
+        let [toml, question, answer] = self.hook.as_slice() else {
+            panic!("a configuration, a question and an answer: {:?}", self.hook);
+        };
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        runtime.block_on(async {
+            let backend = Backend::start().await;
+            backend.is(Mood::Says(answer.clone()));
+            let url = "http://127.0.0.1:9000/whoami";
+            assert!(toml.contains(url), "{toml}");
+            let gateway = TestGateway::with(&toml.replace(url, &backend.url())).await;
+            let session = Credentials::header("Cookie", "sessionid=s1");
+            assert_eq!(gateway.knock(Door::Poll, &session).await, Answer::LetIn);
+            let asked = backend.last_question();
+            assert_eq!(asked.body, question.replace('…', "s1"));
+            let secret = asked.authorization.expect("the secret");
+            assert!(
+                toml.contains(secret.trim_start_matches("Bearer ")),
+                "{secret}"
+            );
+            let claims = json(answer);
+            let headers = [("Cookie", "sessionid=s1".to_owned())];
+            let mut ws = Ws::connect_with(&gateway, "", &headers)
+                .await
+                .expect("a handshake");
+            assert_eq!(ws.frame("connected").await["userId"], claims["sub"]);
+        });
     }
 
     fn ask_serving(&self, token: &str, path: &str, rest: &str) -> Vec<String> {

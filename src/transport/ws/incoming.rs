@@ -188,6 +188,7 @@ impl WsBody {
                 let close = match refusal.code {
                     ErrorCode::Unavailable => CloseReason::Unavailable,
                     ErrorCode::Revoked => CloseReason::Revoked,
+                    ErrorCode::RateLimited => CloseReason::Refused,
                     _ => CloseReason::AuthFailed,
                 };
                 self.refuse(&refusal, frame.reference, close);
@@ -259,13 +260,14 @@ impl WsBody {
         let identity = connection
             .session
             .with(|session| Arc::clone(session.identity()));
-        let publisher = (&*identity, connection.subject());
+        let subject = Arc::clone(connection.subject());
+        let publisher = (&*identity, &*subject);
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
         let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
         let shard = Rc::clone(&self.worker.shard);
         self.work = Some(Box::pin(async move {
-            let appended = shard.bus().publish(prepared.drafts, prepared.key).await;
+            let appended = prepared.append(shard.bus(), &subject).await;
             Done::Published {
                 appended,
                 reference,
@@ -347,6 +349,10 @@ impl WsBody {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
+        if let AggregatedMessage::Close(_) = message {
+            // Whoever leaves is not held up.
+            return Ok(());
+        }
         limiter.take_message()?;
         limiter.take_bytes(match message {
             AggregatedMessage::Text(text) => text.len(),

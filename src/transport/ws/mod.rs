@@ -1,7 +1,7 @@
 //! `/ws`: WebSocket (protocol, section 4; RFC 6455).
 //!
 //! ```text
-//!   handshake ──▶ token in the URL or a header? ── no ──▶ AwaitingAuth ── auth ──▶ Open
+//!   handshake ──▶ credential in the URL or a header? ── no ──▶ AwaitingAuth ── auth ──▶ Open
 //!                        │ yes                                 │ 5 s, or anything else
 //!                        ├─ good ──▶ Open                      ▼
 //!                        └─ bad ───▶ error, Close 1008       error, Close 4001 to 4003
@@ -96,7 +96,7 @@ pub async fn connect(
         strikes: Strikes::default(),
         worker,
     };
-    body.start(&request);
+    body.start(&request).await;
     Ok(response.set_body(body).map_into_boxed_body())
 }
 
@@ -172,13 +172,14 @@ impl MessageBody for WsBody {
 
 /// From the handshake to the open session.
 impl WsBody {
-    fn start(&mut self, request: &HttpRequest) {
+    /// Before the handshake is answered, so that nothing is read until it is known who asks.
+    async fn start(&mut self, request: &HttpRequest) {
         let query = Query::parse(request.query_string());
         let slot = match charge_stream(request, &self.worker).and_then(|()| self.worker.admit()) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
-        match authenticate(request, &self.worker) {
+        match authenticate(request, &self.worker).await {
             Authentication::Client(client) => self.open(client.identity, slot, query),
             Authentication::Refused(refusal) => self.refuse_connection(&refusal),
             Authentication::None => {

@@ -58,6 +58,17 @@ impl TestGateway {
         }
     }
 
+    /// One that runs in another process.
+    pub fn at(address: SocketAddr, admin: SocketAddr) -> Self {
+        Self {
+            address,
+            admin,
+            http: reqwest::Client::new(),
+            stop: None,
+            thread: None,
+        }
+    }
+
     pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }

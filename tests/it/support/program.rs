@@ -93,6 +93,19 @@ impl Program {
         columns.next().expect("a soft limit").to_owned()
     }
 
+    /// The memory that it holds now.
+    pub fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()));
+        let status = status.expect("a running program");
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB"));
+        kib.expect("a size")
+            .trim()
+            .parse::<u64>()
+            .expect("a number")
+            << 10
+    }
+
     /// Writes all of its standard input, and closes it.
     pub fn give(&mut self, input: &str) {
         let mut stdin = self.child.stdin.take().expect("open standard input");

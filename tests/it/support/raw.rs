@@ -1,6 +1,8 @@
+use std::{net::Ipv4Addr, time::Duration};
+
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpSocket, TcpStream},
 };
 
 use super::{Claims, TestGateway, within};
@@ -49,6 +51,24 @@ impl Raw {
             stream,
             received: Vec::new(),
         }
+    }
+
+    /// Connects from another address of this machine.
+    pub async fn connect_from(gateway: &TestGateway, address: Ipv4Addr) -> Self {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind((address, 0).into()).expect("an address");
+        let connected = within("a connection", socket.connect(gateway.address)).await;
+        Self {
+            stream: connected.expect("a connection"),
+            received: Vec::new(),
+        }
+    }
+
+    /// Vanishes with a reset instead of an orderly end once it is dropped.
+    pub fn vanish_when_dropped(&self) {
+        socket2::SockRef::from(&self.stream)
+            .set_linger(Some(Duration::ZERO))
+            .expect("the option is set");
     }
 
     /// A WebSocket of a client that may do everything, right after the handshake.
