@@ -2,6 +2,7 @@
 //! systemd unit, and what `docs/operations.md` says of proxies.
 
 mod container;
+mod page;
 mod proxies;
 mod sample;
 mod service;
