@@ -1,72 +1,93 @@
-//! `tribus check-config`: what the gateway would run with.
+//! `tribus check-config`: what the gateway would run with, where each value comes from, and what is
+//! dangerous or will not work.
 
-use std::{fmt::Write as _, process::ExitCode};
+mod effective;
 
-use super::serve::ConfigArgs;
-use crate::{auth::Authenticator, config::Config};
+use std::{fs::File, net::ToSocketAddrs, path::Path, process::ExitCode};
 
-/// Check the configuration and print what is effective, secrets left out.
+use anyhow::Context;
+
+use self::effective::Effective;
+use super::{open_files, serve::ConfigArgs};
+use crate::{
+    auth::Authenticator,
+    config::{Advice, Config, Origins, Severity},
+};
+
+/// Check the configuration, and print what is effective and from where. Secrets are left out.
+///
+/// What is printed is a configuration itself (TOML). Warnings and notes go to standard error.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  tribus check-config --config /etc/tribus.toml
-  TRIBUS__RETENTION__AGE=1h tribus check-config")]
+  tribus check-config --config /etc/tribus/tribus.toml
+  TRIBUS__RETENTION__AGE=1h tribus check-config
+  tribus check-config 2>/dev/null | grep -v '# default'   only what was set
+
+Exit codes: 0 where `tribus serve` would start, with warnings or without; 1 where it would not.")]
 pub struct Args {
     #[command(flatten)]
     source: ConfigArgs,
 }
 
 pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
-    let config = args.source.load()?;
-    let options = config.auth_options();
-    let has_keys = options.has_keys();
-    if has_keys {
-        Authenticator::new(options)?;
+    let (config, origins) = args.source.load_explained()?;
+    check(&config)?;
+    let effective = Effective::new(&config, &origins, args.source.config.as_deref())?;
+    anstream::print!("{effective}");
+    let advice = all_advice(&config, &origins);
+    for advice in &advice {
+        eprintln!("{advice}");
     }
-    print!("{}", effective(&config)?);
-    if !has_keys {
-        eprintln!(
-            "note: no key is configured: `tribus serve` would start in development mode, on \
-             loopback only"
-        );
+    let warnings = advice
+        .iter()
+        .filter(|advice| advice.severity == Severity::Warning);
+    match warnings.count() {
+        0 => eprintln!("the configuration is good"),
+        1 => eprintln!("the configuration is good, but for 1 warning"),
+        count => eprintln!("the configuration is good, but for {count} warnings"),
     }
-    eprintln!("the configuration is good");
     Ok(ExitCode::SUCCESS)
 }
 
-/// The configuration as TOML; of the secrets a comment each, so that one that did not arrive is noticed.
-fn effective(config: &Config) -> anyhow::Result<String> {
-    let mut auth = "[auth]\n".to_owned();
-    if config.auth.hs256_secret.is_some() {
-        auth.push_str("# hs256_secret is set\n");
+/// What the values alone do not tell: whether the gateway would start with them here.
+fn check(config: &Config) -> anyhow::Result<()> {
+    check_address("listen", &config.listen)?;
+    check_address("admin_listen", &config.admin_listen)?;
+    let options = config.auth_options();
+    if options.has_keys() {
+        Authenticator::new(options)?;
     }
-    match config.auth.previous_secrets.0.len() {
-        0 => {}
-        count => writeln!(auth, "# previous_secrets is set, to {count}")?,
+    for (key, file) in [("tls.cert", &config.tls.cert), ("tls.key", &config.tls.key)] {
+        file.as_deref()
+            .map_or(Ok(()), |file| check_file(key, file))?;
     }
-    let mut hook = "[auth.hook]\n".to_owned();
-    if config.auth.hook.secret.is_some() {
-        hook.push_str("# secret is set\n");
-    }
-    let text = toml::to_string(config)?;
-    Ok(text
-        .replacen("[auth]\n", &auth, 1)
-        .replacen("[auth.hook]\n", &hook, 1))
+    Ok(())
 }
 
-#[cfg(test)]
-mod tests {
-    use super::*;
+fn check_address(key: &str, address: &str) -> anyhow::Result<()> {
+    address.to_socket_addrs().with_context(|| {
+        format!("configuration key `{key}`: {address:?} is no address: write 127.0.0.1:8080")
+    })?;
+    Ok(())
+}
 
-    #[test]
-    fn of_secrets_it_tells_only_that_they_are_there() {
-        let plain = effective(&Config::default()).unwrap();
-        assert!(!plain.contains('#'), "{plain}");
-        let toml = "[auth]\nhs256_secret = \"s3cret\"\nprevious_secrets = [\"s3cret\", \"s3cret\"]";
-        let told = effective(&Config::from_toml(toml).unwrap()).unwrap();
-        let comments = "[auth]\n# hs256_secret is set\n# previous_secrets is set, to 2\ncookie";
-        assert!(told.contains(comments), "{told}");
-        assert!(!told.contains("s3cret"), "{told}");
-        let lines = |text: &str| text.lines().filter(|line| !line.starts_with('#')).count();
-        assert_eq!(lines(&told), lines(&plain));
+fn check_file(key: &str, file: &Path) -> anyhow::Result<()> {
+    let told = || format!("configuration key `{key}`: can not read {}", file.display());
+    let metadata = File::open(file)
+        .and_then(|file| file.metadata())
+        .with_context(told)?;
+    anyhow::ensure!(!metadata.is_dir(), "{}: it is a directory", told());
+    Ok(())
+}
+
+fn all_advice(config: &Config, origins: &Origins) -> Vec<Advice> {
+    let mut advice = config.advice(origins);
+    let allowed = open_files::hard_limit().unwrap_or(u64::MAX);
+    advice.extend(open_files::shortage(config.limits.connections, allowed).map(Advice::warning));
+    if !config.auth_options().has_keys() {
+        advice.push(Advice::note(
+            "no key is configured: `tribus serve` would start in development mode, on loopback only",
+        ));
     }
+    advice
 }

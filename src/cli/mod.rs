@@ -1,12 +1,15 @@
-//! The command line: `serve`, `token`, `check-config`, `publish`, `subscribe`.
+//! The command line: `serve`, `token`, `check-config`, `health`, `publish`, `subscribe`.
 
 mod backoff;
 mod endpoint;
 mod failure;
+mod open_files;
+mod service_manager;
 mod tag;
 mod variables;
 
 mod check_config;
+mod health;
 pub mod publish;
 mod serve;
 pub mod subscribe;
@@ -33,6 +36,7 @@ enum Command {
     Serve(serve::Args),
     Token(token::Args),
     CheckConfig(check_config::Args),
+    Health(health::Args),
     Publish(publish::Args),
     Subscribe(subscribe::Args),
 }
@@ -47,6 +51,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Token(args) => token::run(args),
             Command::CheckConfig(args) => check_config::run(&args),
+            Command::Health(args) => as_client(health::run(args)),
             Command::Publish(args) => as_client(publish::run(args)),
             Command::Subscribe(args) => as_client(subscribe::run(args)),
         }

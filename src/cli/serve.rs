@@ -9,10 +9,10 @@ use anyhow::Context;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::{EnvFilter, filter::LevelFilter};
 
-use super::variables;
+use super::{open_files, service_manager, variables};
 use crate::{
     auth::{Authenticator, NewToken, Secret, sign_hs256},
-    config::{Config, LogConfig, LogFormat},
+    config::{Config, LogConfig, LogFormat, Origins},
     gateway::Gateway,
     listener::Tls,
 };
@@ -55,6 +55,12 @@ impl ConfigArgs {
     /// # Errors
     /// Names the key that is wrong.
     pub fn load(&self) -> anyhow::Result<Config> {
+        Ok(self.load_explained()?.0)
+    }
+
+    /// # Errors
+    /// Names the key that is wrong.
+    pub fn load_explained(&self) -> anyhow::Result<(Config, Origins)> {
         variables::check(std::env::vars_os())?;
         let workers = self.workers.map(|workers| workers.to_string());
         let flags: Vec<(&str, String)> = [
@@ -65,7 +71,7 @@ impl ConfigArgs {
         .into_iter()
         .filter_map(|(key, value)| Some((key, value?)))
         .collect();
-        Ok(Config::load(self.config.as_deref(), &flags)?)
+        Ok(Config::load_explained(self.config.as_deref(), &flags)?)
     }
 }
 
@@ -81,7 +87,9 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         // Before anyone is told that it listens: until then a signal would just end the process.
         let hangup = signal(SignalKind::hangup())?;
         let stop = stop_signal()?;
+        let connections = config.limits.connections;
         let gateway = Gateway::bind(config)?;
+        allow_open_files(connections);
         let address = gateway.address()?;
         let scheme = if gateway.tls().is_some() {
             "https"
@@ -90,6 +98,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         };
         let url = format!("{scheme}://{address}");
         tracing::info!(%address, %url, admin = %gateway.admin_address()?, "listening");
+        service_manager::ready();
         if let Some(secret) = &development {
             eprintln!("{}", development_notice(secret, &url)?);
         }
@@ -171,6 +180,7 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
             _ = terminate.recv() => {}
         }
         tracing::info!("draining");
+        service_manager::stopping();
     })
 }
 
@@ -180,29 +190,46 @@ struct Reloaded {
     tls: Option<Arc<Tls>>,
 }
 
-/// Reads keys and certificates again on each SIGHUP; those that are no good leave the old ones in
-/// place, and do not keep the others from being taken.
+/// Reads keys and certificates again on each SIGHUP.
 async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, reloaded: &Reloaded) {
     while hangup.recv().await.is_some() {
-        let config = match source.load() {
-            Ok(config) => config,
-            Err(error) => {
-                tracing::error!("keys and certificates stay as they were: {error:#}");
-                continue;
-            }
-        };
-        if let Some(authenticator) = &reloaded.keys {
+        service_manager::reloading();
+        match source.load() {
+            Ok(config) => reloaded.reload(&config),
+            Err(error) => tracing::error!("keys and certificates stay as they were: {error:#}"),
+        }
+        service_manager::ready();
+    }
+}
+
+impl Reloaded {
+    /// Those that are no good leave the old ones in place, and do not keep the others from being
+    /// taken.
+    fn reload(&self, config: &Config) {
+        if let Some(authenticator) = &self.keys {
             match authenticator.reload(config.auth_options()) {
                 Ok(()) => tracing::info!("read the keys again"),
                 Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
             }
         }
-        if let Some(tls) = &reloaded.tls {
+        if let Some(tls) = &self.tls {
             match tls.reload(&config.tls) {
                 Ok(()) => tracing::info!("read the certificate again"),
                 Err(error) => tracing::error!("the certificate stays as it was: {error:#}"),
             }
         }
+    }
+}
+
+/// Each connection is an open file; a gateway that runs out of them can not even refuse clients.
+fn allow_open_files(connections: usize) {
+    match open_files::raise() {
+        Ok(allowed) => {
+            if let Some(shortage) = open_files::shortage(connections, allowed) {
+                tracing::warn!("{shortage}");
+            }
+        }
+        Err(error) => tracing::warn!(%error, "can not raise the limit of open files"),
     }
 }
 

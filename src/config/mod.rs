@@ -3,14 +3,20 @@
 //! Flags win over the environment (`TRIBUS__SECTION__KEY`), which wins over the file (TOML). An
 //! unknown key or a bad value is an error that names the key.
 
+mod advice;
 mod hook;
+mod keys;
 mod limits;
+mod origin;
 mod sections;
 mod values;
 
-use std::{fmt, path::Path, time::Duration};
+use std::{fmt, io::ErrorKind, path::Path, time::Duration};
 
+pub use advice::{Advice, Severity};
+pub use keys::keys;
 pub use limits::LimitsConfig;
+pub use origin::{Origin, Origins};
 pub use sections::{
     AuthConfig, BusConfig, Config, EngineKind, HookConfig, LogConfig, LogFormat, RetentionConfig,
     ShutdownConfig, TelemetryConfig, TlsConfig,
@@ -22,6 +28,13 @@ const ENVIRONMENT_PREFIX: &str = "TRIBUS";
 /// A configuration that can not be used; the message names the key and where it was set.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
+    #[error("there is no configuration file {path}")]
+    NoFile { path: String },
+    #[error(
+        "{path} is a directory: name the configuration file in it, such as {}/tribus.toml",
+        path.trim_end_matches('/')
+    )]
+    Directory { path: String },
     #[error("can not read the configuration file {path}")]
     Read {
         path: String,
@@ -51,6 +64,17 @@ impl Config {
     /// # Errors
     /// Names the first key that is unknown or has a bad value.
     pub fn load(file: Option<&Path>, flags: &[(&str, String)]) -> Result<Self, ConfigError> {
+        Ok(Self::load_explained(file, flags)?.0)
+    }
+
+    /// As [`Config::load`]; tells besides where each value came from.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_explained(
+        file: Option<&Path>,
+        flags: &[(&str, String)],
+    ) -> Result<(Self, Origins), ConfigError> {
         let text = match file {
             Some(path) => read_toml(path)?,
             None => String::new(),
@@ -58,7 +82,10 @@ impl Config {
         let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
             .prefix_separator("__")
             .separator("__");
-        Self::from_sources(&text, environment, flags)
+        let config = Self::from_sources(&text, environment, flags)?;
+        let variables = std::env::vars_os().map(|(name, _)| name);
+        let flags = flags.iter().map(|(key, _)| (*key).to_owned());
+        Ok((config, Origins::of(&text, variables, flags)))
     }
 
     /// Reads TOML only, without the environment.
@@ -136,9 +163,13 @@ impl Config {
 
 fn read_toml(path: &Path) -> Result<String, ConfigError> {
     let name = || path.display().to_string();
-    let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
-        path: name(),
-        source,
+    let text = std::fs::read_to_string(path).map_err(|source| match source.kind() {
+        ErrorKind::NotFound => ConfigError::NoFile { path: name() },
+        ErrorKind::IsADirectory => ConfigError::Directory { path: name() },
+        _ => ConfigError::Read {
+            path: name(),
+            source,
+        },
     })?;
     match text.parse::<toml::Table>() {
         Ok(_) => Ok(text),

@@ -51,10 +51,21 @@ impl<'de> Deserialize<'de> for Size {
     }
 }
 
+/// In the largest unit in which it is a whole number, so that nothing of it is lost.
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let units = [("GiB", 30), ("MiB", 20), ("KiB", 10)];
+        let fits = |shift: u32| self.0 != 0 && self.0.trailing_zeros() >= shift;
+        match units.iter().find(|(_, shift)| fits(*shift)) {
+            Some((unit, shift)) => write!(f, "{}{unit}", self.0 >> shift),
+            None => write!(f, "{}B", self.0),
+        }
+    }
+}
+
 impl Serialize for Size {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let size = bytesize::ByteSize::b(self.0 as u64);
-        serializer.collect_str(&size.display().iec().to_string().replace(' ', ""))
+        serializer.collect_str(self)
     }
 }
 
@@ -129,5 +140,30 @@ impl<'de, T: de::DeserializeOwned> Visitor<'de> for ListVisitor<T> {
         toml::from_str::<Document<T>>(&format!("list = {text}"))
             .map(|document| List(document.list))
             .map_err(|_| E::custom(r#"not a list: write it as a TOML array, such as ["a", "b"]"#))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_size_is_written_so_that_it_reads_back_exactly() {
+        for (bytes, written) in [
+            (0, "0B"),
+            (1, "1B"),
+            (1023, "1023B"),
+            (1024, "1KiB"),
+            (100_001, "100001B"),
+            (1536, "1536B"),
+            (64 << 10, "64KiB"),
+            (256 << 20, "256MiB"),
+            (3 << 30, "3GiB"),
+            ((1 << 30) + (1 << 20), "1025MiB"),
+        ] {
+            assert_eq!(Size(bytes).to_string(), written);
+            let read: Size = toml::Value::String(written.to_owned()).try_into().unwrap();
+            assert_eq!(read, Size(bytes));
+        }
     }
 }

@@ -2,6 +2,7 @@
 
 mod configuration;
 mod following;
+mod operating;
 mod real_input;
 mod serving;
 

@@ -4,6 +4,7 @@
 mod authentication;
 mod command_line;
 mod connections;
+mod deployment;
 mod draining;
 mod errors;
 mod events;

@@ -6,7 +6,7 @@ use serde_json::Value;
 use tempfile::NamedTempFile;
 
 use super::{SECRET_VARIABLE, tribus};
-use crate::support::{Answer, Claims, Credentials, Door, SECRET, TestGateway};
+use crate::support::{Answer, Claims, Credentials, Door, Program, SECRET, TestGateway};
 
 fn config_file(toml: &str) -> NamedTempFile {
     let file = tempfile::Builder::new().suffix("tribus.toml").tempfile();
@@ -116,12 +116,22 @@ async fn a_bad_variable_is_an_error_that_names_the_key_and_never_shows_a_secret(
 }
 
 #[tokio::test]
-async fn a_missing_file_and_a_bad_log_level_are_told() {
+async fn a_missing_file_a_directory_and_a_bad_log_level_are_told() {
     for (arguments, variables, part) in [
         (
             ["serve", "--config", "/nowhere/tribus.toml"],
             ("X", "1"),
-            "/nowhere/tribus.toml",
+            "there is no configuration file /nowhere/tribus.toml",
+        ),
+        (
+            ["check-config", "--config", "/nowhere/tribus.toml"],
+            ("X", "1"),
+            "there is no configuration file /nowhere/tribus.toml",
+        ),
+        (
+            ["check-config", "--config", "/"],
+            ("X", "1"),
+            "/ is a directory: name the configuration file in it, such as /tribus.toml",
         ),
         (
             ["serve", "--listen", "127.0.0.1:0"],
@@ -180,15 +190,107 @@ async fn check_config_prints_what_is_effective_and_no_secret() {
         Some(5),
         "over the file"
     );
-    assert!(ended.stdout.contains("\n[auth]\n# hs256_secret is set\n"));
+    for (start, origin) in [
+        ("listen = ", "flag --listen".to_owned()),
+        ("heartbeat = ", "TRIBUS__HEARTBEAT".to_owned()),
+        ("events = ", format!("{path}:4")),
+        ("bytes = ", "default".to_owned()),
+        ("# hs256_secret is set ", SECRET_VARIABLE.0.to_owned()),
+    ] {
+        let line = ended.stdout.lines().find(|line| line.starts_with(start));
+        let line = line.unwrap_or_else(|| panic!("{start} in {}", ended.stdout));
+        assert!(line.ends_with(&format!(" # {origin}")), "{line}");
+    }
     assert!(!format!("{ended:?}").contains(SECRET));
+    assert!(
+        !ended.stdout.contains('\u{1b}'),
+        "no styles but on a terminal"
+    );
     let again = config_file(&ended.stdout);
     let path = again.path().to_str().unwrap();
     let reread = tribus(&["check-config", "--config", path], &[SECRET_VARIABLE]).await;
+    let values = |printed: &str| printed.parse::<toml::Table>().expect("TOML");
     assert_eq!(
-        reread.stdout, ended.stdout,
+        values(&reread.stdout),
+        values(&ended.stdout),
         "what it prints is a configuration"
     );
+    assert!(reread.stdout.contains(&format!(" # {path}:1\n")));
+}
+
+#[tokio::test]
+async fn check_config_warns_of_what_is_dangerous_and_still_calls_the_rest_good() {
+    let toml = "admin_listen = \"0.0.0.0:8081\"\nlisten = \"0.0.0.0:80\"\n\
+                trusted_proxies = [\"0.0.0.0/0\"]\nlimits.connections = 1\n[auth.hook]\ntimeout = \"1s\"";
+    let file = config_file(toml);
+    let path = file.path().to_str().unwrap();
+    let ended = tribus(&["check-config", "--config", path], &[SECRET_VARIABLE]).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let lines: Vec<_> = ended.stderr.lines().collect();
+    for start in [
+        "warning: admin_listen = 0.0.0.0:8081 can be reached",
+        "note: listen = 0.0.0.0:80 speaks clear text",
+        "warning: trusted_proxies has 0.0.0.0/0",
+        "warning: auth.hook.timeout has no effect without auth.hook.url",
+    ] {
+        let told = lines.iter().filter(|line| line.starts_with(start)).count();
+        assert_eq!(told, 1, "{start} in {}", ended.stderr);
+    }
+    let last = lines.last().expect("a verdict");
+    assert_eq!(*last, "the configuration is good, but for 3 warnings");
+}
+
+/// The hard limit: `serve` raises the soft one to it by itself.
+#[tokio::test]
+async fn too_few_open_files_are_warned_of_by_check_config_and_by_serve() {
+    let connections = ("TRIBUS__LIMITS__CONNECTIONS", "500");
+    for (limits, is_short) in [("-Hn 2547", true), ("-Hn 2548", false)] {
+        let command = format!("ulimit -Sn 256 && ulimit {limits} && exec \"$TRIBUS_BIN\" \"$@\"");
+        let checked =
+            Program::tribus_by_shell(&command, &["check-config"], &[SECRET_VARIABLE, connections]);
+        let told = checked.ended().await.stderr;
+        let shortage = "limits.connections = 500 takes up to 2548 open files";
+        assert_eq!(told.contains(shortage), is_short, "{limits}: {told}");
+        let free = "127.0.0.1:0";
+        let arguments = ["serve", "--listen", free, "--admin-listen", free];
+        let variables = [SECRET_VARIABLE, connections];
+        let mut serving = Program::tribus_by_shell(&command, &arguments, &variables);
+        serving.says("listening").await;
+        let expected = limits.strip_prefix("-Hn ").unwrap();
+        assert_eq!(serving.soft_limit_of_files(), expected);
+        serving.signal("TERM");
+        let said = serving.ended().await.stderr;
+        assert_eq!(said.contains(shortage), is_short, "{limits}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn files_that_can_not_be_read_and_addresses_that_are_none_are_no_good_configuration() {
+    let directory = tempfile::tempdir().unwrap();
+    let is_directory = format!(
+        "tls.key = \"{0}\"\ntls.cert = \"{0}\"",
+        directory.path().display()
+    );
+    for (toml, parts) in [
+        (
+            "tls.cert = \"/nowhere/c.pem\"\ntls.key = \"/nowhere/k.pem\"",
+            &["tls.cert", "/nowhere/c.pem"][..],
+        ),
+        (&is_directory, &["tls.cert", "directory"]),
+        ("listen = \"8080\"", &["`listen`", "no address"]),
+        (
+            "admin_listen = \"127.0.0.1:80800\"",
+            &["`admin_listen`", "no address"],
+        ),
+    ] {
+        let file = config_file(toml);
+        let path = file.path().to_str().unwrap();
+        let ended = tribus(&["check-config", "--config", path], &[SECRET_VARIABLE]).await;
+        assert_eq!(ended.code, Some(1), "{toml}: {ended:?}");
+        for part in parts {
+            assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+        }
+    }
 }
 
 #[tokio::test]
@@ -309,7 +411,14 @@ async fn a_token_that_no_gateway_would_take_is_not_printed() {
 
 #[tokio::test]
 async fn every_command_has_help_with_an_example() {
-    for command in ["serve", "token", "check-config", "publish", "subscribe"] {
+    for command in [
+        "serve",
+        "token",
+        "check-config",
+        "health",
+        "publish",
+        "subscribe",
+    ] {
         let ended = tribus(&[command, "--help"], &[]).await;
         assert_eq!(ended.code, Some(0), "{command}");
         assert!(

@@ -94,6 +94,7 @@ impl TestGateway {
             address,
             admin,
             http: reqwest::Client::new(),
+            tls: None,
             stop: None,
             thread: None,
         }

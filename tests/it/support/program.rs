@@ -33,11 +33,17 @@ impl Program {
     /// Runs `tribus` with these arguments, and no variables of its own but these.
     pub fn tribus(arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_tribus"));
-        let inherited = std::env::vars_os().map(|(name, _)| name);
-        for name in inherited.filter(|name| name.to_string_lossy().starts_with("TRIBUS")) {
-            command.env_remove(name);
-        }
-        command.args(arguments).envs(variables.iter().copied());
+        command.args(arguments);
+        Self::start(with_variables(command, variables))
+    }
+
+    /// As [`Program::tribus`], by a shell that prepares what the program inherits and then becomes
+    /// it: `exec "$TRIBUS_BIN" "$@"`.
+    pub fn tribus_by_shell(script: &str, arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let mut command = Command::new("bash");
+        command.args(["-c", script, "bash"]).args(arguments);
+        let mut command = with_variables(command, variables);
+        command.env("TRIBUS_BIN", env!("CARGO_BIN_EXE_tribus"));
         Self::start(command)
     }
 
@@ -48,7 +54,8 @@ impl Program {
         Self::start(command)
     }
 
-    fn start(mut command: Command) -> Self {
+    /// Any other program.
+    pub fn start(mut command: Command) -> Self {
         command
             .env("NO_COLOR", "1")
             .stdin(Stdio::piped())
@@ -73,6 +80,17 @@ impl Program {
         fields
             .map(|ticks| ticks.parse::<u64>().expect("a number"))
             .sum()
+    }
+
+    /// How many files it may have open.
+    pub fn soft_limit_of_files(&self) -> String {
+        let limits = std::fs::read_to_string(format!("/proc/{}/limits", self.child.id()));
+        let limits = limits.expect("a running program");
+        let files = limits
+            .lines()
+            .find_map(|line| line.strip_prefix("Max open files"));
+        let mut columns = files.expect("a limit").split_whitespace();
+        columns.next().expect("a soft limit").to_owned()
     }
 
     /// The memory that it holds now.
@@ -104,11 +122,32 @@ impl Program {
         self.stdout.next_with(part).await
     }
 
+    /// What it said on standard error so far.
+    pub fn said(&mut self) -> String {
+        while let Ok(line) = self.stderr.coming.try_recv() {
+            self.stderr.seen.push_str(&line);
+            self.stderr.seen.push('\n');
+        }
+        self.stderr.seen.clone()
+    }
+
     /// Sends a signal, such as `TERM`.
     pub fn signal(&self, name: &str) {
         let id = self.child.id().to_string();
         let sent = Command::new("kill").args(["-s", name, &id]).status();
         assert!(sent.expect("kill runs").success(), "{name}");
+    }
+
+    /// Asks it to end, and waits for a while, without panicking.
+    pub fn terminate(&mut self) {
+        let id = self.child.id().to_string();
+        let _ = Command::new("kill").args(["-s", "TERM", &id]).status();
+        for _ in 0..200 {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
     }
 
     /// Waits for its end.
@@ -130,6 +169,16 @@ impl Program {
             stderr,
         }
     }
+}
+
+/// No variables of the gateway but these.
+fn with_variables(mut command: Command, variables: &[(&str, &str)]) -> Command {
+    let inherited = std::env::vars_os().map(|(name, _)| name);
+    for name in inherited.filter(|name| name.to_string_lossy().starts_with("TRIBUS")) {
+        command.env_remove(name);
+    }
+    command.envs(variables.iter().copied());
+    command
 }
 
 impl Drop for Program {

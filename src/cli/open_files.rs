@@ -1,0 +1,46 @@
+//! How many files, and so connections, the process may have open.
+
+use rlimit::Resource;
+
+/// Files besides the connections of clients within `limits.connections`: connections beyond it,
+/// which are told so, the operators', those to keys, backends and collectors, and the process's own.
+const RESERVE: u64 = 2048;
+
+/// Raises the soft limit to the hard one, as any process may, and gives what it is then. Shells and
+/// service managers keep the soft limit at 1024 for the sake of old programs.
+pub fn raise() -> std::io::Result<u64> {
+    rlimit::increase_nofile_limit(u64::MAX)
+}
+
+/// What [`raise`] can reach.
+pub fn hard_limit() -> std::io::Result<u64> {
+    Resource::NOFILE.get_hard()
+}
+
+/// What is wrong where so many clients are let in and so few files allowed.
+pub fn shortage(connections: usize, allowed: u64) -> Option<String> {
+    let needed = u64::try_from(connections).unwrap_or(u64::MAX);
+    let needed = needed.saturating_add(RESERVE);
+    (allowed < needed).then(|| {
+        format!(
+            "limits.connections = {connections} takes up to {needed} open files, and the process \
+             may have {allowed}: raise its limit (ulimit -Hn, LimitNOFILE= of systemd), or lower \
+             limits.connections"
+        )
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_are_short_where_connections_and_the_reserve_do_not_fit() {
+        assert_eq!(shortage(1000, 3048), None);
+        let told = shortage(1000, 3047).unwrap();
+        for part in ["limits.connections = 1000", "3048", "3047", "LimitNOFILE"] {
+            assert!(told.contains(part), "{part} in {told}");
+        }
+        assert!(shortage(usize::MAX, u64::MAX - 1).is_some());
+    }
+}
