@@ -3,7 +3,12 @@
 CARGO ?= cargo
 export CARGO
 
-.PHONY: run test bench lint release
+# The fuzz targets are a workspace of their own, built where the gateway is so that they share its
+# dependencies, and without libFuzzer, which only `make fuzz` needs.
+IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
+	--target-dir $(or $(CARGO_TARGET_DIR),target)
+
+.PHONY: run test bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
@@ -11,13 +16,28 @@ run: | rust
 	$(CARGO) run --release -- serve
 
 # Everything that CI runs besides formatting and lints.
-test: | rust
+test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
+	$(CARGO) test --lib $(IN_FUZZ)
 
-lint: | rust
+lint: fuzz/Cargo.lock | rust
 	$(CARGO) fmt --check
+	$(CARGO) fmt --check --manifest-path fuzz/Cargo.toml
 	$(CARGO) clippy --all-targets -- -D warnings
+	$(CARGO) clippy --all-targets $(IN_FUZZ) -- -D warnings
+
+# What the gateway depends on: licences, sources, banned crates, and known vulnerabilities.
+deny: | rust
+	sh scripts/deny.sh
+
+# Each fuzz target for FUZZ_SECONDS (60 by default), or those named in FUZZ_TARGETS.
+fuzz: fuzz/Cargo.lock | rust
+	sh scripts/fuzz.sh $(FUZZ_TARGETS)
+
+# The versions that the gateway is built with; cargo adds what only the fuzz targets need.
+fuzz/Cargo.lock: Cargo.lock fuzz/Cargo.toml
+	cp Cargo.lock $@
 
 # What a delivery costs, beside a bare epoll loop, in one run. Needs two cores and taskset.
 bench: | rust

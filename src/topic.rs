@@ -669,6 +669,7 @@ impl<'a> UnionSearch<'a> {
 mod tests {
     use proptest::collection::vec;
     use proptest::prelude::*;
+    use proptest::sample::Index;
 
     use super::*;
 
@@ -938,6 +939,42 @@ mod tests {
             .find(|topic| filter.matches(topic) && !grants.iter().any(|grant| grant.matches(topic)))
     }
 
+    /// The text with a filler in place of each wildcard, cut down to what the wildcard admits, so
+    /// that whatever matches the result matches the text too.
+    fn narrowed(text: &str, fillers: &[String]) -> String {
+        let mut fillers = fillers.iter().cycle();
+        let mut next = || fillers.next().map_or("", String::as_str);
+        let filter = filter(text);
+        let pieces = filter.tokens().map(|token| match token {
+            Token::Literal(literal) => literal.to_owned(),
+            Token::Star => one_star(&next().replace(':', "")),
+            Token::DoubleStar => next().to_owned(),
+        });
+        pieces.collect()
+    }
+
+    /// The text with each run of stars cut down to one.
+    fn one_star(text: &str) -> String {
+        let mut text = text.to_owned();
+        while text.contains("**") {
+            text = text.replace("**", "*");
+        }
+        text
+    }
+
+    /// Two filters in place of the one at `at`, which match together what it does: its first `**`
+    /// stays in a segment, or it does not.
+    fn split(filters: &mut Vec<String>, at: usize) {
+        let filter = filters.swap_remove(at);
+        match filter.split_once("**") {
+            None => filters.push(filter),
+            Some((before, after)) => {
+                filters.push(format!("{before}*{after}"));
+                filters.push(format!("{before}*:**{after}"));
+            }
+        }
+    }
+
     proptest! {
         #[test]
         fn matching_agrees_with_the_definition(pattern in "[ab:é*]{1,8}", topic in "[ab:éê]{1,8}") {
@@ -972,16 +1009,56 @@ mod tests {
 
         #[test]
         fn what_is_covered_and_matched_is_granted(
-            grants in vec("[ab:*]{1,6}", 1..5),
-            by in "[ab:*]{1,6}",
-            topics in vec("[ab:x]{1,9}", 20),
+            grants in vec("(a|b|:|\\*|\\*\\*){1,4}", 1..6),
+            by in "(a|b|:|\\*|\\*\\*){1,4}",
+            fillers in vec(vec("[abx:]{0,3}", 3), 20),
         ) {
-            let grants: Vec<_> = grants.iter().map(|text| filter(text)).collect();
-            let by = filter(&by);
-            if covers(&grants, &by) {
-                for topic in topics.iter().filter(|topic| by.matches(topic)) {
-                    prop_assert!(grants.iter().any(|grant| grant.matches(topic)), "{topic}");
+            let filters: Vec<_> = grants.iter().map(|text| filter(text)).collect();
+            if covers(&filters, &filter(&by)) {
+                for topic in fillers.iter().map(|fillers| narrowed(&by, fillers)) {
+                    prop_assert!(filters.iter().any(|grant| grant.matches(&topic)), "{topic}");
                 }
+            }
+        }
+
+        #[test]
+        fn a_grant_covers_what_is_narrower_and_matches_what_that_matches(
+            grant in "[ab:é*]{0,4}\\*[ab:é*]{0,4}",
+            others in vec("[ab:*]{1,6}", 0..3),
+            narrower in vec("[ab:*]{0,3}", 5),
+            fillers in vec("[abx:ê]{0,3}", 8),
+        ) {
+            let by = narrowed(&grant, &narrower);
+            prop_assume!(TopicFilter::parse(&by).is_ok());
+            let topic = narrowed(&by, &fillers);
+            let (grant, by) = (filter(&grant), filter(&by));
+            let mut grants: Vec<_> = others.iter().map(|text| filter(text)).collect();
+            grants.push(grant.clone());
+            prop_assert!(covers(&grants, &by), "{grant} {by}");
+            prop_assert!(by.matches(&topic) && grant.matches(&topic), "{grant} {by} {topic}");
+        }
+
+        #[test]
+        fn grants_cover_together_what_was_split_among_them(
+            by in "[ab:*]{0,3}\\*\\*[ab:*]{0,3}",
+            splits in vec(any::<Index>(), 1..5),
+            narrower in vec("[ab:*]{0,3}", 3),
+            fillers in vec("[abx:]{0,4}", 5),
+        ) {
+            let by = filter(&by).as_str().to_owned();
+            let mut grants = vec![by.clone()];
+            for at in splits {
+                let at = at.index(grants.len());
+                split(&mut grants, at);
+            }
+            let grants: Vec<_> = grants.iter().map(|text| filter(text)).collect();
+            prop_assert!(covers(&grants, &filter(&by)), "{grants:?} {by}");
+            let narrower = narrowed(&by, &narrower);
+            prop_assume!(TopicFilter::parse(&narrower).is_ok());
+            prop_assert!(covers(&grants, &filter(&narrower)), "{grants:?} {narrower}");
+            for text in [by, narrower] {
+                let topic = narrowed(&text, &fillers);
+                prop_assert!(grants.iter().any(|grant| grant.matches(&topic)), "{grants:?} {topic}");
             }
         }
 

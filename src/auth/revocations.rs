@@ -1,7 +1,7 @@
 //! Tokens and subjects that are no longer welcome, though their tokens are still valid.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::Hash,
     sync::{Arc, PoisonError, RwLock},
 };
@@ -29,6 +29,8 @@ pub struct RevocationList {
 #[derive(Default)]
 struct Entries {
     tokens: HashMap<Arc<str>, Timestamp>,
+    /// Of the tokens, those that are refused for as long as they may turn out to live.
+    learning: HashSet<Arc<str>>,
     subjects: HashMap<(Tenant, Arc<str>), Timestamp>,
 }
 
@@ -51,7 +53,8 @@ impl RevocationList {
         }
     }
 
-    /// Revokes the token with this `jti`. `until` should be its `exp` plus [`LEEWAY`](super::LEEWAY) or later.
+    /// Revokes the token with this `jti` until then. Returns until when it is revoked now, which is later where it was
+    /// already.
     ///
     /// # Errors
     /// [`RevocationsFull`], then nothing has changed.
@@ -60,12 +63,34 @@ impl RevocationList {
         token_id: Arc<str>,
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<(), RevocationsFull> {
+    ) -> Result<Timestamp, RevocationsFull> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         put(&mut entries.tokens, token_id, until, now, self.capacity)
     }
 
-    /// Revokes every token of a subject of a tenant, also those yet to be issued, until the time given.
+    /// Revokes the token with this `jti` until it expires. As long as its `exp` is not known, that is `until`; when the
+    /// token is presented before then, its `exp` is learned.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`], then nothing has changed.
+    pub fn revoke_token_to_its_end(
+        &self,
+        token_id: Arc<str>,
+        until: Timestamp,
+        now: Timestamp,
+    ) -> Result<Timestamp, RevocationsFull> {
+        let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+        let Entries {
+            tokens, learning, ..
+        } = &mut *entries;
+        let end = put(tokens, Arc::clone(&token_id), until, now, self.capacity)?;
+        learning.retain(|token_id| tokens.contains_key(token_id));
+        learning.insert(token_id);
+        Ok(end)
+    }
+
+    /// Revokes every token of a subject of a tenant, also those yet to be issued, until the time given. Returns until
+    /// when they are revoked now, which is later where they were already.
     ///
     /// # Errors
     /// [`RevocationsFull`], then nothing has changed.
@@ -75,7 +100,7 @@ impl RevocationList {
         subject: Arc<str>,
         until: Timestamp,
         now: Timestamp,
-    ) -> Result<(), RevocationsFull> {
+    ) -> Result<Timestamp, RevocationsFull> {
         let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
         let key = (tenant, subject);
         put(&mut entries.subjects, key, until, now, self.capacity)
@@ -84,7 +109,23 @@ impl RevocationList {
     /// Whether the identity's token or its subject is revoked at `now`.
     pub fn is_revoked(&self, identity: &Identity, now: Timestamp) -> bool {
         let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
-        entries.has_token(identity, now) || entries.has_subject(identity, now)
+        if !entries.has_token(identity, now) {
+            return entries.has_subject(identity, now);
+        }
+        let learns = entries.learns_from(identity);
+        drop(entries);
+        if learns {
+            let mut entries = self.entries.write().unwrap_or_else(PoisonError::into_inner);
+            entries.learn_from(identity);
+        }
+        true
+    }
+
+    /// How many tokens and subjects are revoked at `now`.
+    pub fn in_force(&self, now: Timestamp) -> usize {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let ends = entries.tokens.values().chain(entries.subjects.values());
+        ends.filter(|until| now < **until).count()
     }
 }
 
@@ -93,6 +134,25 @@ impl Entries {
         let token_id = identity.token_id.as_ref();
         let until = token_id.and_then(|token_id| self.tokens.get(token_id));
         until.is_some_and(|until| now < *until)
+    }
+
+    /// Whether the token is good for longer than it was known to be.
+    fn learns_from(&self, identity: &Identity) -> bool {
+        identity.token_id.as_ref().is_some_and(|token_id| {
+            let until = self.tokens.get(token_id);
+            let longer = until.is_some_and(|until| *until < identity.valid_until());
+            longer && self.learning.contains(token_id)
+        })
+    }
+
+    fn learn_from(&mut self, identity: &Identity) {
+        let until = identity
+            .token_id
+            .as_ref()
+            .and_then(|id| self.tokens.get_mut(id));
+        if let Some(until) = until {
+            *until = identity.valid_until().max(*until);
+        }
     }
 
     fn has_subject(&self, identity: &Identity, now: Timestamp) -> bool {
@@ -111,14 +171,14 @@ fn put<K: Hash + Eq>(
     until: Timestamp,
     now: Timestamp,
     capacity: usize,
-) -> Result<(), RevocationsFull> {
+) -> Result<Timestamp, RevocationsFull> {
     entries.retain(|_, until| now < *until);
     if entries.len() >= capacity && !entries.contains_key(&key) {
         return Err(RevocationsFull);
     }
     let end = entries.entry(key).or_insert(until);
     *end = until.max(*end);
-    Ok(())
+    Ok(*end)
 }
 
 #[cfg(test)]
@@ -168,11 +228,29 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_is_presented_is_refused_until_it_expires() {
+        let list = RevocationList::new();
+        let token = alice(None, Some("t1"));
+        list.revoke_token_to_its_end("t1".into(), at(100), at(0))
+            .expect("room");
+        assert!(list.is_revoked(&token, at(99)));
+        assert!(list.is_revoked(&token, at(3600)));
+        assert!(!list.is_revoked(&token, token.valid_until()));
+        list.revoke_token("t2".into(), at(100), at(0))
+            .expect("room");
+        let other = alice(None, Some("t2"));
+        assert!(list.is_revoked(&other, at(99)));
+        assert!(!list.is_revoked(&other, at(100)), "as long as was said");
+        assert_eq!((list.in_force(at(99)), list.in_force(at(100))), (2, 1));
+    }
+
+    #[test]
     fn a_full_list_says_so_until_entries_end() {
         let list = RevocationList::with_capacity(1);
         list.revoke_token("t1".into(), at(10), at(0)).expect("room");
         let full = list.revoke_token("t2".into(), at(10), at(9));
         assert_eq!(full, Err(RevocationsFull));
+        assert_eq!(list.in_force(at(9)), 1);
         assert!(list.revoke_token("t1".into(), at(20), at(9)).is_ok());
         assert!(list.revoke_token("t2".into(), at(30), at(20)).is_ok());
         assert!(list.is_revoked(&alice(None, Some("t2")), at(21)));

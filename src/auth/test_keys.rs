@@ -88,7 +88,7 @@ impl Signer {
     }
 
     /// A token with this very header and these claims, whatever they are.
-    pub fn raw(&self, header: &str, claims: &str) -> String {
+    pub fn raw(&self, header: impl AsRef<[u8]>, claims: impl AsRef<[u8]>) -> String {
         let header = URL_SAFE_NO_PAD.encode(header);
         let message = format!("{header}.{}", URL_SAFE_NO_PAD.encode(claims));
         let signature = URL_SAFE_NO_PAD.encode(self.sign(message.as_bytes()));
@@ -96,7 +96,7 @@ impl Signer {
     }
 
     pub fn token(&self, header: Value, claims: Value) -> String {
-        self.raw(&header.to_string(), &claims.to_string())
+        self.raw(header.to_string(), claims.to_string())
     }
 
     fn sign(&self, message: &[u8]) -> Vec<u8> {

@@ -257,6 +257,13 @@ impl TicketStore {
         result
     }
 
+    /// How many tickets may still be used. `now` is the current time.
+    pub fn outstanding(&self, now: Timestamp) -> usize {
+        let mut inner = self.lock();
+        inner.forget_ended(now);
+        inner.tickets.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, Inner> {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -66,7 +66,8 @@ impl Header {
     fn parse(encoded: &str) -> Result<Self, AuthError> {
         let malformed = AuthError::Malformed("header is not what it should be");
         let json = URL_SAFE_NO_PAD.decode(encoded).map_err(|_| malformed)?;
-        let raw: RawHeader = serde_json::from_slice(&json).map_err(|_| malformed)?;
+        let json = String::from_utf8(json).map_err(|_| malformed)?;
+        let raw: RawHeader = serde_json::from_str(&json).map_err(|_| malformed)?;
         if raw.crit.is_some() {
             return Err(AuthError::Malformed("`crit` extensions are not understood"));
         }

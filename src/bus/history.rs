@@ -5,6 +5,7 @@ use std::{
     ops::Bound,
 };
 
+use super::census::TopicRange;
 use crate::topic::{Tenant, Topic, TopicFilter};
 
 /// The retained events of one topic.
@@ -107,6 +108,25 @@ impl History {
             Some(history) => history.trimmed,
             None => self.trimmed.last_trimmed(tenant, Some(filter.as_str())),
         }
+    }
+
+    /// The next retained topics in a range, and how many events each has.
+    pub(super) fn topics(&self, wanted: &TopicRange, most: usize) -> Vec<(Tenant, Topic, usize)> {
+        let first = wanted.first_tenant().cloned().unwrap_or_default();
+        let tenants = self.tenants.range(first..);
+        let mut found = Vec::new();
+        for (tenant, of_tenant) in tenants.take_while(|(tenant, _)| wanted.may_have(tenant)) {
+            let range = (wanted.lower_bound(tenant), Bound::Unbounded);
+            let topics = of_tenant.topics.range::<str, _>(range);
+            let topics = topics.take_while(|(topic, _)| topic.starts_with(wanted.prefix()));
+            for (topic, history) in topics {
+                if found.len() == most {
+                    return found;
+                }
+                found.push((tenant.clone(), topic.clone(), history.sequences.len()));
+            }
+        }
+        found
     }
 
     pub(super) fn topic(&self, tenant: &Tenant, topic: &str) -> Option<&TopicHistory> {

@@ -1,5 +1,6 @@
 //! The node's bus: the retained window of the log, and the shards that fan it out.
 
+mod census;
 mod history;
 mod shard;
 mod topic_index;
@@ -10,11 +11,18 @@ use std::{
     time::Duration,
 };
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{
+    mpsc::{self, error::TrySendError},
+    watch,
+};
 
+pub use census::{
+    ConnectionPage, ConnectionQuery, ConnectionRow, Ended, MOST_TOPICS_SHOWN, TopicPage,
+    TopicRange, TopicRow,
+};
 pub use shard::{Revocation, SessionHandle, Shard, ShardCommand};
 pub use topic_index::TopicIndex;
-pub use window::{Gap, Latest, Page, PageLimits, Range, Retention, RewindScan, Window};
+pub use window::{Extent, Gap, Latest, Page, PageLimits, Range, Retention, RewindScan, Window};
 
 use crate::{
     engine::{Appended, Engine, EngineError, IdempotencyKey, Tail},
@@ -37,6 +45,31 @@ pub struct Bus {
     engine: Arc<dyn Engine>,
     feed: Arc<Feed>,
     shards: RwLock<Vec<mpsc::Sender<ShardCommand>>>,
+}
+
+/// What shards answered.
+#[derive(Debug)]
+pub struct Answers<T> {
+    pub answers: Vec<T>,
+    /// How many shards did not answer in time.
+    pub silent: usize,
+}
+
+impl<T> Answers<T> {
+    async fn collect(mut coming: mpsc::Receiver<T>, asked: usize, deadline: Duration) -> Self {
+        let mut answers = Vec::with_capacity(asked);
+        let all = async {
+            while let Some(answer) = coming.recv().await {
+                answers.push(answer);
+            }
+        };
+        // Who has not answered by then is counted below.
+        let _ = tokio::time::timeout(deadline, all).await;
+        Self {
+            silent: asked.saturating_sub(answers.len()),
+            answers,
+        }
+    }
 }
 
 /// What the engine's tail writes to.
@@ -72,6 +105,16 @@ pub enum StartPoint {
     Unknown {
         asked: String,
     },
+}
+
+impl StartPoint {
+    /// Whether events of the log come before live ones, if there are any.
+    pub fn is_in_the_past(&self) -> bool {
+        match self {
+            Self::Earliest | Self::Rewind(_) | Self::After { .. } => true,
+            Self::Now | Self::Unknown { .. } => false,
+        }
+    }
 }
 
 impl Bus {
@@ -159,17 +202,69 @@ impl Bus {
         }
     }
 
+    /// How many idempotency keys the engine remembers.
+    pub fn remembered_keys(&self) -> usize {
+        self.engine.remembered_keys()
+    }
+
     /// Tells every shard, in turn.
     pub async fn command(&self, command: ShardCommand) {
-        let shards = self
-            .shards
-            .read()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone();
-        for shard in shards {
+        for shard in self.shards() {
             // A shard that is gone has no sessions left to tell.
             let _ = shard.send(command.clone()).await;
         }
+    }
+
+    /// Asks every shard, and collects their answers until all have come or `deadline` has passed.
+    /// `command` puts the question around the way to answer. A shard that has too many commands
+    /// waiting is not asked, and counts as one that did not answer.
+    pub async fn ask<T>(
+        &self,
+        deadline: Duration,
+        command: impl Fn(mpsc::Sender<T>) -> ShardCommand,
+    ) -> Answers<T> {
+        let shards = self.shards();
+        let (reply, coming) = mpsc::channel(shards.len().max(1));
+        let asked = shards.iter().filter(|shard| {
+            let sent = shard.try_send(command(reply.clone()));
+            // One that is gone has nothing to tell.
+            !matches!(sent, Err(TrySendError::Closed(_)))
+        });
+        let asked = asked.count();
+        drop(reply);
+        Answers::collect(coming, asked, deadline).await
+    }
+
+    /// As [`Bus::ask`], but every shard gets the command, however long it takes to take it.
+    pub async fn tell<T: Send + 'static>(
+        &self,
+        deadline: Duration,
+        command: impl Fn(mpsc::Sender<T>) -> ShardCommand,
+    ) -> Answers<T> {
+        let shards = self.shards();
+        let (reply, coming) = mpsc::channel(shards.len().max(1));
+        let mut asked = 0;
+        for shard in shards {
+            let command = command(reply.clone());
+            match shard.try_send(command) {
+                Ok(()) => asked += 1,
+                Err(TrySendError::Closed(_)) => {}
+                Err(TrySendError::Full(command)) => {
+                    asked += 1;
+                    // Also where whoever asked stops waiting.
+                    tokio::spawn(async move { shard.send(command).await });
+                }
+            }
+        }
+        drop(reply);
+        Answers::collect(coming, asked, deadline).await
+    }
+
+    fn shards(&self) -> Vec<mpsc::Sender<ShardCommand>> {
+        self.shards
+            .read()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
     }
 
     fn join(&self) -> (watch::Receiver<u64>, mpsc::Receiver<ShardCommand>) {

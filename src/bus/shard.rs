@@ -4,32 +4,51 @@ use std::{
     cell::{Cell, RefCell},
     rc::Rc,
     sync::Arc,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
+use jiff::Timestamp;
 use slab::Slab;
-use tokio::sync::{mpsc, watch};
+use tokio::{
+    sync::{mpsc, watch},
+    time::MissedTickBehavior,
+};
 
-use super::{Bus, Latest, StartPoint, topic_index::TopicIndex};
+use super::{
+    Bus, Latest, StartPoint,
+    census::{self, ConnectionPage, ConnectionQuery, Ended, TopicPage, TopicRange},
+    topic_index::TopicIndex,
+};
 use crate::{
     auth::Identity,
     event::Event,
+    metrics::{LagByTransport, WorkerMetrics},
     protocol::{CloseReason, Ref, Refusal, ServerFrame, SubscribeRequest},
-    session::{Announcement, Delivery, Outgoing, Session, SessionLimits},
+    session::{Announcement, Delivery, Outgoing, Peer, Session, SessionLimits, Tally},
     telemetry::Telemetry,
+    throttle::Throttle,
     topic::{Tenant, TopicFilter},
 };
 
 /// Events dispatched before the worker's other tasks get their turn.
 const DISPATCH_BATCH: usize = 64;
 
+/// How often sessions are looked after whose transports are not polled.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+
 /// What a shard may be told from outside its thread.
 #[derive(Clone, Debug)]
 pub enum ShardCommand {
     /// End every session, the clients' return spread over this time.
     Drain { spread: Duration },
-    /// End the sessions of a subject, or of one of its tokens.
-    Revoke(Revocation),
+    /// End the sessions of a subject, or of one of its tokens, and tell what was ended.
+    Revoke(Revocation, mpsc::Sender<Ended>),
+    /// Tell how far sessions are behind.
+    TellLag(mpsc::Sender<LagByTransport>),
+    /// List sessions.
+    ListConnections(Arc<ConnectionQuery>, mpsc::Sender<ConnectionPage>),
+    /// List topic filters, at most so many.
+    ListTopics(Arc<TopicRange>, usize, mpsc::Sender<TopicPage>),
 }
 
 /// Whose access ends.
@@ -49,6 +68,7 @@ pub struct Revocation {
 pub struct Shard {
     bus: Arc<Bus>,
     limits: SessionLimits,
+    metrics: WorkerMetrics,
     /// The position up to which every live session was offered everything.
     dispatched: Rc<Cell<u64>>,
     sessions: RefCell<Slab<Rc<RefCell<Session>>>>,
@@ -56,6 +76,7 @@ pub struct Shard {
     scratch: RefCell<Scratch>,
     draining: Cell<bool>,
     telemetry: Option<Arc<Telemetry>>,
+    fell_behind: Throttle,
 }
 
 /// Reused from one dispatch to the next.
@@ -70,6 +91,7 @@ impl Shard {
     pub fn start(
         bus: Arc<Bus>,
         limits: SessionLimits,
+        metrics: WorkerMetrics,
         telemetry: Option<Arc<Telemetry>>,
     ) -> Rc<Self> {
         let (head, commands) = bus.join();
@@ -77,12 +99,15 @@ impl Shard {
             dispatched: Rc::new(Cell::new(bus.window().head())),
             bus,
             limits,
+            metrics,
             sessions: RefCell::default(),
             index: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
             telemetry,
+            fell_behind: Throttle::default(),
         });
+        shard.metrics.set_dispatched(shard.dispatched.get());
         tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
         shard
     }
@@ -91,9 +116,20 @@ impl Shard {
         &self.bus
     }
 
+    /// The counters of this worker.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        &self.metrics
+    }
+
+    pub(super) fn sessions(&self) -> std::cell::Ref<'_, Slab<Rc<RefCell<Session>>>> {
+        self.sessions.borrow()
+    }
+
     /// Adds a session for an authenticated client. It is removed when its handle is dropped.
-    pub fn open(self: &Rc<Self>, identity: Arc<Identity>) -> SessionHandle {
-        let session = Session::new(identity, self.limits, Rc::clone(&self.dispatched));
+    pub fn open(self: &Rc<Self>, identity: Arc<Identity>, peer: Peer) -> SessionHandle {
+        let session = Session::new(identity, peer, self.limits, Rc::clone(&self.dispatched));
+        self.metrics.opened(peer.transport);
+        log_opened(&session);
         let session = Rc::new(RefCell::new(session));
         let key = self.sessions.borrow_mut().insert(Rc::clone(&session));
         SessionHandle {
@@ -112,14 +148,24 @@ impl Shard {
         mut head: watch::Receiver<u64>,
         mut commands: mpsc::Receiver<ShardCommand>,
     ) {
+        let mut look_after = tokio::time::interval(LOOK_AFTER);
+        look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 changed = head.changed() => match changed {
                     Ok(()) => self.dispatch_to_head().await,
                     Err(_) => return,
                 },
-                Some(command) = commands.recv() => self.obey(&command),
+                Some(command) = commands.recv() => self.obey(command),
+                _ = look_after.tick() => self.look_after_sessions(),
             }
+        }
+    }
+
+    fn look_after_sessions(&self) {
+        let (now, at) = (Timestamp::now(), Instant::now());
+        for (_, session) in self.sessions.borrow().iter() {
+            session.borrow_mut().look_after(now, at);
         }
     }
 
@@ -151,7 +197,7 @@ impl Shard {
                 for event in events.drain(..) {
                     self.dispatch(event, found);
                 }
-                self.dispatched.set(position);
+                self.set_dispatched(position);
             }
         }
         self.dispatched.get() < window.head()
@@ -163,7 +209,7 @@ impl Shard {
             .borrow_mut()
             .matching(&event.tenant, event.topic.as_str(), found);
         if !found.is_empty() {
-            let delivery = Rc::new(Delivery::new(event));
+            let delivery = Rc::new(Delivery::live(event));
             let sessions = self.sessions.borrow();
             for key in found.iter() {
                 sessions[*key].borrow_mut().offer(&delivery);
@@ -177,15 +223,25 @@ impl Shard {
     /// This thread was starved for so long that every session reads the log from where it is, and
     /// finds out for itself whether it missed anything.
     fn fall_back(&self, head: u64) {
-        tracing::warn!("a worker fell far behind; its sessions read the log");
+        if let Some(held_back) = self.fell_behind.pass() {
+            tracing::warn!(
+                held_back,
+                "a worker fell far behind; its sessions read the log"
+            );
+        }
         let position = self.dispatched.get();
         for (_, session) in self.sessions.borrow().iter() {
             session.borrow_mut().fall_back(position);
         }
-        self.dispatched.set(head);
+        self.set_dispatched(head);
     }
 
-    fn obey(&self, command: &ShardCommand) {
+    fn set_dispatched(&self, position: u64) {
+        self.dispatched.set(position);
+        self.metrics.set_dispatched(position);
+    }
+
+    fn obey(self: &Rc<Self>, command: ShardCommand) {
         match command {
             ShardCommand::Drain { spread } => {
                 self.draining.set(true);
@@ -194,15 +250,34 @@ impl Shard {
                     session.borrow_mut().close(CloseReason::Draining, wait);
                 }
             }
-            ShardCommand::Revoke(revocation) => {
-                for (_, session) in self.sessions.borrow().iter() {
-                    let mut session = session.borrow_mut();
-                    if revocation.hits(session.identity()) {
-                        session.close(CloseReason::Revoked, Duration::ZERO);
-                    }
-                }
+            ShardCommand::Revoke(revocation, reply) => {
+                // Whoever asked may be gone; the sessions have ended all the same.
+                let _ = reply.try_send(self.revoke(&revocation));
+            }
+            ShardCommand::TellLag(reply) => {
+                tokio::task::spawn_local(census::tell_lag(Rc::clone(self), reply));
+            }
+            ShardCommand::ListConnections(query, reply) => {
+                let shard = Rc::clone(self);
+                tokio::task::spawn_local(census::list_connections(shard, query, reply));
+            }
+            ShardCommand::ListTopics(range, most, reply) => {
+                let shard = Rc::clone(self);
+                tokio::task::spawn_local(census::list_topics(shard, range, most, reply));
             }
         }
+    }
+
+    fn revoke(&self, revocation: &Revocation) -> Ended {
+        let mut ended = Ended::default();
+        for (_, session) in self.sessions.borrow().iter() {
+            let mut session = session.borrow_mut();
+            if revocation.hits(session.identity()) {
+                ended.note(&session);
+                session.close(CloseReason::Revoked, Duration::ZERO);
+            }
+        }
+        ended
     }
 
     fn close_session(&self, key: usize) {
@@ -212,7 +287,43 @@ impl Shard {
         for filter in session.all_filters() {
             index.remove(&session.identity().tenant, filter, key);
         }
+        self.count_subscriptions(&index);
+        self.metrics
+            .closed(session.peer().transport, session.ending());
+        log_closed(&session);
     }
+
+    fn count_subscriptions(&self, index: &TopicIndex<usize>) {
+        self.metrics
+            .set_subscriptions(index.len(), index.pattern_count());
+    }
+}
+
+fn log_opened(session: &Session) {
+    let (identity, peer) = (session.identity(), session.peer());
+    tracing::debug!(
+        connection_id = %session.id(),
+        subject = &*identity.subject,
+        tenant = identity.tenant.as_deref(),
+        transport = peer.transport.as_str(),
+        address = peer.address.map(tracing::field::display),
+        "connection opened"
+    );
+}
+
+fn log_closed(session: &Session) {
+    let (identity, peer) = (session.identity(), session.peer());
+    tracing::debug!(
+        connection_id = %session.id(),
+        subject = &*identity.subject,
+        tenant = identity.tenant.as_deref(),
+        transport = peer.transport.as_str(),
+        address = peer.address.map(tracing::field::display),
+        reason = session.ending().as_str(),
+        events = session.events_taken(),
+        duration_ms = session.since().elapsed().as_millis() as u64,
+        "connection closed"
+    );
 }
 
 impl Revocation {
@@ -266,11 +377,17 @@ impl SessionHandle {
             // It was closed while the start was awaited; `closing` stays the last frame.
             return Ok(());
         }
+        let replays = !added.is_empty() && start.is_in_the_past();
         session.subscribe(request, start, announcement, &self.shard.bus)?;
+        if replays {
+            let transport = session.peer().transport;
+            self.shard.metrics.replay_started(transport);
+        }
         let mut index = self.shard.index.borrow_mut();
         for filter in &added {
             index.insert(&session.identity().tenant, filter, self.key);
         }
+        self.shard.count_subscriptions(&index);
         Ok(())
     }
 
@@ -287,6 +404,7 @@ impl SessionHandle {
         for filter in filters {
             index.remove(&session.identity().tenant, filter, self.key);
         }
+        self.shard.count_subscriptions(&index);
     }
 
     /// Takes on a fresh token of the same subject and tenant, replies, and ends what it does not
@@ -306,6 +424,15 @@ impl SessionHandle {
     /// not live.
     pub fn next(&self) -> Option<Outgoing> {
         self.session.borrow_mut().next(&self.shard.bus)
+    }
+
+    /// Counts a chunk that goes out now, and what was taken out of the session for it. Its time is
+    /// that at which the last event was taken, so that no clock is read for it.
+    pub fn count_sent(&self, tally: &Tally, bytes: usize) {
+        let session = self.session.borrow();
+        let (transport, now) = (session.peer().transport, session.position_told());
+        tally.count(&self.shard.metrics, transport, now);
+        self.shard.metrics.sent_bytes(transport, bytes);
     }
 
     /// The position that is safe to resume from, once all that is in the mailbox was sent.

@@ -26,6 +26,8 @@ const SCAN_MAX: usize = 32;
 pub struct TopicIndex<K> {
     tenants: AHashMap<Tenant, TenantIndex<K>>,
     entries: usize,
+    /// Of the entries, those whose filter has wildcards.
+    patterns: usize,
     scratch: Scratch,
 }
 
@@ -35,6 +37,7 @@ impl<K: Copy + Eq + Hash> TopicIndex<K> {
         Self {
             tenants: AHashMap::new(),
             entries: 0,
+            patterns: 0,
             scratch: Scratch::default(),
         }
     }
@@ -45,6 +48,7 @@ impl<K: Copy + Eq + Hash> TopicIndex<K> {
         let index = self.tenants.entry(tenant.clone()).or_default();
         let is_new = index.subscribers_mut(filter).insert(key);
         self.entries += usize::from(is_new);
+        self.patterns += usize::from(is_new && !filter.is_literal());
         is_new
     }
 
@@ -56,6 +60,7 @@ impl<K: Copy + Eq + Hash> TopicIndex<K> {
         };
         let was_there = index.remove(filter, key);
         self.entries -= usize::from(was_there);
+        self.patterns -= usize::from(was_there && !filter.is_literal());
         if index.is_empty() {
             self.tenants.remove(tenant);
         }
@@ -86,6 +91,11 @@ impl<K: Copy + Eq + Hash> TopicIndex<K> {
     /// The number of entries.
     pub fn len(&self) -> usize {
         self.entries
+    }
+
+    /// The number of entries whose filter has wildcards.
+    pub fn pattern_count(&self) -> usize {
+        self.patterns
     }
 
     /// Whether there is no entry.

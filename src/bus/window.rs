@@ -7,7 +7,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::history::{History, TopicHistory};
+use super::{
+    census::TopicRange,
+    history::{History, TopicHistory},
+};
 use crate::{
     event::Event,
     subscription::FilterSet,
@@ -140,6 +143,16 @@ struct Place {
     taken: usize,
 }
 
+/// How much of the log there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Extent {
+    /// The sequence of the newest event.
+    pub head: u64,
+    /// Retained events, and what they take in memory.
+    pub events: usize,
+    pub bytes: usize,
+}
+
 impl Window {
     pub fn new(retention: Retention) -> Self {
         Self {
@@ -158,6 +171,22 @@ impl Window {
     /// The sequence of the newest event; 0 where there was none yet.
     pub fn head(&self) -> u64 {
         self.read().head
+    }
+
+    pub fn extent(&self) -> Extent {
+        let state = self.read();
+        Extent {
+            head: state.head,
+            events: state.retained.len(),
+            bytes: state.bytes,
+        }
+    }
+
+    /// The next topics that have retained events, in the order of tenants and topics, and how many
+    /// each has: at most `most` of those that `wanted` admits. Bounded work under the lock; asking
+    /// again with the last one goes on from there.
+    pub fn topics(&self, wanted: &TopicRange, most: usize) -> Vec<(Tenant, Topic, usize)> {
+        self.read().history.topics(wanted, most)
     }
 
     /// The position just before the oldest retained event.

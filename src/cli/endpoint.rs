@@ -4,10 +4,14 @@ use std::convert::Infallible;
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use reqwest::header::HeaderValue;
+use rustls::RootCertStore;
+use rustls::pki_types::{CertificateDer, pem::PemObject};
+use tokio_tungstenite::Connector;
 use url::Url;
 
 /// Time for a TCP and TLS connection to come about.
@@ -32,6 +36,10 @@ pub struct EndpointArgs {
     /// File to read the token from, and to read again when it expires; wins over --token
     #[arg(long, value_name = "FILE")]
     token_file: Option<PathBuf>,
+
+    /// PEM file of the certificate authorities to trust, instead of the system's
+    #[arg(long, env = "TRIBUS_CA", value_name = "FILE")]
+    ca: Option<PathBuf>,
 }
 
 /// A token that no debug output shows.
@@ -44,6 +52,14 @@ pub struct Endpoint {
     base: Url,
     credential: Option<HeaderValue>,
     token_file: Option<PathBuf>,
+    trust: Option<Trust>,
+}
+
+/// Whom to trust, where that is not the system's business.
+#[derive(Debug)]
+struct Trust {
+    http: Vec<reqwest::Certificate>,
+    websocket: Arc<rustls::ClientConfig>,
 }
 
 impl Endpoint {
@@ -62,6 +78,7 @@ impl Endpoint {
             base,
             credential,
             token_file: args.token_file,
+            trust: args.ca.as_deref().map(Trust::read).transpose()?,
         })
     }
 
@@ -101,12 +118,20 @@ impl Endpoint {
 
     /// An HTTP client that keeps its connections and follows no redirect: one would lose the body or the token.
     pub fn client(&self) -> Result<reqwest::Client> {
-        reqwest::Client::builder()
+        let mut client = reqwest::Client::builder()
             .user_agent(concat!("tribus/", env!("CARGO_PKG_VERSION")))
             .connect_timeout(CONNECT_LIMIT)
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .context("cannot set up the HTTP client")
+            .redirect(reqwest::redirect::Policy::none());
+        if let Some(trust) = &self.trust {
+            client = client.tls_certs_only(trust.http.iter().cloned());
+        }
+        client.build().context("cannot set up the HTTP client")
+    }
+
+    /// How a WebSocket gets its TLS; `None` for the usual way.
+    pub fn connector(&self) -> Option<Connector> {
+        let trust = self.trust.as_ref()?;
+        Some(Connector::Rustls(Arc::clone(&trust.websocket)))
     }
 
     /// Reads the token file again. False where there is none, or where it still holds the same token.
@@ -118,6 +143,33 @@ impl Endpoint {
         let changed = fresh != self.credential;
         self.credential = fresh;
         Ok(changed)
+    }
+}
+
+impl Trust {
+    fn read(file: &Path) -> Result<Self> {
+        let of_file = || format!("--ca {}", file.display());
+        let read = CertificateDer::pem_file_iter(file).and_then(Iterator::collect);
+        let authorities: Vec<CertificateDer<'static>> = read.with_context(of_file)?;
+        if authorities.is_empty() {
+            bail!("{} holds no certificate", of_file());
+        }
+        let mut roots = RootCertStore::empty();
+        let mut http = Vec::new();
+        for authority in authorities {
+            http.push(reqwest::Certificate::from_der(&authority).with_context(of_file)?);
+            roots.add(authority).with_context(of_file)?;
+        }
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let websocket = rustls::ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .context("cannot set up TLS")?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Ok(Self {
+            http,
+            websocket: Arc::new(websocket),
+        })
     }
 }
 
@@ -190,6 +242,7 @@ mod tests {
             url: url.to_owned(),
             token: None,
             token_file: None,
+            ca: None,
         })
     }
 
@@ -255,6 +308,7 @@ mod tests {
             url: "http://h".into(),
             token: Some(Secret("s3cret".into())),
             token_file: None,
+            ca: None,
         };
         assert!(!format!("{args:?}").contains("s3cret"));
         let endpoint = Endpoint::new(args).unwrap();
@@ -271,6 +325,7 @@ mod tests {
             url: "http://h".into(),
             token: None,
             token_file: Some(file.clone()),
+            ca: None,
         };
         let mut endpoint = Endpoint::new(args).unwrap();
         assert!(!endpoint.renew_token().unwrap());

@@ -1,14 +1,8 @@
 //! `tribus serve`: the gateway itself.
 
 use std::{
-    borrow::Cow,
-    fmt::Write,
-    io::IsTerminal,
-    net::{SocketAddr, ToSocketAddrs},
-    path::PathBuf,
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
+    borrow::Cow, fmt::Write, io::IsTerminal, net::ToSocketAddrs, path::PathBuf, process::ExitCode,
+    sync::Arc, time::Duration,
 };
 
 use anyhow::Context;
@@ -20,6 +14,7 @@ use crate::{
     auth::{Authenticator, NewToken, Secret, sign_hs256},
     config::{Config, LogConfig, LogFormat, Origins},
     gateway::Gateway,
+    listener::Tls,
 };
 
 /// A development token outlives a working day, and not a week.
@@ -96,22 +91,29 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let gateway = Gateway::bind(config)?;
         allow_open_files(connections);
         let address = gateway.address()?;
-        tracing::info!(%address, admin = %gateway.admin_address()?, "listening");
+        let scheme = if gateway.tls().is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let url = format!("{scheme}://{address}");
+        tracing::info!(%address, %url, admin = %gateway.admin_address()?, "listening");
         service_manager::ready();
         if let Some(secret) = &development {
-            eprintln!("{}", development_notice(secret, address)?);
+            eprintln!("{}", development_notice(secret, &url)?);
         }
-        let authenticator = Arc::clone(gateway.authenticator());
-        // The secret of development mode ends with the process, so there is nothing to read again.
-        let reload = development.is_none().then(|| {
-            actix_web::rt::spawn(async move {
-                reload_on_hangup(hangup, &args.source, &authenticator).await;
-            })
+        let reloaded = Reloaded {
+            // The secret of development mode ends with the process, so there is nothing to read again.
+            keys: development
+                .is_none()
+                .then(|| Arc::clone(gateway.authenticator())),
+            tls: gateway.tls().cloned(),
+        };
+        let reload = actix_web::rt::spawn(async move {
+            reload_on_hangup(hangup, &args.source, &reloaded).await;
         });
         let ended = gateway.run(stop).await;
-        if let Some(reload) = reload {
-            reload.abort();
-        }
+        reload.abort();
         ended
     })?;
     tracing::info!("stopped");
@@ -141,7 +143,7 @@ fn ensure_loopback(key: &str, address: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<String> {
+fn development_notice(secret: &Secret, url: &str) -> anyhow::Result<String> {
     let everything = Some(vec!["**".to_owned()]);
     let token = sign_hs256(
         secret,
@@ -159,13 +161,10 @@ fn development_notice(secret: &Secret, address: SocketAddr) -> anyhow::Result<St
         "\n  DEVELOPMENT MODE: no key is configured, so this secret and this token were made up now,\n  \
          end with this process, and are good on this machine only. Not for production.\n"
     )?;
+    writeln!(notice, "  Open in a browser:\n\n    {url}/#token={token}\n")?;
     writeln!(
         notice,
-        "  Open in a browser:\n\n    http://{address}/#token={token}\n"
-    )?;
-    writeln!(
-        notice,
-        "  Or in another terminal:\n\n    export TRIBUS_URL=http://{address}"
+        "  Or in another terminal:\n\n    export TRIBUS_URL={url}"
     )?;
     writeln!(notice, "    export TRIBUS_TOKEN={token}")?;
     Ok(notice)
@@ -185,18 +184,40 @@ fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Reads keys again on each SIGHUP; keys that are no good leave the old ones in place.
-async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, authenticator: &Authenticator) {
+/// What is read again on SIGHUP.
+struct Reloaded {
+    keys: Option<Arc<Authenticator>>,
+    tls: Option<Arc<Tls>>,
+}
+
+/// Reads keys and certificates again on each SIGHUP.
+async fn reload_on_hangup(mut hangup: Signal, source: &ConfigArgs, reloaded: &Reloaded) {
     while hangup.recv().await.is_some() {
         service_manager::reloading();
-        let reloaded = source
-            .load()
-            .and_then(|config| Ok(authenticator.reload(config.auth_options())?));
-        match reloaded {
-            Ok(()) => tracing::info!("read the keys again"),
-            Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
+        match source.load() {
+            Ok(config) => reloaded.reload(&config),
+            Err(error) => tracing::error!("keys and certificates stay as they were: {error:#}"),
         }
         service_manager::ready();
+    }
+}
+
+impl Reloaded {
+    /// Those that are no good leave the old ones in place, and do not keep the others from being
+    /// taken.
+    fn reload(&self, config: &Config) {
+        if let Some(authenticator) = &self.keys {
+            match authenticator.reload(config.auth_options()) {
+                Ok(()) => tracing::info!("read the keys again"),
+                Err(error) => tracing::error!("the keys stay as they were: {error:#}"),
+            }
+        }
+        if let Some(tls) = &self.tls {
+            match tls.reload(&config.tls) {
+                Ok(()) => tracing::info!("read the certificate again"),
+                Err(error) => tracing::error!("the certificate stays as it was: {error:#}"),
+            }
+        }
     }
 }
 
@@ -227,9 +248,12 @@ fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
 }
 
 /// At plain `info` the server's own lines about its workers would push the link of development mode off the screen.
+/// And where no more is asked for, the HTTP library says nothing: it reports what clients do wrong as errors, one line
+/// for each, so that anyone could fill the disk. The gateway counts what it refuses.
 fn directives(level: &str) -> Cow<'_, str> {
     match level.parse() {
-        Ok(LevelFilter::INFO) => format!("{level},actix_server=warn").into(),
+        Ok(LevelFilter::INFO) => format!("{level},actix_server=warn,actix_http=off").into(),
+        Ok(LevelFilter::WARN | LevelFilter::ERROR) => format!("{level},actix_http=off").into(),
         _ => level.into(),
     }
 }
@@ -239,11 +263,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_plain_info_leaves_out_what_the_server_says_of_its_workers() {
+    fn plain_levels_leave_out_what_libraries_say_of_workers_and_bad_clients() {
         for (level, expected) in [
-            ("info", "info,actix_server=warn"),
-            ("INFO", "INFO,actix_server=warn"),
-            ("error", "error"),
+            ("info", "info,actix_server=warn,actix_http=off"),
+            ("INFO", "INFO,actix_server=warn,actix_http=off"),
+            ("warn", "warn,actix_http=off"),
+            ("error", "error,actix_http=off"),
+            ("off", "off"),
             ("debug", "debug"),
             ("trace", "trace"),
             ("info,tribus=debug", "info,tribus=debug"),

@@ -72,6 +72,7 @@ mod tests {
         for name in [
             "TRIBUS_URL",
             "TRIBUS_TOKEN",
+            "TRIBUS_CA",
             "TRIBUS_CONFIG",
             "TRIBUS__LISTEN",
             "TRIBUS__AUTH__HS256_SECRET",

@@ -97,6 +97,12 @@ impl IdempotencyWindow {
         }
     }
 
+    /// The keys that are still remembered.
+    pub(super) fn len(&mut self, now: Instant) -> usize {
+        self.forget_expired(now);
+        self.answers.len()
+    }
+
     pub(super) fn look_up(&mut self, key: &IdempotencyKey, now: Instant) -> Known {
         self.forget_expired(now);
         match self.answers.get(&key.scoped) {
@@ -166,6 +172,8 @@ mod tests {
         let mut window = window(10, 10);
         let start = Instant::now();
         assert_eq!(window.look_up(&key("a", "k", 1), start), Known::New);
+        window.remember(&key("a", "k", 1), 7, 2, start);
+        assert_eq!((window.len(start), window.len(start + WINDOW)), (1, 0));
         window.remember(&key("a", "k", 1), 7, 2, start);
         let late = start + WINDOW - Duration::from_millis(1);
         assert_eq!(window.look_up(&key("a", "k", 1), late), Known::Before(7, 2));

@@ -59,7 +59,7 @@ impl MemoryEngine {
         }
         let first = state.last + 1;
         let events = drafts.into_iter().zip(first..).map(|(draft, sequence)| {
-            Arc::new(draft.seal(&Cursor::new(self.log.clone(), sequence)))
+            Arc::new(draft.seal(&Cursor::new(self.log.clone(), sequence), now))
         });
         self.tail.extend(events.collect());
         state.last += count;
@@ -97,5 +97,10 @@ impl Engine for MemoryEngine {
             .last;
         let reached = cursor.log == self.log && cursor.sequence <= last && cursor.check.is_none();
         Box::pin(std::future::ready(Ok(reached)))
+    }
+
+    fn remembered_keys(&self) -> usize {
+        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        state.idempotency.len(Instant::now())
     }
 }

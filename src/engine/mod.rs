@@ -38,6 +38,9 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether the log has reached this cursor, and still holds what the cursor stood for. Only
     /// this answer justifies a reset.
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool>;
+
+    /// How many idempotency keys this node remembers.
+    fn remembered_keys(&self) -> usize;
 }
 
 /// Receives the log's events from its engine, contiguously and in order. Owned by the node's bus.

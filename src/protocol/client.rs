@@ -185,15 +185,22 @@ pub fn decode_object<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     decode(text)
 }
 
+/// Bounds on what a refusal repeats of a message, in characters: a name can be as long as the
+/// message itself.
+const MAX_PATH_CHARS: usize = 100;
+const MAX_DETAIL_CHARS: usize = 200;
+
 fn describe(error: &serde_json::Error, path: &str) -> Refusal {
-    let detail: String = error.to_string().chars().take(200).collect();
+    let detail: String = error.to_string().chars().take(MAX_DETAIL_CHARS).collect();
     if !error.is_data() {
         return Refusal::bad_request(format!("not JSON: {detail}"));
     }
-    let place = if path == "." {
-        String::new()
-    } else {
-        format!("`{path}`: ")
+    let place = match path {
+        "." => String::new(),
+        _ => format!(
+            "`{}`: ",
+            path.chars().take(MAX_PATH_CHARS).collect::<String>()
+        ),
     };
     Refusal::bad_request(format!("{place}{detail}"))
 }
@@ -224,6 +231,19 @@ mod tests {
             let (echoed, refusal) = refusal(text);
             assert_eq!(echoed.as_deref(), reference, "{text}");
             assert_eq!(refusal.code, ErrorCode::BadRequest, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_is_short_however_long_the_names_of_a_message_are() {
+        let name = "é".repeat(10_000);
+        for text in [
+            format!(r#"{{"type":"{name}"}}"#),
+            format!(r#"{{"type":"ping","{name}":1}}"#),
+            format!(r#"{{"type":"publish","topic":"a","tags":{{"{name}":1}}}}"#),
+        ] {
+            let (_, refusal) = refusal(&text);
+            assert!(refusal.message.len() < 1000, "{refusal}");
         }
     }
 

@@ -26,6 +26,26 @@ pub enum ErrorCode {
 }
 
 impl ErrorCode {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 16] = [
+        Self::Unauthorized,
+        Self::TokenExpired,
+        Self::Revoked,
+        Self::Forbidden,
+        Self::BadRequest,
+        Self::BadTopic,
+        Self::BadCursor,
+        Self::NotFound,
+        Self::MethodNotAllowed,
+        Self::Conflict,
+        Self::TooLarge,
+        Self::RateLimited,
+        Self::TooManySubscriptions,
+        Self::TooManyConnections,
+        Self::Unavailable,
+        Self::Internal,
+    ];
+
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unauthorized => "unauthorized",
@@ -120,6 +140,24 @@ pub enum LimitKind {
 }
 
 impl LimitKind {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 14] = [
+        Self::Messages,
+        Self::Bytes,
+        Self::Publish,
+        Self::Connect,
+        Self::FailedAuths,
+        Self::Handshakes,
+        Self::Admissions,
+        Self::SubjectConnections,
+        Self::SubjectPolls,
+        Self::NodeConnections,
+        Self::Subscriptions,
+        Self::Tickets,
+        Self::IdempotencyKeys,
+        Self::Size,
+    ];
+
     /// The name in metrics and in the `RateLimit` headers.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -284,6 +322,50 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 17] = [
+        Self::Refused,
+        Self::AuthTimeout,
+        Self::AuthFailed,
+        Self::AuthExpected,
+        Self::TokenExpired,
+        Self::Revoked,
+        Self::Silent,
+        Self::Draining,
+        Self::ProtocolViolation,
+        Self::UnsupportedFrame,
+        Self::BadUtf8,
+        Self::TooLarge,
+        Self::RateLimited,
+        Self::TooManyConnections,
+        Self::Unavailable,
+        Self::Internal,
+        Self::Superseded,
+    ];
+
+    /// The name in logs and metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Refused => "refused",
+            Self::AuthTimeout => "auth_timeout",
+            Self::AuthFailed => "auth_failed",
+            Self::AuthExpected => "auth_expected",
+            Self::TokenExpired => "token_expired",
+            Self::Revoked => "revoked",
+            Self::Silent => "silent",
+            Self::Draining => "draining",
+            Self::ProtocolViolation => "protocol_violation",
+            Self::UnsupportedFrame => "unsupported_frame",
+            Self::BadUtf8 => "bad_utf8",
+            Self::TooLarge => "too_large",
+            Self::RateLimited => "rate_limited",
+            Self::TooManyConnections => "too_many_connections",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+            Self::Superseded => "superseded",
+        }
+    }
+
     /// The WebSocket close code (RFC 6455, section 7.4), also the `code` of `closing`.
     pub const fn code(self) -> u16 {
         match self {

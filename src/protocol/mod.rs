@@ -7,6 +7,7 @@ mod publish;
 mod server;
 mod subscribe;
 mod traceparent;
+mod transport;
 
 pub use client::{ClientFrame, ClientMessage, Ref, decode_object};
 pub use error::{CloseReason, ErrorCode, LimitHit, LimitKind, Quota, Refusal};
@@ -16,3 +17,4 @@ pub use publish::{Publish, PublishLimits, PublishRequest, Publisher};
 pub use server::{ResetReason, ServerFrame};
 pub use subscribe::{Query, Start, SubscribeRequest, SubscriptionLimits};
 pub use traceparent::TraceParent;
+pub use transport::Transport;

@@ -243,7 +243,7 @@ impl<'a> Publish<'a> {
     fn into_draft(self, publisher: Publisher<'_>, limits: PublishLimits) -> Result<Draft, Refusal> {
         let topic = Topic::parse(&self.topic)?;
         let name = self.event.as_deref().unwrap_or(DEFAULT_NAME);
-        check_text("event", name, MAX_NAME_BYTES)?;
+        check_event_name("event", name)?;
         let trace_id = self.trace_id.as_deref().or(publisher.trace_id);
         if let Some(trace_id) = trace_id {
             check_text("trace_id", trace_id, MAX_TRACE_ID_BYTES)?;
@@ -276,11 +276,17 @@ impl<'a> Publish<'a> {
             tags,
             ephemeral: self.ephemeral.unwrap_or(false),
             trace: None,
+            trace_id: trace_id.map(Into::into),
             body: body.finish(),
         };
         check_size(&draft, limits)?;
         Ok(draft)
     }
+}
+
+/// The rules for an event's name, wherever it is asked for (protocol, section 1).
+pub(super) fn check_event_name(field: &str, name: &str) -> Result<(), Refusal> {
+    check_text(field, name, MAX_NAME_BYTES)
 }
 
 fn check_text(field: &str, text: &str, max_bytes: usize) -> Result<(), Refusal> {
@@ -310,15 +316,22 @@ fn check_size(draft: &Draft, limits: PublishLimits) -> Result<(), Refusal> {
     )))
 }
 
+/// 0000-01-01T00:00:00Z: RFC 3339, section 1, has no time before it.
+const YEAR_ZERO: jiff::Timestamp = jiff::Timestamp::constant(-62_167_219_200, 0);
+
 /// The publisher's time in UTC with milliseconds, or now (RFC 3339).
 fn timestamp(given: Option<&str>) -> Result<String, Refusal> {
     let time = match given {
         None => jiff::Timestamp::now(),
-        Some(text) => text.parse().map_err(|_| {
-            Refusal::bad_request(
-                "`timestamp` is not a time of RFC 3339, such as 2026-01-25T10:30:00.000Z",
-            )
-        })?,
+        Some(text) => text
+            .parse()
+            .ok()
+            .filter(|time| *time >= YEAR_ZERO)
+            .ok_or_else(|| {
+                Refusal::bad_request(
+                    "`timestamp` is not a time of RFC 3339, such as 2026-01-25T10:30:00.000Z",
+                )
+            })?,
     };
     Ok(format!("{time:.3}"))
 }
@@ -488,7 +501,9 @@ mod tests {
         };
         let mut drafts =
             PublishRequest::from_body(body.as_bytes())?.into_drafts(publisher, LIMITS)?;
-        let event = drafts.remove(0).seal(&"log-1".parse().unwrap());
+        let event = drafts
+            .remove(0)
+            .seal(&"log-1".parse().unwrap(), std::time::Instant::now());
         Ok(serde_json::from_slice(event.json()).unwrap())
     }
 
@@ -577,6 +592,18 @@ mod tests {
             publish(body).unwrap()["timestamp"],
             "2026-01-25T10:30:00.000Z"
         );
+    }
+
+    #[test]
+    fn a_time_before_the_year_zero_is_refused() {
+        for (time, accepted) in [
+            ("0000-01-01T00:00:00Z", true),
+            ("0000-01-01T00:00:00+00:01", false),
+            ("-000001-12-31T23:59:59Z", false),
+        ] {
+            let event = publish(&format!(r#"{{"topic":"a","timestamp":"{time}"}}"#));
+            assert_eq!(event.is_ok(), accepted, "{time}");
+        }
     }
 
     #[test]

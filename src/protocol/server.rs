@@ -16,6 +16,20 @@ pub enum ResetReason {
     Lagged,
 }
 
+impl ResetReason {
+    /// In the order of their declaration.
+    pub const ALL: [Self; 3] = [Self::Expired, Self::UnknownLog, Self::Lagged];
+
+    /// The name on the wire, and in metrics.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "expired",
+            Self::UnknownLog => "unknown_log",
+            Self::Lagged => "lagged",
+        }
+    }
+}
+
 /// A control frame. Cursors in it are stream cursors (protocol, section 2) but for `published`.
 #[derive(Clone, Debug, Serialize)]
 #[serde(

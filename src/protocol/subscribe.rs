@@ -9,6 +9,7 @@ use super::{
     ErrorCode, LimitKind, Refusal,
     client::{Object, Ref, decode_object},
     publish::TagMap,
+    publish::check_event_name,
 };
 use crate::{
     event::Cursor,
@@ -465,8 +466,8 @@ fn event_names(names: Option<Vec<String>>) -> Result<Option<Box<[Box<str>]>>, Re
             names.len()
         )));
     }
-    if names.iter().any(|name| name.is_empty()) {
-        return Err(Refusal::bad_request("`events` holds an empty name"));
+    for name in &names {
+        check_event_name("events", name)?;
     }
     Ok(Some(names.into_iter().map(String::into).collect()))
 }

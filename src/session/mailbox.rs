@@ -1,6 +1,6 @@
 //! What waits to be sent to one client, within bounds.
 
-use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc};
+use std::{cell::OnceCell, collections::VecDeque, rc::Rc, sync::Arc, time::Instant};
 
 use bytes::Bytes;
 
@@ -26,14 +26,30 @@ const MAILBOX_FRAMES: usize = 64;
 pub struct Delivery {
     pub event: Arc<Event>,
     pub msgpack_frame: OnceCell<Bytes>,
+    is_live: bool,
 }
 
 impl Delivery {
-    pub fn new(event: Arc<Event>) -> Self {
+    /// An event that the shard offers to its live sessions.
+    pub fn live(event: Arc<Event>) -> Self {
         Self {
             event,
             msgpack_frame: OnceCell::new(),
+            is_live: true,
         }
+    }
+
+    /// An event that one session read from the log.
+    pub fn from_log(event: Arc<Event>) -> Self {
+        Self {
+            is_live: false,
+            ..Self::live(event)
+        }
+    }
+
+    /// When a live event was accepted.
+    pub(super) fn live_since(&self) -> Option<Instant> {
+        self.is_live.then_some(self.event.accepted)
     }
 }
 
@@ -72,6 +88,11 @@ impl Mailbox {
         self.queue.is_empty()
     }
 
+    /// The events that wait, and their bytes.
+    pub(super) fn size(&self) -> (usize, usize) {
+        (self.events, self.bytes)
+    }
+
     pub(super) fn has_events(&self) -> bool {
         self.events > 0
     }
@@ -93,7 +114,7 @@ impl Mailbox {
 
     pub(super) fn push_page(&mut self, page: Page) {
         for event in page.events {
-            self.push_event(Rc::new(Delivery::new(event)));
+            self.push_event(Rc::new(Delivery::from_log(event)));
         }
     }
 

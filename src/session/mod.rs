@@ -17,7 +17,9 @@
 //! unless its sequence is after the session's position, and the position is where the page ended.
 
 mod mailbox;
+mod peer;
 mod replay;
+mod tally;
 
 use std::{
     cell::Cell,
@@ -29,14 +31,20 @@ use std::{
 };
 
 use mailbox::Mailbox;
+use peer::Record;
 use replay::{Progress, Replay};
 
 pub use mailbox::{Delivery, Outgoing};
+pub use peer::{ConnectionId, ConnectionIdError, Peer};
 pub use replay::Announcement;
+pub use tally::Tally;
+
+use jiff::Timestamp;
 
 use crate::{
     auth::Identity,
     bus::{Bus, Gap, Range, RewindScan, StartPoint},
+    metrics::Ending,
     protocol::{
         CloseReason, ErrorCode, LimitKind, Ref, Refusal, ResetReason, ServerFrame,
         SubscribeRequest, SubscriptionLimits,
@@ -48,6 +56,15 @@ use crate::{
 /// Pages read before the worker's other connections get their turn.
 const STEPS_A_TURN: usize = 4;
 
+/// How long a client may take for what waits for it when its session ends. Longer than anyone who
+/// reads needs.
+const COLLECT_WITHIN: Duration = Duration::from_secs(10);
+
+/// Ends a transport from outside of it, whether its client takes anything or not.
+pub trait Sever {
+    fn sever(&self);
+}
+
 /// Bounds on a session, from the configuration.
 #[derive(Clone, Copy, Debug)]
 pub struct SessionLimits {
@@ -56,6 +73,7 @@ pub struct SessionLimits {
 
 pub struct Session {
     identity: Arc<Identity>,
+    record: Record,
     limits: SessionLimits,
     filters: FilterSet,
     /// A matching topic is all that an offered event needs.
@@ -73,6 +91,9 @@ pub struct Session {
     /// `connected` is in the mailbox or was sent; before it there is no stream cursor.
     announced: bool,
     closed: Option<CloseReason>,
+    closed_at: Option<Instant>,
+    /// The transport's.
+    lifeline: Option<Rc<dyn Sever>>,
     position_told: Instant,
 }
 
@@ -85,11 +106,13 @@ enum Reading {
 impl Session {
     pub(crate) fn new(
         identity: Arc<Identity>,
+        peer: Peer,
         limits: SessionLimits,
         dispatched: Rc<Cell<u64>>,
     ) -> Self {
         Self {
             identity,
+            record: Record::new(peer),
             limits,
             filters: FilterSet::default(),
             plain: true,
@@ -101,12 +124,56 @@ impl Session {
             waker: None,
             announced: false,
             closed: None,
+            closed_at: None,
+            lifeline: None,
             position_told: Instant::now(),
         }
     }
 
     pub fn identity(&self) -> &Arc<Identity> {
         &self.identity
+    }
+
+    pub fn id(&self) -> ConnectionId {
+        self.record.id
+    }
+
+    pub fn peer(&self) -> Peer {
+        self.record.peer
+    }
+
+    /// When the session was opened.
+    pub fn since(&self) -> Instant {
+        self.record.since
+    }
+
+    /// How many events the transport has taken.
+    pub fn events_taken(&self) -> u64 {
+        self.record.events
+    }
+
+    /// How many events wait in the mailbox, and their bytes.
+    pub fn mailbox_size(&self) -> (usize, usize) {
+        self.mailbox.size()
+    }
+
+    /// The poll that the session was opened for gets its answer.
+    pub fn answer(&mut self) {
+        self.record.answered = true;
+    }
+
+    /// The transport ends the connection for this reason, and needs no `closing` any more.
+    pub fn end_as(&mut self, reason: CloseReason) {
+        self.closed.get_or_insert(reason);
+    }
+
+    /// How the session came to its end, if this is the end.
+    pub fn ending(&self) -> Ending {
+        match self.closed {
+            Some(reason) => Ending::Closed(reason),
+            None if self.record.answered => Ending::Answered,
+            None => Ending::Left,
+        }
     }
 
     /// Why the session ends, once it does; what is in the mailbox is still to be sent.
@@ -167,7 +234,32 @@ impl Session {
         self.position = self.settled_position();
         self.reading = Reading::FromLog;
         self.closed.get_or_insert(reason);
+        self.closed_at.get_or_insert_with(Instant::now);
         self.wake();
+    }
+
+    /// Gives the means to end the transport, for when its client takes nothing any more.
+    pub fn set_lifeline(&mut self, lifeline: Option<Rc<dyn Sever>>) {
+        self.lifeline = lifeline;
+    }
+
+    /// Does what the transport can not while its client takes nothing, for then nobody polls it: ends
+    /// the session with its token, and the transport with the session.
+    pub(crate) fn look_after(&mut self, now: Timestamp, at: Instant) {
+        match self.closed_at {
+            None if self.identity.is_expired(now) => {
+                self.close(CloseReason::TokenExpired, Duration::ZERO);
+            }
+            Some(since) if at.saturating_duration_since(since) >= COLLECT_WITHIN => self.abandon(),
+            None | Some(_) => {}
+        }
+    }
+
+    fn abandon(&mut self) {
+        self.mailbox = Mailbox::default();
+        if let Some(lifeline) = self.lifeline.take() {
+            lifeline.sever();
+        }
     }
 
     /// A live event from the shard. Not taken where the session does not want it, has it, or
@@ -284,7 +376,7 @@ impl Session {
         self.filter_sets().any(|set| set.contains(filter))
     }
 
-    fn filter_sets(&self) -> impl Iterator<Item = &FilterSet> {
+    pub(crate) fn filter_sets(&self) -> impl Iterator<Item = &FilterSet> {
         std::iter::once(&self.filters).chain(self.replays.iter().map(|replay| &replay.filters))
     }
 
@@ -381,6 +473,9 @@ impl Session {
             }
         }
         let outgoing = self.mailbox.pop()?;
+        if matches!(outgoing, Outgoing::Event(_)) {
+            self.record.events += 1;
+        }
         if outgoing.tells_position() {
             self.position_told = Instant::now();
         }
@@ -492,7 +587,7 @@ impl Session {
         };
         let from = progress.next_from();
         replay.progress = Some(progress);
-        let frame = replay.announcement_frame(&self.identity, from, until, bus);
+        let frame = replay.announcement_frame(&self.identity, self.record.id, from, until, bus);
         self.announced = true;
         self.push_frame(frame);
     }

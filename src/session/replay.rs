@@ -2,7 +2,10 @@
 
 use std::{collections::VecDeque, rc::Rc};
 
-use super::mailbox::{Delivery, Mailbox};
+use super::{
+    mailbox::{Delivery, Mailbox},
+    peer::ConnectionId,
+};
 use crate::{
     auth::Identity,
     bus::{Bus, Gap, Range, RewindScan, StartPoint, Window},
@@ -17,7 +20,6 @@ pub enum Announcement {
     /// The connection's own, from its URL or body.
     Connected {
         message: &'static str,
-        connection_id: Box<str>,
         heartbeat_ms: u64,
     },
     /// A `subscribe` message's.
@@ -63,6 +65,7 @@ impl Replay {
     pub(super) fn announcement_frame(
         &self,
         identity: &Identity,
+        id: ConnectionId,
         from: u64,
         until: u64,
         bus: &Bus,
@@ -70,12 +73,11 @@ impl Replay {
         match &self.announcement {
             Announcement::Connected {
                 message,
-                connection_id,
                 heartbeat_ms,
             } => ServerFrame::Connected {
                 message,
                 user_id: (*identity.subject).into(),
-                connection_id: connection_id.clone(),
+                connection_id: id.to_string().into(),
                 cursor: match &self.start {
                     StartPoint::After { asked, .. } | StartPoint::Unknown { asked } => {
                         asked.clone()
@@ -109,7 +111,7 @@ impl Replay {
             if let Some(event) = window.event(sequence)
                 && self.filters.matches(&event)
             {
-                mailbox.push_event(Rc::new(Delivery::new(event)));
+                mailbox.push_event(Rc::new(Delivery::from_log(event)));
             }
             if mailbox.is_full() {
                 return Ok(false);

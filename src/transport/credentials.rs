@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use super::{origin::Origin, site_session::SiteSession, worker::Worker};
 use crate::{
     auth::{AuthError, Hook, Identity, Redeem, StreamClaim, TicketError},
+    metrics::Credential,
     protocol::{ErrorCode, Query, Refusal},
 };
 
@@ -43,23 +44,25 @@ pub enum Authentication {
 /// A credential that was not accepted.
 struct Rejected {
     refusal: Refusal,
+    credential: Credential,
     /// The browser added it: it sends old ones for ever, whatever else its page has to show.
     is_ambient: bool,
 }
 
-impl From<Refusal> for Rejected {
-    fn from(refusal: Refusal) -> Self {
-        Self {
+impl Rejected {
+    /// The client chose to send it.
+    fn shown(credential: Credential) -> impl Fn(Refusal) -> Self {
+        move |refusal| Self {
             refusal,
+            credential,
             is_ambient: false,
         }
     }
-}
 
-impl Rejected {
     fn ambient(refusal: Refusal) -> Self {
         Self {
             refusal,
+            credential: Credential::Cookie,
             is_ambient: true,
         }
     }
@@ -83,7 +86,8 @@ pub async fn authenticate(request: &HttpRequest, worker: &Worker) -> Authenticat
         Err(rejected) => rejected,
     };
     let is_void = rejected.is_void();
-    let refusal = note_failure(worker, worker.client_address(request), rejected.refusal);
+    let address = worker.client_address(request);
+    let refusal = note_failure(worker, address, rejected.credential, rejected.refusal);
     // On /ws the first message may still bring a good token, however often a cookie was bad.
     match is_void && (refusal.code != ErrorCode::RateLimited || request.path() == "/ws") {
         true => Authentication::None,
@@ -91,8 +95,14 @@ pub async fn authenticate(request: &HttpRequest, worker: &Worker) -> Authenticat
     }
 }
 
-/// Counts a refused credential against the client's address; what to tell the client.
-pub fn note_failure(worker: &Worker, address: Option<IpAddr>, refusal: Refusal) -> Refusal {
+/// Counts a refused credential, also against the client's address; what to tell the client.
+pub fn note_failure(
+    worker: &Worker,
+    address: Option<IpAddr>,
+    credential: Credential,
+    refusal: Refusal,
+) -> Refusal {
+    worker.note_auth_failure(credential, &refusal, address);
     let is_failure = matches!(
         refusal.code,
         ErrorCode::Unauthorized | ErrorCode::TokenExpired | ErrorCode::Revoked
@@ -111,25 +121,31 @@ async fn identify(request: &HttpRequest, worker: &Worker) -> Result<Option<Clien
     let hook = worker.shared.authenticator.hook();
     let hook = hook.as_ref();
     if let Some(token) = bearer(request) {
-        return match worker.shared.authenticator.verify(token?) {
+        let rejected = Rejected::shown(Credential::Header);
+        let token = token.map_err(&rejected)?;
+        return match worker.shared.authenticator.verify(token) {
             Err(error)
                 if error.is_foreign() && hook.is_some_and(|hook| hook.reads_authorization()) =>
             {
                 by_session(request, worker, hook).await
             }
             verified => {
-                let identity = verified.map_err(Refusal::from)?;
-                Ok(Some(let_in(worker, identity)?))
+                let identity = verified.map_err(Refusal::from).map_err(&rejected)?;
+                Ok(Some(let_in(worker, identity).map_err(rejected)?))
             }
         };
     }
     let (ticket, token) = Query::credentials(request.query_string());
     if let Some(ticket) = ticket {
-        return Ok(Some(redeem(request, worker, &ticket)?));
+        let redeemed = redeem(request, worker, &ticket);
+        return redeemed
+            .map(Some)
+            .map_err(Rejected::shown(Credential::Ticket));
     }
     if let Some(token) = token {
-        let identity = verify_token(worker, &token)?;
-        return Ok(Some(Client::of(identity)));
+        let identity = verify_token(worker, &token);
+        let client = identity.map(|identity| Some(Client::of(identity)));
+        return client.map_err(Rejected::shown(Credential::Query));
     }
     let by_cookie = by_cookie(request, worker);
     if let Ok(Some(client)) = by_cookie {
@@ -176,11 +192,13 @@ async fn by_session(
     let Some(hook) = hook else {
         return Ok(None);
     };
-    let Some(session) = SiteSession::of(request, hook)? else {
+    let session = SiteSession::of(request, hook);
+    let Some(session) = session.map_err(Rejected::shown(Credential::Session))? else {
         return Ok(None);
     };
     let rejected = |refusal| Rejected {
         refusal,
+        credential: Credential::Session,
         is_ambient: session.is_ambient,
     };
     if session.is_ambient {
@@ -199,18 +217,22 @@ pub async fn require(request: &HttpRequest, worker: &Worker) -> Result<Client, R
     match authenticate(request, worker).await {
         Authentication::Client(client) => Ok(client),
         Authentication::Refused(refusal) => Err(refusal),
-        Authentication::None => Err(Refusal::new(
-            ErrorCode::Unauthorized,
-            match worker.shared.authenticator.hook() {
-                None => {
-                    "no token: send `Authorization: Bearer …`, or a ticket or token in the query"
-                }
-                Some(_) => {
-                    "no session that this site knows, and no token: sign in, or send \
+        Authentication::None => {
+            let refusal = Refusal::new(
+                ErrorCode::Unauthorized,
+                match worker.shared.authenticator.hook() {
+                    None => {
+                        "no token: send `Authorization: Bearer …`, or a ticket or token in the query"
+                    }
+                    Some(_) => {
+                        "no session that this site knows, and no token: sign in, or send \
                      `Authorization: Bearer …`, or a ticket or token in the query"
-                }
-            },
-        )),
+                    }
+                },
+            );
+            worker.note_auth_failure(Credential::None, &refusal, worker.client_address(request));
+            Err(refusal)
+        }
     }
 }
 

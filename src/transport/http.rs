@@ -1,11 +1,11 @@
 //! Routes, refusals as HTTP responses, and request bodies.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
-    dev::{ServiceRequest, ServiceResponse},
+    dev::{RequestHead, ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
         header::{self, HeaderValue},
@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use tokio_stream::StreamExt;
 
 use super::{
+    connection::connection_data,
     origin::{self, Origin},
     poll, publish, sse, ticket,
     worker::{Here, Worker},
@@ -24,11 +25,13 @@ use super::{
 };
 use crate::{
     limits::ConnectionLimiter,
-    protocol::{ErrorCode, LimitHit, LimitKind, Refusal, ServerFrame},
+    metrics::Endpoint,
+    protocol::{ErrorCode, LimitHit, LimitKind, Query, Refusal, ServerFrame},
 };
 
-/// A request body that is not there by then never comes: slow senders would hold memory.
-const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A request body that is not there by then never comes: slow senders would hold memory. Whatever
+/// dribbles is to be cut within 30 s, its connection's end included.
+const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -54,7 +57,7 @@ pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
             ErrorCode::MethodNotAllowed,
             format!("this endpoint takes {methods}"),
         );
-        let mut response = refusal.error_response();
+        let mut response = HttpResponse::from_error(refusal);
         let methods = HeaderValue::from_static(methods);
         response.headers_mut().insert(header::ALLOW, methods);
         response
@@ -69,11 +72,14 @@ pub async fn guard_origin(
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let Here(worker) = request.extract::<Here>().await?;
     let origin = Origin::of(request.head(), &worker.shared.settings.allowed_origins);
+    let endpoint = Endpoint::of_path(request.path());
+    let address = worker.client_address(request.request());
     let mut response = if origin == Origin::Foreign {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
             "this origin may not connect: add it to auth.allowed_origins",
         );
+        worker.note_refusal(endpoint, &refusal, address);
         request.error_response(refusal).map_into_right_body()
     } else if request.method() == Method::OPTIONS {
         request
@@ -81,12 +87,26 @@ pub async fn guard_origin(
             .map_into_right_body()
     } else {
         match next.call(request).await {
-            Ok(response) => response.map_into_left_body(),
-            Err(error) => return Err(with_cors_on_error(error, &origin, &worker)),
+            Ok(response) => {
+                if let Some(refusal) = response.response().error().and_then(as_refusal) {
+                    worker.note_refusal(endpoint, refusal, address);
+                }
+                response.map_into_left_body()
+            }
+            Err(error) => {
+                if let Some(refusal) = as_refusal(&error) {
+                    worker.note_refusal(endpoint, refusal, address);
+                }
+                return Err(with_cors_on_error(error, &origin, &worker));
+            }
         }
     };
     origin::add_cors_headers(response.headers_mut(), &origin, &worker);
     Ok(response)
+}
+
+fn as_refusal(error: &actix_web::Error) -> Option<&Refusal> {
+    error.as_error()
 }
 
 /// An error on its way out becomes its response here, so that it carries the headers too.
@@ -98,6 +118,15 @@ fn with_cors_on_error(
     let mut response = error.error_response();
     origin::add_cors_headers(response.headers_mut(), origin, worker);
     actix_web::error::InternalError::from_response(error, response).into()
+}
+
+/// The response of a request that is refused whatever it asks for, in the form that its endpoint
+/// has for refusals.
+pub fn refuse(head: &RequestHead, refusal: &Refusal) -> HttpResponse {
+    let is_native = head.uri.path() == "/events"
+        && Query::parse(head.uri.query().unwrap_or_default()).is_ok_and(|query| query.native());
+    sse::respond_refusal(refusal.clone(), is_native)
+        .unwrap_or_else(|refusal| refusal.error_response())
 }
 
 /// A path that does not exist.
@@ -182,6 +211,12 @@ pub async fn read_body(
             "the body has more than {limit} bytes: send it in parts"
         ))
     };
+    if upgrades_to_websocket(request) {
+        // actix takes all that follows for the body then, whatever its length says.
+        return Err(Refusal::bad_request(
+            "only /ws takes `Upgrade: websocket`: leave it out",
+        ));
+    }
     let announced = request
         .headers()
         .get(header::CONTENT_LENGTH)
@@ -189,7 +224,7 @@ pub async fn read_body(
     if announced.is_some_and(|length| length > limit) {
         return Err(too_large());
     }
-    let take_bytes = |count| match request.conn_data::<Arc<ConnectionLimiter>>() {
+    let take_bytes = |count| match connection_data::<Arc<ConnectionLimiter>>(request) {
         Some(limiter) => limiter.take_bytes(count),
         None => Ok(()),
     };
@@ -209,9 +244,23 @@ pub async fn read_body(
         }
         Ok(body.freeze())
     };
-    tokio::time::timeout(BODY_TIMEOUT, read)
+    let body = tokio::time::timeout(BODY_TIMEOUT, read)
         .await
-        .map_err(|_| Refusal::bad_request("the body did not come within 30 seconds"))?
+        .map_err(|_| {
+            let seconds = BODY_TIMEOUT.as_secs();
+            Refusal::bad_request(format!("the body did not come within {seconds} seconds"))
+        })??;
+    if let Some(worker) = request.app_data::<Rc<Worker>>() {
+        let channel = Endpoint::of_path(request.path()).channel();
+        worker.metrics().received_bytes(channel, body.len());
+    }
+    Ok(body)
+}
+
+/// Other protocols may be offered: Java's client offers `h2c` with whatever it posts.
+fn upgrades_to_websocket(request: &HttpRequest) -> bool {
+    let mut protocols = request.headers().get_all(header::UPGRADE);
+    protocols.any(|to| to.as_bytes().eq_ignore_ascii_case(b"websocket"))
 }
 
 /// Takes one request from the budgets of its TCP connection and, where it is the connection's
@@ -236,9 +285,9 @@ fn charge_request(
     worker: &Worker,
     is_handshake: impl Fn(&ConnectionLimiter) -> bool,
 ) -> Result<(), Refusal> {
-    if let Some(limiter) = request.conn_data::<Arc<ConnectionLimiter>>() {
+    if let Some(limiter) = connection_data::<Arc<ConnectionLimiter>>(request) {
         limiter.take_message()?;
-        if is_handshake(limiter)
+        if is_handshake(&limiter)
             && let Some(address) = worker.client_address(request)
         {
             worker.shared.limits.addresses.take_handshake(address)?;

@@ -4,9 +4,10 @@
 //! the session what the client says; what to send, and when, is the session's to decide.
 
 mod address;
+mod connection;
 mod credentials;
-mod frame_guard;
 mod http;
+mod notice;
 mod origin;
 mod poll;
 mod publish;
@@ -17,5 +18,7 @@ mod ticket;
 mod worker;
 mod ws;
 
-pub use http::{configure, endpoint, guard_origin, not_found};
+pub use connection::{ConnectionData, Lifeline, connection_data};
+pub use http::{configure, endpoint, guard_origin, not_found, refuse};
+pub use notice::Warnings;
 pub use worker::{Settings, Shared, Worker};

@@ -23,8 +23,10 @@ use super::{
 use crate::{
     auth::Identity,
     bus::SessionHandle,
-    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame, Start, SubscribeRequest},
-    session::{Announcement, Outgoing},
+    protocol::{
+        CloseReason, ErrorCode, Query, Refusal, ServerFrame, Start, SubscribeRequest, Transport,
+    },
+    session::{Announcement, Outgoing, Peer, Session, Tally},
 };
 
 /// Envelopes in one answer; the first always fits.
@@ -56,7 +58,11 @@ async fn answer(
         wait: Duration::from_secs(query.wait_seconds()?),
         max_events: query.max_events()?,
     };
-    asked.answer(&worker, client.identity).await
+    let peer = Peer {
+        transport: Transport::Poll,
+        address: worker.client_address(&request),
+    };
+    asked.answer(&worker, client.identity, peer).await
 }
 
 /// The query with the body that stands for it, where there is one.
@@ -89,46 +95,59 @@ impl PollRequest {
         self,
         worker: &Rc<Worker>,
         identity: std::sync::Arc<Identity>,
+        peer: Peer,
     ) -> Result<HttpResponse, Refusal> {
         let at_once = matches!(self.subscribe.start, Start::Now | Start::Rewind(_));
         let now = Instant::now();
         let deadline = now + if at_once { Duration::ZERO } else { self.wait };
         let token_end = Instant::from_std(pulse::token_end(&identity));
         let start = worker.shard.bus().start(&self.subscribe.start).await?;
-        let connection = worker.open_poll(identity)?;
+        let connection = worker.open_poll(identity, peer)?;
         let session = &connection.session;
-        session.subscribe(
+        let subscribed = session.subscribe(
             self.subscribe,
             start,
             // Only a streaming client reads it; a poll's answer has a cursor of its own.
             Announcement::Connected {
                 message: "",
-                connection_id: "".into(),
                 heartbeat_ms: 0,
             },
-        )?;
+        );
+        if let Err(refusal) = subscribed {
+            session.with(|session| session.end_as(CloseReason::Refused));
+            return Err(refusal);
+        }
         let mut answer = Answer::new(self.max_events);
         let cursor = |session: &SessionHandle| session.shard().bus().cursor(session.position());
-        match answer.collect(session, deadline.min(token_end)).await {
+        let collected = answer.collect(session, deadline.min(token_end)).await;
+        session.with(Session::answer);
+        match collected {
             Collected::Page => {
                 let cursor = answer.last_id.take().unwrap_or_default();
-                Ok(answer.respond(cursor))
+                Ok(answer.respond(cursor, session))
             }
             Collected::Nothing if token_end <= deadline => Err(Refusal::new(
                 ErrorCode::TokenExpired,
                 CloseReason::TokenExpired.message(),
             )),
-            Collected::Something | Collected::Nothing => Ok(answer.respond(cursor(session))),
-            Collected::Reset(frame) => Ok(no_store(StatusCode::GONE)
-                .content_type("application/json")
-                .body(frame.to_json())),
+            Collected::Something | Collected::Nothing => {
+                Ok(answer.respond(cursor(session), session))
+            }
+            Collected::Reset(frame) => {
+                let json = frame.to_json();
+                answer.tally.note_frame(&frame);
+                session.count_sent(&answer.tally, json.len());
+                Ok(no_store(StatusCode::GONE)
+                    .content_type("application/json")
+                    .body(json))
+            }
             Collected::Closed(CloseReason::Revoked, _) => Err(Refusal::new(
                 ErrorCode::Revoked,
                 CloseReason::Revoked.message(),
             )),
             Collected::Closed(_, reconnect_after_ms) => {
                 answer.reconnect_after_ms = reconnect_after_ms;
-                Ok(answer.respond(cursor(session)))
+                Ok(answer.respond(cursor(session), session))
             }
         }
     }
@@ -167,6 +186,7 @@ struct Answer {
     max_events: usize,
     last_id: Option<String>,
     reconnect_after_ms: Option<u64>,
+    tally: Tally,
 }
 
 #[derive(Serialize)]
@@ -185,6 +205,7 @@ impl Answer {
             max_events,
             last_id: None,
             reconnect_after_ms: None,
+            tally: Tally::default(),
         }
     }
 
@@ -209,6 +230,7 @@ impl Answer {
                     if !self.push(event.json()) {
                         return Collected::Page;
                     }
+                    self.tally.note_event(&delivery);
                     self.last_id = Some(String::from_utf8_lossy(event.id()).into_owned());
                     if self.events.len() == self.max_events {
                         return Collected::Page;
@@ -245,11 +267,18 @@ impl Answer {
         true
     }
 
-    fn respond(self, cursor: String) -> HttpResponse {
-        no_store(StatusCode::OK).json(Body {
+    fn respond(self, cursor: String, session: &SessionHandle) -> HttpResponse {
+        let json = serde_json::to_vec(&Body {
             cursor,
             events: &self.events,
             reconnect_after_ms: self.reconnect_after_ms,
-        })
+        });
+        let Ok(json) = json else {
+            return HttpResponse::InternalServerError().finish();
+        };
+        session.count_sent(&self.tally, json.len());
+        no_store(StatusCode::OK)
+            .content_type("application/json")
+            .body(json)
     }
 }

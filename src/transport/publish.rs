@@ -10,10 +10,10 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    bus::Bus,
     engine::{Appended, IdempotencyKey},
     event::Draft,
     limits::SubjectState,
+    metrics::Way,
     protocol::{ErrorCode, PublishRequest, Publisher, Refusal, TraceParent},
     telemetry::PublishSpan,
 };
@@ -48,7 +48,8 @@ pub async fn publish(
         header_text(&request, "idempotency-key")?,
         traceparent(&request),
     )?;
-    let appended = prepared.append(worker.shard.bus(), &subject).await?;
+    let publisher = (&*client.identity, &*subject);
+    let appended = append(&worker, publisher, prepared, Way::Http).await?;
     let mut ids = appended.ids();
     let answer = Published {
         id: (!is_batch).then(|| ids.next()).flatten(),
@@ -63,25 +64,6 @@ pub struct Prepared {
     drafts: Vec<Draft>,
     key: Option<IdempotencyKey>,
     span: Option<PublishSpan>,
-}
-
-impl Prepared {
-    /// Appends to the log. What the log did not take, or had taken before under the same key,
-    /// costs the subject nothing: a publish that is repeated on another transport is paid for once.
-    ///
-    /// # Errors
-    /// As [`Bus::publish`].
-    pub async fn append(self, bus: &Bus, subject: &SubjectState) -> Result<Appended, Refusal> {
-        let events = u32::try_from(self.drafts.len()).unwrap_or(u32::MAX);
-        let appended = bus.publish(self.drafts, self.key).await;
-        if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
-            subject.give_back_publish(events);
-        }
-        if let Some(span) = self.span {
-            span.finish(appended.as_ref());
-        }
-        appended
-    }
 }
 
 /// Checks fields and grants, and takes the events from the subject's budget.
@@ -144,6 +126,50 @@ fn trace(
         draft.trace.clone_from(&context);
     }
     Some(span)
+}
+
+/// Appends what was prepared, and tells numbers and log of it. What the log did not take, or had
+/// taken before under the same key, costs the subject nothing: a publish that is repeated on
+/// another transport is paid for once.
+///
+/// # Errors
+/// As [`Bus::publish`](crate::bus::Bus::publish).
+pub async fn append(
+    worker: &Worker,
+    (identity, subject): (&Identity, &SubjectState),
+    prepared: Prepared,
+    way: Way,
+) -> Result<Appended, Refusal> {
+    let told = tracing::enabled!(tracing::Level::DEBUG).then(|| {
+        let drafts = prepared.drafts.iter();
+        drafts
+            .map(|draft| (draft.topic.clone(), draft.trace_id.clone()))
+            .collect::<Vec<_>>()
+    });
+    let events = u32::try_from(prepared.drafts.len()).unwrap_or(u32::MAX);
+    let bus = worker.shard.bus();
+    let appended = bus.publish(prepared.drafts, prepared.key).await;
+    if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
+        subject.give_back_publish(events);
+    }
+    if let Some(span) = prepared.span {
+        span.finish(appended.as_ref());
+    }
+    let appended = appended?;
+    let metrics = worker.metrics();
+    metrics.published(way, appended.count, appended.duplicate);
+    for ((topic, trace_id), offset) in told.into_iter().flatten().zip(0..) {
+        tracing::debug!(
+            subject = &*identity.subject,
+            tenant = identity.tenant.as_deref(),
+            topic = topic.as_str(),
+            sequence = appended.first.sequence + offset,
+            trace_id = trace_id.as_deref(),
+            duplicate = appended.duplicate,
+            "publish accepted"
+        );
+    }
+    Ok(appended)
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {

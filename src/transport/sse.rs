@@ -11,12 +11,13 @@ use std::{
 use actix_web::{
     HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
-    http::header,
+    http::{Version, header},
     web,
 };
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    connection::lifeline,
     credentials::{self, Client},
     http::charge_stream,
     poll::read_body_into,
@@ -24,8 +25,9 @@ use super::{
     worker::{Connection, Here, Worker},
 };
 use crate::{
-    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame},
-    session::{Delivery, Outgoing},
+    metrics::Endpoint,
+    protocol::{CloseReason, ErrorCode, Query, Refusal, ServerFrame, Transport},
+    session::{Delivery, Outgoing, Peer, Tally},
 };
 
 /// What a browser waits before it reconnects after a drop, unless told otherwise.
@@ -55,32 +57,73 @@ async fn stream(
     let query = Query::parse(request.query_string());
     let native = query.as_ref().is_ok_and(Query::native);
     if let Err(refusal) = charge_stream(&request, &worker) {
-        return refuse(refusal, native);
+        return refuse(refusal, native, &request, &worker);
     }
     let client = match credentials::require(&request, &worker).await {
         Ok(client) => client,
-        Err(refusal) => return refuse(refusal, native),
+        Err(refusal) => return refuse(refusal, native, &request, &worker),
     };
     let mut query = read_body_into(query?, &request, &worker, payload).await?;
     if let Some(id) = request.headers().get("last-event-id") {
         let id = id.to_str().unwrap_or("\u{fffd}");
         query.set_last_event_id(id);
     }
-    match subscribe(&worker, client, &query).await {
-        Ok(body) => Ok(event_stream().body(body)),
-        Err(refusal) => refuse(refusal, query.native()),
+    refuse_http_1_0(&request)?;
+    let peer = Peer {
+        transport: Transport::Sse,
+        address: worker.client_address(&request),
+    };
+    match subscribe(&worker, client, peer, &query).await {
+        Ok(body) => {
+            let session = &body.connection.session;
+            session.with(|session| session.set_lifeline(lifeline(&request)));
+            Ok(event_stream().body(body))
+        }
+        Err(refusal) => refuse(refusal, query.native(), &request, &worker),
     }
 }
 
+/// A stream has no length, and HTTP/1.0 no chunks to send it in (RFC 9112, section 6.1).
+fn refuse_http_1_0(request: &HttpRequest) -> Result<(), Refusal> {
+    if request.version() < Version::HTTP_11 {
+        return Err(Refusal::bad_request(
+            "a stream needs HTTP/1.1: a proxy in between may have to be told so, such as nginx with \
+             `proxy_http_version 1.1`",
+        ));
+    }
+    Ok(())
+}
+
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.
-fn refuse(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
+///
+/// # Errors
+/// The refusal, where it is to be told by its status.
+pub fn respond_refusal(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
     if native && is_transient(refusal.code) {
         return Ok(event_stream().body(closing_stream(&refusal)));
     }
     Err(refusal)
 }
 
-async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<SseBody, Refusal> {
+fn refuse(
+    refusal: Refusal,
+    native: bool,
+    request: &HttpRequest,
+    worker: &Worker,
+) -> Result<HttpResponse, Refusal> {
+    let noted = refusal.clone();
+    let response = respond_refusal(refusal, native)?;
+    // One that is told by its status is noted on its way out.
+    worker.note_refusal(Endpoint::Events, &noted, worker.client_address(request));
+    Ok(response)
+}
+
+async fn subscribe(
+    worker: &Worker,
+    client: Client,
+    peer: Peer,
+    query: &Query,
+) -> Result<SseBody, Refusal> {
     let subscribe = query.subscriptions(worker.shared.settings.subscriptions)?;
     let start = worker.shard.bus().start(&subscribe.start).await?;
     let heartbeat = worker.shared.settings.heartbeat;
@@ -91,10 +134,12 @@ async fn subscribe(worker: &Worker, client: Client, query: &Query) -> Result<Sse
         "connected"
     };
     let announcement = worker.connected(message);
-    let connection = worker.open(client.identity, worker.admit()?)?;
-    connection
-        .session
-        .subscribe(subscribe, start, announcement)?;
+    let connection = worker.open(client.identity, peer, worker.admit()?)?;
+    let session = &connection.session;
+    if let Err(refusal) = session.subscribe(subscribe, start, announcement) {
+        session.with(|session| session.end_as(CloseReason::Refused));
+        return Err(refusal);
+    }
     Ok(SseBody {
         connection,
         pulse,
@@ -176,13 +221,17 @@ impl MessageBody for SseBody {
             let next = this.pulse.tick(session, Instant::now());
             this.pulse.arm(next);
         }
+        let mut tally = Tally::default();
         let mut chunk = BytesMut::new();
         if let Some(preamble) = this.preamble.take() {
             chunk.extend_from_slice(&preamble);
         }
         while chunk.len() < CHUNK_BYTES {
             match poll_next(session, cx) {
-                Poll::Ready(Some(outgoing)) => this.put(&outgoing, &mut chunk),
+                Poll::Ready(Some(outgoing)) => {
+                    tally.note(&outgoing);
+                    this.put(&outgoing, &mut chunk);
+                }
                 Poll::Ready(None) if chunk.is_empty() => return Poll::Ready(None),
                 Poll::Pending if chunk.is_empty() => {
                     if this.empty_polls.are_too_many(session) {
@@ -195,6 +244,7 @@ impl MessageBody for SseBody {
             }
         }
         this.empty_polls.interrupted();
+        session.count_sent(&tally, chunk.len());
         Poll::Ready(Some(Ok(chunk.freeze())))
     }
 }

@@ -14,13 +14,14 @@ use actix_web::{FromRequest, HttpRequest, dev::Payload};
 use ipnet::IpNet;
 use jiff::Timestamp;
 
-use super::address::client_address;
+use super::{address::client_address, notice::Warnings};
 use crate::{
     auth::{Authenticator, Identity, RevocationList, TicketStore},
     bus::{SessionHandle, Shard},
     limits::{Limits, SubjectPlace, SubjectState},
+    metrics::{Metrics, WorkerMetrics},
     protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
-    session::Announcement,
+    session::{Announcement, Peer},
     telemetry::Telemetry,
 };
 
@@ -52,6 +53,8 @@ pub struct Shared {
     pub limits: Limits,
     /// Where spans are exported.
     pub telemetry: Option<Arc<Telemetry>>,
+    pub metrics: Metrics,
+    pub warnings: Warnings,
     pub connections: AtomicUsize,
 }
 
@@ -62,6 +65,11 @@ pub struct Worker {
 }
 
 impl Worker {
+    /// The counters of this thread.
+    pub fn metrics(&self) -> &WorkerMetrics {
+        self.shard.metrics()
+    }
+
     /// Takes a place among the node's connections for a stream, before it is known whose it will
     /// be. Held until the slot is dropped.
     ///
@@ -91,12 +99,13 @@ impl Worker {
     pub fn open(
         &self,
         identity: Arc<Identity>,
+        peer: Peer,
         slot: ConnectionSlot,
     ) -> Result<Connection, Refusal> {
         self.refuse_while_draining()?;
         self.refuse_ended(&identity)?;
         let place = self.shared.limits.open_stream(&identity)?;
-        Ok(self.connection(identity, place, slot))
+        Ok(self.connection(identity, peer, place, slot))
     }
 
     /// Takes a poll's places and opens its session. One that goes on with a series costs the node
@@ -104,21 +113,22 @@ impl Worker {
     ///
     /// # Errors
     /// As [`Worker::admit`] and [`Worker::open`].
-    pub fn open_poll(&self, identity: Arc<Identity>) -> Result<Connection, Refusal> {
+    pub fn open_poll(&self, identity: Arc<Identity>, peer: Peer) -> Result<Connection, Refusal> {
         let slot = self.admit()?;
         self.refuse_ended(&identity)?;
         let place = self.shared.limits.open_poll(&identity)?;
-        Ok(self.connection(identity, place, slot))
+        Ok(self.connection(identity, peer, place, slot))
     }
 
     fn connection(
         &self,
         identity: Arc<Identity>,
+        peer: Peer,
         place: SubjectPlace,
         slot: ConnectionSlot,
     ) -> Connection {
         Connection {
-            session: self.shard.open(identity),
+            session: self.shard.open(identity, peer),
             place,
             _slot: slot,
         }
@@ -128,8 +138,6 @@ impl Worker {
     pub fn connected(&self, message: &'static str) -> Announcement {
         Announcement::Connected {
             message,
-            // A name for the client's questions to its operator; not a secret.
-            connection_id: format!("{:016x}", fastrand::u64(..)).into(),
             heartbeat_ms: self.shared.settings.heartbeat.as_millis() as u64,
         }
     }

@@ -11,19 +11,37 @@ use crate::support::{Claims, Ended, Program, SECRET};
 const SECRET_VARIABLE: (&str, &str) = ("TRIBUS__AUTH__HS256_SECRET", SECRET);
 
 /// `tribus serve` with the tests' secret, on its addresses.
-struct Serving {
-    program: Program,
-    address: String,
+pub struct Serving {
+    pub program: Program,
+    pub address: String,
     admin: String,
 }
 
 impl Serving {
     /// On free ports.
-    async fn start(variables: &[(&str, &str)]) -> Self {
+    pub async fn start(variables: &[(&str, &str)]) -> Self {
         Self::start_on("127.0.0.1:0", variables).await
     }
 
-    async fn start_on(address: &str, variables: &[(&str, &str)]) -> Self {
+    /// On free ports, with a log of JSON lines.
+    pub async fn json(variables: &[(&str, &str)]) -> Self {
+        let mut program = Self::program("127.0.0.1:0", variables);
+        let line = program.says("listening").await;
+        let line: serde_json::Value = serde_json::from_str(&line).expect("JSON");
+        let field = |name: &str| {
+            line["fields"][name]
+                .as_str()
+                .expect("an address")
+                .to_owned()
+        };
+        Self {
+            address: field("address"),
+            admin: field("admin"),
+            program,
+        }
+    }
+
+    fn program(address: &str, variables: &[(&str, &str)]) -> Program {
         let mut all = vec![SECRET_VARIABLE];
         all.extend_from_slice(variables);
         let arguments = [
@@ -33,7 +51,11 @@ impl Serving {
             "--admin-listen",
             "127.0.0.1:0",
         ];
-        let mut program = Program::tribus(&arguments, &all);
+        Program::tribus(&arguments, &all)
+    }
+
+    async fn start_on(address: &str, variables: &[(&str, &str)]) -> Self {
+        let mut program = Self::program(address, variables);
         let line = program.says("listening").await;
         let field = |name: &str| {
             let after = line.split_once(name).expect("an address").1;
@@ -50,7 +72,7 @@ impl Serving {
         }
     }
 
-    fn url(&self, path: &str) -> String {
+    pub fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
     }
 
@@ -61,7 +83,7 @@ impl Serving {
         Program::tribus(arguments, &[("TRIBUS_URL", &url), ("TRIBUS_TOKEN", &token)])
     }
 
-    async fn terminate(self) -> Ended {
+    pub async fn terminate(self) -> Ended {
         self.program.signal("TERM");
         self.program.ended().await
     }

@@ -53,7 +53,7 @@ async fn hop(plans: Vec<Plan>, sea: Sea) -> BTreeMap<String, usize> {
     let hops = number_from("TRIBUS_HOPS").map_or(sea.hops, |hops| hops as usize);
     println!("TRIBUS_SEED={seed}");
     let mut rng = fastrand::Rng::with_seed(seed);
-    let gateway = Arc::new(TestGateway::with("heartbeat = \"100ms\"").await);
+    let gateway = Arc::new(TestGateway::with("heartbeat = \"400ms\"").await);
     let tide = Tide::new(sea.ahead);
     let mut consumers = Vec::new();
     for plan in &plans {

@@ -96,6 +96,22 @@ impl<'a> Client<'a> {
         }
     }
 
+    fn with_claims(&self, claims: &Claims) -> Self {
+        Self {
+            token: claims.token(),
+            ..self.clone()
+        }
+    }
+
+    /// The same with a connection of its own for each request.
+    fn unpooled(&self) -> Self {
+        let http = reqwest::Client::builder().pool_max_idle_per_host(0);
+        Self {
+            http: http.build().expect("a client"),
+            ..self.clone()
+        }
+    }
+
     /// The same behind a proxy that says so.
     fn forwarded_for(&self, addresses: &str) -> Self {
         Self {

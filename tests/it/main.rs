@@ -3,14 +3,18 @@
 
 mod authentication;
 mod command_line;
+mod connections;
 mod deployment;
+mod draining;
 mod errors;
 mod events;
 mod gaps;
 mod hook;
 mod hopping;
+mod hostile;
 mod limits;
 mod model;
+mod operations;
 mod origins;
 mod page;
 mod pipelining;
@@ -26,4 +30,5 @@ mod support;
 mod telemetry;
 mod tenants;
 mod tickets;
+mod tls;
 mod websocket;

@@ -1,6 +1,9 @@
 //! Clients that stop reading while far more is published than mailbox and kernel hold.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 
@@ -137,6 +140,35 @@ async fn a_client_that_falls_behind_retention_is_told_lagged_and_goes_on_from_th
             "{kind}"
         );
     }
+}
+
+#[tokio::test]
+async fn a_client_that_reads_too_slowly_for_a_ping_to_reach_it_in_time_is_not_silent() {
+    let gateway = TestGateway::with("heartbeat = \"400ms\"").await;
+    let mut ws = gateway
+        .narrow_ws(&Claims::all("slow"), "topics=a:1", SUBPROTOCOLS[0])
+        .await;
+    ws.frame("live").await;
+    let mut client = Slow::Ws(Box::new(ws));
+    // What waits in the gateway and its kernel is passed in more time than the silence for which
+    // a client is closed; and so long it is slow.
+    let slow_until = Instant::now() + Duration::from_secs(4);
+    let reading = async {
+        let mut seen = Vec::new();
+        while seen.len() < FLOOD {
+            let event = client.next().await;
+            assert_eq!(event["type"], "event", "{event}");
+            seen.push(sequence(&event["id"]));
+            if Instant::now() < slow_until {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        }
+        seen
+    };
+    let (seen, published) = futures_util::join!(reading, flood(&gateway, "a:1"));
+    assert!(seen == published, "{} events", seen.len());
+    let last = gateway.publish("a:1", json!("last")).await;
+    assert_eq!(client.next().await["id"], json!(last));
 }
 
 #[tokio::test]

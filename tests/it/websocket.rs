@@ -380,6 +380,26 @@ async fn violations_of_the_websocket_protocol_close_with_their_code() {
             [masked(0x01, b"\"\xc3"), masked(0x80, b"(\"")].concat(),
             1007,
         ),
+        (
+            "text that can not become UTF-8, before its message ends",
+            masked(0x01, b"{\"type\":\"\xed\xa0"),
+            1007,
+        ),
+        (
+            "a frame of which that much has come",
+            masked(TEXT, &[&[b' '; 50], &b"\xff"[..], &[b' '; 50]].concat())[..57].to_vec(),
+            1007,
+        ),
+        (
+            "a close with a reason that is not UTF-8",
+            masked(CLOSE, b"\x03\xe8bye \xff"),
+            1007,
+        ),
+        (
+            "a close whose reason ends inside a character",
+            masked(CLOSE, b"\x03\xe8bye \xc3"),
+            1007,
+        ),
         ("a binary message", masked(BINARY, ping), 1003),
         ("an empty binary message", masked(BINARY, b""), 1003),
     ];
@@ -411,6 +431,35 @@ async fn a_violation_is_told_by_an_error_before_the_close() {
         (&error["type"], &error["code"]),
         (&json!("error"), &json!("bad_request"))
     );
+}
+
+#[tokio::test]
+async fn messages_before_a_violation_have_their_effect_though_all_came_at_once() {
+    let gateway = TestGateway::start().await;
+    let mut watching = gateway.ws("topics=a:1").await;
+    for (violation, expected) in [
+        (client_frame(0x83, b""), 1002),
+        (client_frame(TEXT, b"\xff"), 1007),
+        (client_frame(CLOSE, b"\x03\xe8\xff"), 1007),
+        (client_frame_head(TEXT, 65_537), 1009),
+    ] {
+        let mut raw = Raw::websocket(&gateway, "").await;
+        assert_eq!(raw.frame().await.unwrap().json()["type"], "connected");
+        let mut all = client_frame(PING, b"first");
+        for n in 0..20 {
+            let message = format!(r#"{{"type":"publish","topic":"a:1","data":{n}}}"#);
+            let (start, end) = message.as_bytes().split_at(n);
+            all.extend(client_frame(0x01, start));
+            all.extend(client_frame(0x80, end));
+        }
+        raw.send(&[all, violation].concat()).await;
+        let (frames, code) = raw.frames_to_close().await;
+        assert_eq!(code, expected);
+        assert_eq!(frames[0].first, PONG, "{code}");
+        for n in 0..20 {
+            assert_eq!(watching.event().await["data"], n, "{code}");
+        }
+    }
 }
 
 #[tokio::test]

@@ -84,6 +84,21 @@ fn what_is_not_a_token_is_malformed() {
 }
 
 #[test]
+fn what_is_not_utf8_is_refused_also_where_nobody_reads_it() {
+    let signer = Signer::hs256(SECRET);
+    let (header, claims) = (br#"{"alg":"HS256"}"#, claims().to_string().into_bytes());
+    let with_junk = |json: &[u8]| [b"{\"x\":\"\xff\",".as_slice(), &json[1..]].concat();
+    let verify = |token: String| with_secret().verify_at(&token, at(0));
+    assert!(verify(signer.raw(header, &claims)).is_ok());
+    for token in [
+        signer.raw(with_junk(header), &claims),
+        signer.raw(header, with_junk(&claims)),
+    ] {
+        assert!(matches!(verify(token), Err(AuthError::Malformed(_))));
+    }
+}
+
+#[test]
 fn a_huge_token_is_refused_unread() {
     const MAX_TOKEN_BYTES: usize = 8 * 1024;
     let padding = "x".repeat(MAX_TOKEN_BYTES);

@@ -10,7 +10,7 @@ use tokio_tungstenite::tungstenite::http::header::{
 };
 use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 use tokio_tungstenite::tungstenite::{Error, Message};
-use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async};
+use tokio_tungstenite::{MaybeTlsStream, WebSocketStream, connect_async_tls_with_config};
 
 use super::feed::{Position, Selection};
 use super::item::Item;
@@ -50,7 +50,7 @@ impl WsFeed {
         if let Some(credential) = endpoint.credential() {
             headers.insert(AUTHORIZATION, credential.clone());
         }
-        let (socket, _) = connect_async(request)
+        let (socket, _) = connect_async_tls_with_config(request, None, false, endpoint.connector())
             .await
             .map_err(|error| failure(&error))?;
         if endpoint.credential().is_none() {

@@ -1,21 +1,16 @@
 //! Frames in the subprotocol's encoding (RFC 6455, section 5).
 
 use actix_web::HttpResponse;
-use actix_ws::ProtocolError;
 use bytes::{Bytes, BytesMut};
 
 use crate::{
     event::{BINARY_FRAME, TEXT_FRAME, put_frame_header},
-    protocol::{CloseReason, ServerFrame, json_to_msgpack},
+    protocol::{ServerFrame, json_to_msgpack},
     session::Delivery,
 };
 
 pub const JSON_SUBPROTOCOL: &str = "tribus.json.v1";
 pub const MSGPACK_SUBPROTOCOL: &str = "tribus.msgpack.v1";
-
-const PING_FRAME: u8 = 0x89;
-const PONG_FRAME: u8 = 0x8a;
-const CLOSE_FRAME: u8 = 0x88;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
@@ -24,7 +19,7 @@ pub enum Encoding {
 }
 
 impl Encoding {
-    pub fn negotiated(response: &HttpResponse) -> Self {
+    pub fn negotiated(response: &HttpResponse<()>) -> Self {
         let chosen = response.headers().get("sec-websocket-protocol");
         if chosen.is_some_and(|chosen| chosen == MSGPACK_SUBPROTOCOL) {
             Self::Msgpack
@@ -59,43 +54,4 @@ pub fn put_frame(out: &mut BytesMut, encoding: Encoding, frame: &ServerFrame) {
 fn put_binary(out: &mut BytesMut, packed: &[u8]) {
     put_frame_header(out, BINARY_FRAME, packed.len());
     out.extend_from_slice(packed);
-}
-
-/// A Ping without data.
-pub fn put_ping(out: &mut BytesMut) {
-    put_frame_header(out, PING_FRAME, 0);
-}
-
-/// The Pong that answers a Ping, with its data.
-pub fn put_pong(out: &mut BytesMut, data: &[u8]) {
-    put_frame_header(out, PONG_FRAME, data.len());
-    out.extend_from_slice(data);
-}
-
-/// A Close frame (RFC 6455, section 5.5.1). Our reasons all fit into a control frame.
-pub fn put_close(out: &mut BytesMut, code: Option<u16>, reason: &str) {
-    let Some(code) = code else {
-        return put_frame_header(out, CLOSE_FRAME, 0);
-    };
-    put_frame_header(out, CLOSE_FRAME, 2 + reason.len());
-    out.extend_from_slice(&code.to_be_bytes());
-    out.extend_from_slice(reason.as_bytes());
-}
-
-/// `actix_ws` reports UTF-8, reserved bits and sizes all as I/O errors, told apart by their text.
-pub fn close_reason_of(error: &ProtocolError) -> CloseReason {
-    match error {
-        ProtocolError::Overflow => CloseReason::TooLarge,
-        ProtocolError::Io(io) => {
-            let text = io.to_string().to_ascii_lowercase();
-            if text.contains("utf-8") {
-                CloseReason::BadUtf8
-            } else if text.contains("maximum continuation size") {
-                CloseReason::TooLarge
-            } else {
-                CloseReason::ProtocolViolation
-            }
-        }
-        _ => CloseReason::ProtocolViolation,
-    }
 }

@@ -9,27 +9,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-use actix_ws::AggregatedMessage;
-use tokio_stream::Stream;
-
 use super::{
     Stage, WsBody,
-    framing::{Encoding, close_reason_of, put_close, put_frame, put_pong},
+    framing::{Encoding, put_frame},
+    socket::{End, Message},
 };
 use crate::{
     auth::Identity,
     bus::StartPoint,
     engine::Appended,
+    metrics::{Channel, Credential, Way},
     protocol::{
         ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Ref, Refusal,
         ServerFrame, SubscribeRequest, msgpack_to_json,
     },
-    session::Announcement,
+    session::{Announcement, Peer},
     transport::{
         credentials::{note_failure, verify_token},
         publish,
+        worker::Worker,
     },
 };
+
 /// Messages handled before the worker's other connections get their turn.
 const MESSAGES_PER_TURN: usize = 32;
 /// Refusals for sending too fast within the time below, after which the connection is closed.
@@ -64,25 +65,13 @@ impl WsBody {
             self.finish_work(cx);
             if !self.takes_messages() {
                 // Whoever is not listened to is not silent.
-                self.last_received = Instant::now();
-                return;
+                return self.socket.excuse_silence();
             }
-            match Pin::new(&mut self.incoming).poll_next(cx) {
+            match self.socket.poll_message(cx) {
                 Poll::Pending => return,
-                Poll::Ready(Some(Ok(message))) => {
-                    self.last_received = Instant::now();
-                    self.handle(message);
-                }
-                Poll::Ready(Some(Err(error))) => {
-                    return self.end_with(close_reason_of(&error));
-                }
-                Poll::Ready(None) if self.too_large.get() => {
-                    return self.end_with(CloseReason::TooLarge);
-                }
-                Poll::Ready(None) => {
-                    self.stage = Stage::Ended;
-                    return;
-                }
+                Poll::Ready(Ok(message)) => self.handle(message),
+                Poll::Ready(Err(End::Violation(reason))) => return self.end_with(reason),
+                Poll::Ready(Err(End::Left)) => return self.end(),
             }
         }
         self.finish_work(cx);
@@ -112,34 +101,25 @@ impl WsBody {
         }
     }
 
-    fn handle(&mut self, message: AggregatedMessage) {
+    fn handle(&mut self, message: Message) {
+        let bytes = message.len();
+        let metrics = self.worker.metrics();
+        metrics.received_bytes(Channel::WebSocket, bytes);
         if let Err(refusal) = self.charge(&message) {
             return self.refuse_message(refusal, &message);
         }
         match (message, self.encoding) {
-            (AggregatedMessage::Ping(data), _) => {
-                put_pong(&mut self.out, &data);
-            }
-            (AggregatedMessage::Pong(_), _) => {}
-            (AggregatedMessage::Close(reason), _) => {
-                let code = reason.map(|reason| reason.code.into());
-                put_close(&mut self.out, code, "");
-                self.work = None;
-                self.stage = Stage::Ended;
-            }
-            (AggregatedMessage::Text(text), Encoding::Json) => self.handle_text(&text),
-            (AggregatedMessage::Binary(packed), Encoding::Msgpack) => {
-                match msgpack_to_json(&packed) {
-                    Ok(text) => self.handle_text(&text),
-                    Err(error) => self.handle_frame(ClientFrame {
-                        reference: None,
-                        is_auth: false,
-                        message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
-                    }),
-                }
-            }
-            (AggregatedMessage::Text(_), Encoding::Msgpack)
-            | (AggregatedMessage::Binary(_), Encoding::Json) => {
+            (Message::Control, _) => {}
+            (Message::Text(text), Encoding::Json) => self.handle_text(&text),
+            (Message::Binary(packed), Encoding::Msgpack) => match msgpack_to_json(&packed) {
+                Ok(text) => self.handle_text(&text),
+                Err(error) => self.handle_frame(ClientFrame {
+                    reference: None,
+                    is_auth: false,
+                    message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
+                }),
+            },
+            (Message::Text(_), Encoding::Msgpack) | (Message::Binary(_), Encoding::Json) => {
                 self.end_with(CloseReason::UnsupportedFrame);
             }
         }
@@ -168,17 +148,18 @@ impl WsBody {
         if !frame.is_auth {
             let reason = CloseReason::AuthExpected;
             let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+            self.note_auth_failure(Credential::None, &refusal);
             return self.refuse(&refusal, frame.reference, reason);
         }
         let verified = match frame.message {
-            Ok(ClientMessage::Auth { token }) => self.verify(&token),
+            Ok(ClientMessage::Auth { token }) => Self::verify(&self.worker, self.peer, &token),
             Ok(_) => Err(Refusal::new(ErrorCode::Unauthorized, "no token")),
             Err(refusal) => Err(Refusal::new(ErrorCode::Unauthorized, refusal.message)),
         };
         match verified {
             Ok(identity) => {
                 let reply = auth_success(&identity, frame.reference);
-                put_frame(&mut self.out, self.encoding, &reply);
+                put_frame(self.socket.out(), self.encoding, &reply);
                 let waiting = std::mem::replace(&mut self.stage, Stage::Ended);
                 if let Stage::AwaitingAuth { query, slot, .. } = waiting {
                     self.open(identity, slot, *query);
@@ -196,9 +177,9 @@ impl WsBody {
         }
     }
 
-    fn verify(&self, token: &str) -> Result<Arc<Identity>, Refusal> {
-        verify_token(&self.worker, token)
-            .map_err(|refusal| note_failure(&self.worker, self.address, refusal))
+    fn verify(worker: &Worker, peer: Peer, token: &str) -> Result<Arc<Identity>, Refusal> {
+        verify_token(worker, token)
+            .map_err(|refusal| note_failure(worker, peer.address, Credential::Message, refusal))
     }
 
     /// Does what an authenticated client says, or starts to.
@@ -214,8 +195,7 @@ impl WsBody {
                 Ok(())
             }
             ClientMessage::Auth { token } => {
-                let identity = verify_token(&self.worker, &token)
-                    .map_err(|refusal| note_failure(&self.worker, self.address, refusal))?;
+                let identity = Self::verify(&self.worker, self.peer, &token)?;
                 let reply = auth_success(&identity, reference);
                 session.refresh(Arc::clone(&identity), reply)?;
                 open.pulse.refreshed(&identity);
@@ -265,9 +245,10 @@ impl WsBody {
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
         let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
-        let shard = Rc::clone(&self.worker.shard);
+        let worker = Rc::clone(&self.worker);
         self.work = Some(Box::pin(async move {
-            let appended = prepared.append(shard.bus(), &subject).await;
+            let publisher = (&*identity, &*subject);
+            let appended = publish::append(&worker, publisher, prepared, Way::WebSocket).await;
             Done::Published {
                 appended,
                 reference,
@@ -326,6 +307,7 @@ impl WsBody {
             return;
         };
         let is_strike = refusal.code == ErrorCode::RateLimited;
+        self.note_refusal(&refusal);
         if is_strike && self.strikes.add(Instant::now()) > MOST_STRIKES {
             return self.end_with(CloseReason::RateLimited);
         }
@@ -340,33 +322,23 @@ impl WsBody {
                 .session
                 .with(|session| session.push_frame(frame)),
             Stage::AwaitingAuth { .. } | Stage::Ended => {
-                put_frame(&mut self.out, self.encoding, &frame);
+                put_frame(self.socket.out(), self.encoding, &frame);
             }
         }
     }
 
-    fn charge(&self, message: &AggregatedMessage) -> Result<(), Refusal> {
+    fn charge(&self, message: &Message) -> Result<(), Refusal> {
         let Some(limiter) = &self.limiter else {
             return Ok(());
         };
-        if let AggregatedMessage::Close(_) = message {
-            // Whoever leaves is not held up.
-            return Ok(());
-        }
         limiter.take_message()?;
-        limiter.take_bytes(match message {
-            AggregatedMessage::Text(text) => text.len(),
-            AggregatedMessage::Binary(data)
-            | AggregatedMessage::Ping(data)
-            | AggregatedMessage::Pong(data) => data.len(),
-            AggregatedMessage::Close(_) => 0,
-        })
+        limiter.take_bytes(message.len())
     }
 
     /// A message over the rate has no effect; its reply echoes its `ref`.
-    fn refuse_message(&mut self, refusal: Refusal, message: &AggregatedMessage) {
+    fn refuse_message(&mut self, refusal: Refusal, message: &Message) {
         let reference = match message {
-            AggregatedMessage::Text(text) => {
+            Message::Text(text) => {
                 let limits = self.worker.shared.settings.subscriptions;
                 ClientFrame::parse(text, limits).reference
             }
@@ -401,6 +373,8 @@ impl Strikes {
         self.count
     }
 }
+
+/// What of a message is its content.
 
 fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
     ServerFrame::AuthSuccess {

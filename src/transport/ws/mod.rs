@@ -7,16 +7,27 @@
 //!                        └─ bad ───▶ error, Close 1008       error, Close 4001 to 4003
 //! ```
 //!
-//! No task per connection: the response body is polled by the connection's own dispatcher, and
-//! polls the incoming messages in turn. Outgoing events are the shared frames of the bus.
+//! Two layers, each of which is polled by the one above it; at the top the connection's own
+//! dispatcher polls the response body, so there is no task per connection:
+//!
+//! - the protocol: `socket` turns bytes into messages or an end, answers Ping and Close, and holds
+//!   the frames that overtake others; `frame_guard` judges frames in front of the decoder;
+//!   `silence` says when a client is gone; `autobahn` runs the Autobahn test suite against this
+//!   layer;
+//! - the client: here is its life from the handshake on, and what goes out; `incoming` does what
+//!   it says; `framing` puts that into the subprotocol's form. Events are the bus's shared frames.
 
+#[cfg(test)]
+mod autobahn;
+mod frame_guard;
 mod framing;
 mod incoming;
+mod silence;
+mod socket;
 
 use std::{
     convert::Infallible,
     future::Future,
-    net::IpAddr,
     pin::Pin,
     rc::Rc,
     sync::Arc,
@@ -25,24 +36,19 @@ use std::{
 };
 
 use actix_web::{
-    FromRequest, HttpRequest, HttpResponse,
-    body::{BodySize, BoxBody, MessageBody},
-    dev,
-    error::PayloadError,
+    HttpRequest, HttpResponse,
+    body::{BodySize, MessageBody},
     web,
 };
-use actix_ws::AggregatedMessageStream;
-use bytes::{Bytes, BytesMut};
-use framing::{
-    Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, event_frame, put_close, put_frame, put_ping,
-};
+use bytes::Bytes;
+use framing::{Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, event_frame, put_frame};
 use incoming::{Strikes, Work};
+use socket::{WsSocket, put_close};
 use tokio::time::Sleep;
-use tokio_stream::Stream;
 
 use super::{
+    connection::{connection_data, lifeline},
     credentials::{Authentication, authenticate},
-    frame_guard::{FrameGuard, TooLarge},
     http::charge_stream,
     pulse::{Pulse, poll_next},
     worker::{Connection, ConnectionSlot, Here, Worker},
@@ -50,14 +56,15 @@ use super::{
 use crate::{
     auth::Identity,
     limits::ConnectionLimiter,
-    protocol::{CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest},
-    session::Outgoing,
+    metrics::{Credential, Endpoint},
+    protocol::{
+        CloseReason, ErrorCode, Query, Ref, Refusal, ServerFrame, SubscribeRequest, Transport,
+    },
+    session::{Outgoing, Peer, Sever, Tally},
 };
 
 /// How long a connection without a credential may take to send one.
 const AUTH_DEADLINE: Duration = Duration::from_secs(5);
-/// Nothing received for so many heartbeats, Pongs included, and the client is taken for gone.
-const SILENT_HEARTBEATS: f64 = 2.5;
 /// Pending events are joined into chunks of about this size.
 const CHUNK_BYTES: usize = 16 * 1024;
 
@@ -66,47 +73,29 @@ pub async fn connect(
     payload: web::Payload,
     Here(worker): Here,
 ) -> Result<HttpResponse, Refusal> {
-    let max_bytes = worker.shared.settings.message_bytes;
-    let too_large = TooLarge::default();
-    let guarded = FrameGuard::new(payload, max_bytes, Rc::clone(&too_large));
-    let (response, _, messages) = actix_ws::handle_with_protocols(
+    let (response, socket) = WsSocket::accept(
         &request,
-        as_payload(&request, guarded).await?,
+        payload,
         &[JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL],
+        worker.shared.settings.message_bytes,
     )
-    .map_err(|_| {
-        Refusal::bad_request("this is a WebSocket endpoint: connect with a WebSocket client")
-    })?;
-    let encoding = Encoding::negotiated(&response);
-    let (response, handshake_body) = response.into_parts();
+    .await?;
     let mut body = WsBody {
-        _handshake_body: handshake_body,
-        incoming: messages
-            .max_frame_size(max_bytes)
-            .aggregate_continuations()
-            .max_continuation_size(max_bytes),
-        too_large,
-        limiter: request.conn_data::<Arc<ConnectionLimiter>>().cloned(),
-        address: worker.client_address(&request),
-        encoding,
+        encoding: Encoding::negotiated(&response),
+        socket,
+        limiter: connection_data::<Arc<ConnectionLimiter>>(&request),
+        lifeline: lifeline(&request),
         stage: Stage::Ended,
         work: None,
-        out: BytesMut::new(),
-        last_received: Instant::now(),
         strikes: Strikes::default(),
+        peer: Peer {
+            transport: Transport::WebSocket,
+            address: worker.client_address(&request),
+        },
         worker,
     };
     body.start(&request).await;
     Ok(response.set_body(body).map_into_boxed_body())
-}
-
-/// The form in which `actix_ws` takes a body.
-async fn as_payload(request: &HttpRequest, stream: FrameGuard) -> Result<web::Payload, Refusal> {
-    let stream: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(stream);
-    let mut payload = dev::Payload::Stream { payload: stream };
-    web::Payload::from_request(request, &mut payload)
-        .await
-        .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))
 }
 
 enum Stage {
@@ -117,7 +106,7 @@ enum Stage {
         deadline: Pin<Box<Sleep>>,
     },
     Open(Box<Open>),
-    /// Nothing more is read or queued; what is in `out` is the last.
+    /// Nothing more is read or queued; what the socket has to send is the last.
     Ended,
 }
 
@@ -129,21 +118,15 @@ struct Open {
 
 /// The body of an upgraded response: one client's connection.
 struct WsBody {
-    /// `actix_ws` ends the incoming stream when its own body is dropped. It is never polled,
-    /// since nothing is ever queued on it.
-    _handshake_body: BoxBody,
-    incoming: AggregatedMessageStream,
-    too_large: TooLarge,
+    socket: WsSocket,
     worker: Rc<Worker>,
     limiter: Option<Arc<ConnectionLimiter>>,
-    address: Option<IpAddr>,
+    lifeline: Option<Rc<dyn Sever>>,
     encoding: Encoding,
     stage: Stage,
     work: Option<Work>,
-    /// Frames that do not wait behind events: control frames, and all before the session opens.
-    out: BytesMut,
-    last_received: Instant,
     strikes: Strikes,
+    peer: Peer,
 }
 
 impl MessageBody for WsBody {
@@ -160,7 +143,9 @@ impl MessageBody for WsBody {
         let this = self.get_mut();
         this.receive(cx);
         this.keep_time(cx);
-        if let Some(chunk) = this.next_chunk(cx) {
+        let chunk = this.next_chunk(cx);
+        this.socket.sent(chunk.is_some());
+        if let Some(chunk) = chunk {
             return Poll::Ready(Some(Ok(chunk)));
         }
         match this.stage {
@@ -200,10 +185,14 @@ impl WsBody {
     ) {
         let heartbeat = self.worker.shared.settings.heartbeat;
         let pulse = Pulse::new(&identity, heartbeat);
-        let connection = match self.worker.open(identity, slot) {
+        let connection = match self.worker.open(identity, self.peer, slot) {
             Ok(connection) => connection,
             Err(refusal) => return self.refuse_connection(&refusal),
         };
+        let lifeline = self.lifeline.take();
+        connection
+            .session
+            .with(|session| session.set_lifeline(lifeline));
         self.stage = Stage::Open(Box::new(Open {
             connection,
             pulse,
@@ -227,6 +216,7 @@ impl WsBody {
     fn refuse_url(&mut self, refusal: &Refusal) {
         match refusal.connection_close() {
             CloseReason::Refused => {
+                self.note_refusal(refusal);
                 self.reply(ServerFrame::error(refusal, None));
                 self.start_first(SubscribeRequest::default());
             }
@@ -240,16 +230,36 @@ impl WsBody {
 
     /// Ends the connection with an `error` that says why.
     fn refuse(&mut self, refusal: &Refusal, reference: Option<Ref>, close: CloseReason) {
+        self.note_refusal(refusal);
         let frame = ServerFrame::error(refusal, reference);
-        put_frame(&mut self.out, self.encoding, &frame);
+        put_frame(self.socket.out(), self.encoding, &frame);
         self.close(close);
     }
 
     /// Sends Close as the last frame, and lets go of the session.
     fn close(&mut self, reason: CloseReason) {
-        put_close(&mut self.out, Some(reason.code()), reason.message());
+        self.socket.close(reason);
+        if let Stage::Open(open) = &self.stage {
+            open.connection
+                .session
+                .with(|session| session.end_as(reason));
+        }
+        self.end();
+    }
+
+    fn end(&mut self) {
         self.work = None;
         self.stage = Stage::Ended;
+    }
+
+    fn note_refusal(&self, refusal: &Refusal) {
+        let (worker, address) = (&self.worker, self.peer.address);
+        worker.note_refusal(Endpoint::Ws, refusal, address);
+    }
+
+    fn note_auth_failure(&self, credential: Credential, refusal: &Refusal) {
+        let (worker, address) = (&self.worker, self.peer.address);
+        worker.note_auth_failure(credential, refusal, address);
     }
 }
 
@@ -261,25 +271,32 @@ impl WsBody {
                 if deadline.as_mut().poll(cx).is_ready() {
                     let reason = CloseReason::AuthTimeout;
                     let refusal = Refusal::new(ErrorCode::Unauthorized, reason.message());
+                    self.note_auth_failure(Credential::None, &refusal);
                     self.refuse(&refusal, None, reason);
                 }
             }
-            Stage::Open(open) => open.keep_time(&mut self.out, self.last_received, cx),
+            Stage::Open(open) => open.keep_time(&mut self.socket, cx),
             Stage::Ended => {}
         }
     }
 
     /// Everything that is ready to be sent, up to a chunk's size.
     fn next_chunk(&mut self, cx: &mut Context<'_>) -> Option<Bytes> {
-        let mut chunk = std::mem::take(&mut self.out);
+        let mut chunk = self.socket.take_out();
+        let mut tally = Tally::default();
         while let Stage::Open(open) = &self.stage
             && chunk.len() < CHUNK_BYTES
         {
             let session = &open.connection.session;
-            match poll_next(session, cx) {
+            let next = poll_next(session, cx);
+            if let Poll::Ready(Some(outgoing)) = &next {
+                tally.note(outgoing);
+            }
+            match next {
                 Poll::Ready(Some(Outgoing::Event(delivery))) => {
                     let frame = event_frame(&delivery, self.encoding);
                     if chunk.is_empty() && !session.with(|session| session.has_mail()) {
+                        session.count_sent(&tally, frame.len());
                         return Some(frame.clone());
                     }
                     chunk.extend_from_slice(frame);
@@ -291,28 +308,44 @@ impl WsBody {
                     let closed = session.with(|session| session.closed());
                     let reason = closed.unwrap_or(CloseReason::Internal);
                     put_close(&mut chunk, Some(reason.code()), reason.message());
-                    self.work = None;
-                    self.stage = Stage::Ended;
+                    session.count_sent(&tally, chunk.len());
+                    self.end();
+                    return Some(chunk.freeze());
                 }
                 Poll::Pending => break,
             }
         }
-        (!chunk.is_empty()).then(|| chunk.freeze())
+        if chunk.is_empty() {
+            return None;
+        }
+        match &self.stage {
+            Stage::Open(open) => open.connection.session.count_sent(&tally, chunk.len()),
+            Stage::AwaitingAuth { .. } | Stage::Ended => {
+                let metrics = self.worker.metrics();
+                metrics.sent_bytes(Transport::WebSocket, chunk.len());
+            }
+        }
+        Some(chunk.freeze())
     }
 }
 
 impl Open {
-    fn keep_time(&mut self, out: &mut BytesMut, last_received: Instant, cx: &mut Context<'_>) {
+    fn keep_time(&mut self, socket: &mut WsSocket, cx: &mut Context<'_>) {
         let session = &self.connection.session;
         while self.pulse.fired(cx) {
             let now = Instant::now();
             let heartbeat = self.pulse.heartbeat();
             let mut next = self.pulse.tick(session, now);
+            if socket.was_full() {
+                // The client is still reading what came before the last Ping. One that reads
+                // nothing at all is left to the time for which a write may stall.
+                socket.excuse_silence();
+            }
             if now >= self.next_ping {
-                put_ping(out);
+                socket.ping();
                 self.next_ping = now + heartbeat;
             }
-            let silent_at = last_received + heartbeat.mul_f64(SILENT_HEARTBEATS);
+            let silent_at = socket.silence_ends(heartbeat);
             if now >= silent_at {
                 session.with(|session| session.close(CloseReason::Silent, Duration::ZERO));
             } else {

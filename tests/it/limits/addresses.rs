@@ -268,10 +268,8 @@ const FOUR_HANDSHAKES: &str = "trusted_proxies = [\"127.0.0.1\"]\n\
 
 /// A client that opens a connection for each request.
 fn fresh<'a>(gateway: &'a TestGateway, address: &str) -> Client<'a> {
-    let mut client = Client::new(gateway, &Claims::all("alice")).forwarded_for(address);
-    let http = reqwest::Client::builder().pool_max_idle_per_host(0);
-    client.http = http.build().expect("a client");
-    client
+    let client = Client::new(gateway, &Claims::all("alice"));
+    client.forwarded_for(address).unpooled()
 }
 
 #[tokio::test]

@@ -206,14 +206,17 @@ async fn a_refused_publisher_may_go_on_when_it_was_told() {
         TestGateway::with("limits.publish_events_per_second = 1\nlimits.publish_burst = 1").await;
     let alice = Client::new(&gateway, &Claims::all("alice"));
     let mut ws = gateway.ws("").await;
+    let mut budget = Budget::of(1);
     for _ in 0..3 {
         let refused = loop {
-            if let Err(refused) = alice.publish(&event("a:1")).await {
-                break refused;
+            match alice.publish(&event("a:1")).await {
+                Ok(_) => budget.take(),
+                Err(refused) => break refused,
             }
         };
         tokio::time::sleep(Duration::from_millis(refused.retry_after_ms())).await;
         assert!(is_accepted_by_ws(&mut ws).await);
+        budget.take();
     }
 }
 

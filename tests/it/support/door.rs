@@ -168,8 +168,8 @@ impl TestGateway {
         answer["ticket"].as_str().expect("a ticket").to_owned()
     }
 
-    /// Ends a client's access, as an operator does.
-    pub async fn revoke(&self, whose: Value) {
+    /// Ends a client's access, as an operator does; the answer.
+    pub async fn revoke(&self, whose: Value) -> Value {
         let answer = self
             .http
             .post(self.admin_url("/admin/disconnect"))
@@ -178,7 +178,8 @@ impl TestGateway {
             .send()
             .await
             .expect("an answer");
-        assert_eq!(answer.status(), 204, "{whose}");
+        assert_eq!(answer.status(), 200, "{whose}");
+        answer.json().await.expect("JSON")
     }
 }
 

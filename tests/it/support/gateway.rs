@@ -1,16 +1,22 @@
-use std::{net::SocketAddr, thread::JoinHandle};
+use std::{net::SocketAddr, sync::Arc, thread::JoinHandle};
 
 use serde_json::Value;
 use tokio::sync::oneshot;
-use tribus::{config::Config, gateway::Gateway};
+use tribus::{
+    config::Config,
+    gateway::Gateway,
+    listener::{Deadlines, Tls},
+};
 
-use super::{Claims, SECRET, Sse, Ws};
+use super::{Claims, SECRET, Sse, Ws, within};
 
 /// A gateway in this process, on free ports of loopback, stopped when it is dropped.
 pub struct TestGateway {
     pub address: SocketAddr,
     pub admin: SocketAddr,
     pub http: reqwest::Client,
+    /// Where it speaks TLS.
+    pub tls: Option<Arc<Tls>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -23,23 +29,46 @@ impl TestGateway {
     /// Starts with keys of the configuration in TOML, on top of ports, secret and two workers.
     /// Top-level keys come first in `toml`; write `[auth]` keys as `auth.x = …`.
     pub async fn with(toml: &str) -> Self {
+        Self::run(Self::config(toml)).await
+    }
+
+    /// Starts with a `shutdown.grace` of its own.
+    pub async fn with_grace(grace: &str, toml: &str) -> Self {
+        Self::run(Self::config_with(grace, toml)).await
+    }
+
+    fn config(toml: &str) -> Config {
+        Self::config_with("2s", toml)
+    }
+
+    fn config_with(grace: &str, toml: &str) -> Config {
         let toml = format!(
             "listen = \"127.0.0.1:0\"\nadmin_listen = \"127.0.0.1:0\"\nworkers = 2\n\
-             auth.hs256_secret = \"{SECRET}\"\nshutdown.grace = \"2s\"\n{toml}"
+             auth.hs256_secret = \"{SECRET}\"\nshutdown.grace = \"{grace}\"\n{toml}"
         );
-        let config = Config::from_toml(&toml).expect("a good configuration");
-        Self::run(config).await
+        Config::from_toml(&toml).expect("a good configuration")
     }
 
     pub async fn run(config: Config) -> Self {
+        Self::run_with(config, Deadlines::default()).await
+    }
+
+    /// As [`TestGateway::with`], for clients that must be quicker than usual.
+    pub async fn with_deadlines(toml: &str, deadlines: Deadlines) -> Self {
+        Self::run_with(Self::config(toml), deadlines).await
+    }
+
+    async fn run_with(config: Config, deadlines: Deadlines) -> Self {
         let (tell, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
             actix_web::rt::System::new().block_on(async {
-                let gateway = Gateway::bind(config).expect("the gateway binds");
+                let mut gateway = Gateway::bind(config).expect("the gateway binds");
+                gateway.set_deadlines(deadlines);
                 let addresses = (
                     gateway.address().expect("an address"),
                     gateway.admin_address().expect("an admin address"),
+                    gateway.tls().cloned(),
                 );
                 tell.send(addresses).expect("the test listens");
                 let stop = async {
@@ -48,11 +77,12 @@ impl TestGateway {
                 gateway.run(stop).await.expect("the gateway ends well");
             });
         });
-        let (address, admin) = told.await.expect("the gateway starts");
+        let (address, admin, tls) = told.await.expect("the gateway starts");
         Self {
             address,
             admin,
             http: reqwest::Client::new(),
+            tls,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -64,13 +94,15 @@ impl TestGateway {
             address,
             admin,
             http: reqwest::Client::new(),
+            tls: None,
             stop: None,
             thread: None,
         }
     }
 
     pub fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        let scheme = if self.tls.is_some() { "https" } else { "http" };
+        format!("{scheme}://{}{path}", self.address)
     }
 
     pub fn admin_url(&self, path: &str) -> String {
@@ -148,6 +180,21 @@ impl TestGateway {
         let (status, answer) = self.post(&body).await;
         assert_eq!(status, 200, "{answer}");
         answer["id"].as_str().expect("an id").to_owned()
+    }
+
+    /// Tells the gateway to stop, as SIGTERM does, and waits for nothing.
+    pub fn begin_stop(&mut self) {
+        drop(self.stop.take());
+    }
+
+    /// Waits until the gateway that was told to stop is down, while clients go on.
+    pub async fn stopped(mut self) {
+        let thread = self.thread.take().expect("it was not waited for");
+        let ended = tokio::task::spawn_blocking(|| thread.join());
+        within("the gateway to be down", ended)
+            .await
+            .expect("a thread")
+            .expect("the gateway did not panic");
     }
 
     /// Stops the gateway as SIGTERM does, and waits until it is down.

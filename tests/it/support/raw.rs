@@ -1,4 +1,8 @@
-use std::{net::Ipv4Addr, time::Duration};
+use std::{
+    collections::HashSet,
+    net::{Ipv4Addr, SocketAddr},
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -10,6 +14,7 @@ use super::{Claims, TestGateway, within};
 /// A TCP connection on which the test decides about every byte.
 pub struct Raw {
     stream: TcpStream,
+    ends: Ends,
     received: Vec<u8>,
 }
 
@@ -44,11 +49,15 @@ impl RawFrame {
 
 impl Raw {
     pub async fn connect(gateway: &TestGateway) -> Self {
-        let stream = TcpStream::connect(gateway.address)
-            .await
-            .expect("a connection");
+        Self::connect_to(gateway.address).await
+    }
+
+    pub async fn connect_to(address: SocketAddr) -> Self {
+        let stream = TcpStream::connect(address).await.expect("a connection");
+        let own = stream.local_addr().expect("an address");
         Self {
             stream,
+            ends: (own, address),
             received: Vec::new(),
         }
     }
@@ -58,8 +67,10 @@ impl Raw {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.bind((address, 0).into()).expect("an address");
         let connected = within("a connection", socket.connect(gateway.address)).await;
+        let stream = connected.expect("a connection");
         Self {
-            stream: connected.expect("a connection"),
+            ends: (stream.local_addr().expect("an address"), gateway.address),
+            stream,
             received: Vec::new(),
         }
     }
@@ -89,6 +100,48 @@ impl Raw {
         within("sending", self.stream.write_all(bytes))
             .await
             .expect("the bytes are sent");
+    }
+
+    /// Sends to a gateway that may have had enough: false once the connection has ended.
+    pub async fn try_send(&mut self, bytes: &[u8]) -> bool {
+        within("sending", self.stream.write_all(bytes))
+            .await
+            .is_ok()
+    }
+
+    /// Says that nothing more will be sent, where the connection has not ended already.
+    pub async fn half_close_if_open(&mut self) {
+        let _ = within("the half-close", self.stream.shutdown()).await;
+    }
+
+    /// Waits until there is something to read, or the end.
+    pub async fn await_answer(&mut self) {
+        while self.received.is_empty() && self.receive().await {}
+    }
+
+    /// Takes in what has come, without waiting; true once the gateway has ended the connection.
+    pub fn has_ended(&mut self) -> bool {
+        let mut buffer = [0; 4096];
+        loop {
+            match self.stream.try_read(&mut buffer) {
+                Ok(0) => return true,
+                Ok(read) => self.received.extend_from_slice(&buffer[..read]),
+                Err(error) => return error.kind() != std::io::ErrorKind::WouldBlock,
+            }
+        }
+    }
+
+    /// Vanishes with a reset (RFC 9293, section 3.5.2) instead of a farewell.
+    pub fn reset(self) {
+        let socket = socket2::SockRef::from(&self.stream);
+        socket
+            .set_linger(Some(Duration::ZERO))
+            .expect("a socket option");
+    }
+
+    /// Where it goes from and to, for [`released`].
+    pub fn ends(&self) -> Ends {
+        self.ends
     }
 
     /// Sends a masked frame, as clients do.
@@ -204,6 +257,34 @@ impl Raw {
             .await
             .is_ok_and(|read| read > 0)
     }
+}
+
+/// A client's address and the gateway's.
+pub type Ends = (SocketAddr, SocketAddr);
+
+/// Waits until the gateway has let go of all these connections, as the kernel lists them.
+pub async fn released(mut held: Vec<Ends>) {
+    loop {
+        let open = open_ports();
+        held.retain(|(client, gateway)| open.contains(&(gateway.port(), client.port())));
+        if held.is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Local and remote port of every socket of IPv4 that some process has open.
+fn open_ports() -> HashSet<(u16, u16)> {
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("the kernel's list");
+    let rows = table.lines().skip(1).filter_map(|line| {
+        let columns: Vec<_> = line.split_whitespace().collect();
+        let port = |address: &str| u16::from_str_radix(address.split_once(':')?.1, 16).ok();
+        let ports = (port(columns.get(1)?)?, port(columns.get(2)?)?);
+        // The kernel's own, such as those in TIME_WAIT, have no inode.
+        (*columns.get(9)? != "0").then_some(ports)
+    });
+    rows.collect()
 }
 
 /// A masked frame (RFC 6455, section 5.2).

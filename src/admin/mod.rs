@@ -1,0 +1,145 @@
+//! The operators' listener: health, readiness, numbers, lists, and ending a client's access.
+
+mod connections;
+mod disconnect;
+mod guard;
+mod pages;
+mod scrape;
+mod topics;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
+
+use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::sync::Semaphore;
+
+use guard::refuse_pages;
+
+use crate::{
+    bus::{Answers, Bus, ShardCommand},
+    protocol::{ErrorCode, Refusal},
+    topic::Tenant,
+    transport::{Shared, endpoint},
+};
+
+/// A list that takes longer is given up: the node is too busy, or the list too long.
+const LIST_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Whether the node takes clients.
+#[derive(Clone, Debug, Default)]
+pub struct Readiness(Arc<AtomicBool>);
+
+impl Readiness {
+    pub fn set(&self, ready: bool) {
+        self.0.store(ready, Ordering::Relaxed);
+    }
+
+    fn is_ready(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What the operators' endpoints work on.
+#[derive(Clone)]
+pub struct Operator {
+    readiness: Readiness,
+    bus: Arc<Bus>,
+    shared: Arc<Shared>,
+    /// One list and one scrape at a time, so that whoever asks often costs the workers no more.
+    listing: Arc<Semaphore>,
+    scraping: Arc<Semaphore>,
+}
+
+impl Operator {
+    pub fn new(readiness: Readiness, bus: Arc<Bus>, shared: Arc<Shared>) -> Self {
+        Self {
+            readiness,
+            bus,
+            shared,
+            listing: Arc::new(Semaphore::new(1)),
+            scraping: Arc::new(Semaphore::new(1)),
+        }
+    }
+
+    /// Has every worker list something.
+    ///
+    /// # Errors
+    /// `unavailable` where not all of them answered in time.
+    async fn list<T>(
+        &self,
+        command: impl Fn(tokio::sync::mpsc::Sender<T>) -> ShardCommand,
+    ) -> Result<Vec<T>, Refusal> {
+        let asked = async {
+            let _turn = self.listing.acquire().await;
+            self.bus.ask(LIST_DEADLINE, command).await
+        };
+        match tokio::time::timeout(LIST_DEADLINE, asked).await {
+            Ok(Answers { answers, silent: 0 }) => Ok(answers),
+            Ok(_) | Err(_) => Err(Refusal::unavailable(
+                "the workers did not list this within 5 s: ask for less, or later",
+            )),
+        }
+    }
+}
+
+pub fn configure(app: &mut web::ServiceConfig) {
+    app.route("/healthz", web::get().to(healthz))
+        .route("/readyz", web::get().to(readyz))
+        .service(endpoint("/metrics", "GET").route(web::get().to(scrape::metrics)))
+        .service(endpoint("/admin/connections", "GET").route(web::get().to(connections::list)))
+        .service(endpoint("/admin/topics", "GET").route(web::get().to(topics::list)))
+        .service(
+            endpoint("/admin/disconnect", "POST").route(web::post().to(disconnect::disconnect)),
+        )
+        .default_service(web::to(not_found));
+}
+
+async fn not_found() -> Result<HttpResponse, Refusal> {
+    Err(Refusal::new(
+        ErrorCode::NotFound,
+        "there is nothing here: operators use /healthz, /readyz, /metrics, /admin/connections, \
+         /admin/topics and POST /admin/disconnect",
+    ))
+}
+
+async fn healthz() -> HttpResponse {
+    HttpResponse::Ok().body("ok\n")
+}
+
+async fn readyz(operator: web::Data<Operator>) -> HttpResponse {
+    if operator.readiness.is_ready() {
+        HttpResponse::Ok().body("ready\n")
+    } else {
+        HttpResponse::ServiceUnavailable().body("draining\n")
+    }
+}
+
+/// The parameters of a list.
+///
+/// # Errors
+/// `bad_request`, which names an unknown parameter or a bad value.
+fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Refusal> {
+    web::Query::<T>::from_query(request.query_string())
+        .map(web::Query::into_inner)
+        .map_err(|error| Refusal::bad_request(error.to_string()))
+}
+
+/// As operators write it: an empty name stands for no tenant.
+fn tenant_named(name: &str) -> Tenant {
+    match name {
+        "" => Tenant::none(),
+        name => Tenant::named(name),
+    }
+}
+
+fn json(body: &impl Serialize) -> HttpResponse {
+    HttpResponse::Ok()
+        .insert_header((header::CACHE_CONTROL, "no-store"))
+        .json(body)
+}
