@@ -218,8 +218,9 @@ impl Gateway {
             });
             App::new()
                 .app_data(worker)
-                .wrap(from_fn(listener::account_for))
+                .wrap(from_fn(listener::refuse_without_place))
                 .wrap(from_fn(transport::guard_origin))
+                .wrap(from_fn(listener::account_for))
                 .configure(transport::configure)
                 .configure(page::configure)
                 .default_service(web::to(transport::not_found))
@@ -251,10 +252,16 @@ impl Gateway {
             tls: None,
             prepare: Arc::new(|_| {}),
         };
+        let addresses: Result<Vec<SocketAddr>, _> = self
+            .admin_listeners
+            .iter()
+            .map(TcpListener::local_addr)
+            .collect();
         let operator = admin::Operator::new(
             readiness.clone(),
             Arc::clone(&self.bus),
             Arc::clone(&self.shared),
+            addresses?.iter().all(|address| address.ip().is_loopback()),
         );
         let app = move || {
             App::new()

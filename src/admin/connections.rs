@@ -80,7 +80,7 @@ pub(super) async fn list(
     request: HttpRequest,
     operator: web::Data<Operator>,
 ) -> Result<HttpResponse, Refusal> {
-    refuse_pages(&request)?;
+    refuse_pages(&request, &operator)?;
     let query = Arc::new(query(parameters(&request)?)?);
     let pages = operator
         .list(|reply| ShardCommand::ListConnections(Arc::clone(&query), reply))

@@ -61,7 +61,7 @@ pub(super) async fn disconnect(
     operator: web::Data<Operator>,
     payload: web::Payload,
 ) -> Result<HttpResponse, Refusal> {
-    refuse_pages(&request)?;
+    refuse_pages(&request, &operator)?;
     let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let asked: Disconnect = decode_object(&body)?;
     let now = Timestamp::now();

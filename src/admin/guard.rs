@@ -12,15 +12,16 @@
 //!   reached by the machine's own names only, so any other `Host` is refused there. On another
 //!   address the gateway can not know its names; there a network that keeps browsers out is needed.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use actix_web::{HttpRequest, http::header};
 
+use super::Operator;
 use crate::protocol::{ErrorCode, Refusal};
 
 /// # Errors
 /// `forbidden` for a request that a web page may have sent.
-pub(super) fn refuse_pages(request: &HttpRequest) -> Result<(), Refusal> {
+pub(super) fn refuse_pages(request: &HttpRequest, operator: &Operator) -> Result<(), Refusal> {
     let headers = request.headers();
     let from_elsewhere = headers
         .get("sec-fetch-site")
@@ -31,10 +32,9 @@ pub(super) fn refuse_pages(request: &HttpRequest) -> Result<(), Refusal> {
             "web pages may not use this listener",
         ));
     }
-    let listener = request.app_config().local_addr();
     match headers.get(header::HOST).map(|host| host.to_str()) {
         None => Ok(()),
-        Some(Ok(host)) if may_lead_to(host, listener) => Ok(()),
+        Some(Ok(host)) if may_lead_to(host, operator.is_on_loopback) => Ok(()),
         Some(_) => Err(Refusal::new(
             ErrorCode::Forbidden,
             "this listener is on loopback: ask it as 127.0.0.1, [::1] or localhost",
@@ -43,8 +43,8 @@ pub(super) fn refuse_pages(request: &HttpRequest) -> Result<(), Refusal> {
 }
 
 /// Whether a request that was sent to this host may have come to the listener without deceit.
-fn may_lead_to(host: &str, listener: SocketAddr) -> bool {
-    !listener.ip().is_loopback() || is_this_machine(without_port(host))
+fn may_lead_to(host: &str, listener_is_on_loopback: bool) -> bool {
+    !listener_is_on_loopback || is_this_machine(without_port(host))
 }
 
 fn is_this_machine(name: &str) -> bool {

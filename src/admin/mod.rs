@@ -51,17 +51,25 @@ pub struct Operator {
     readiness: Readiness,
     bus: Arc<Bus>,
     shared: Arc<Shared>,
+    /// Of all the addresses that operators connect to.
+    is_on_loopback: bool,
     /// One list and one scrape at a time, so that whoever asks often costs the workers no more.
     listing: Arc<Semaphore>,
     scraping: Arc<Semaphore>,
 }
 
 impl Operator {
-    pub fn new(readiness: Readiness, bus: Arc<Bus>, shared: Arc<Shared>) -> Self {
+    pub fn new(
+        readiness: Readiness,
+        bus: Arc<Bus>,
+        shared: Arc<Shared>,
+        is_on_loopback: bool,
+    ) -> Self {
         Self {
             readiness,
             bus,
             shared,
+            is_on_loopback,
             listing: Arc::new(Semaphore::new(1)),
             scraping: Arc::new(Semaphore::new(1)),
         }

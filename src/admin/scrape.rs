@@ -20,7 +20,7 @@ pub(super) async fn metrics(
     request: HttpRequest,
     operator: web::Data<Operator>,
 ) -> Result<HttpResponse, Refusal> {
-    refuse_pages(&request)?;
+    refuse_pages(&request, &operator)?;
     // The semaphore is never closed.
     let _turn = operator.scraping.acquire().await;
     let state = node_state(&operator).await;

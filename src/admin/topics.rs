@@ -57,7 +57,7 @@ pub(super) async fn list(
     request: HttpRequest,
     operator: web::Data<Operator>,
 ) -> Result<HttpResponse, Refusal> {
-    refuse_pages(&request)?;
+    refuse_pages(&request, &operator)?;
     let asked: Parameters = parameters(&request)?;
     let limit = pages::limit(asked.limit)?;
     let range = Arc::new(TopicRange::new(

@@ -69,9 +69,14 @@ impl ConnectionLimiter {
         }
     }
 
-    /// True once: for the connection's first request.
-    pub fn is_first_request(&self) -> bool {
-        !self.greeted.swap(true, Ordering::Relaxed)
+    /// Whether a handshake was charged for this connection.
+    pub fn is_greeted(&self) -> bool {
+        self.greeted.load(Ordering::Relaxed)
+    }
+
+    /// Notes that a handshake was charged, so that later requests need none.
+    pub fn greet(&self) {
+        self.greeted.store(true, Ordering::Relaxed);
     }
 
     /// Takes one message or request.

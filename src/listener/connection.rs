@@ -24,6 +24,8 @@ pub struct Link {
     place: Place,
     /// The round in which the first byte of a head came that is not whole yet; 0 for none.
     head_since: Cell<u32>,
+    /// The round in which the last request ended.
+    idle_since: Cell<u32>,
     /// Requests whose response is not sent yet.
     requests: Cell<u32>,
     /// Requests that ever began, wrapping.
@@ -51,6 +53,7 @@ impl Link {
             key: Cell::new(0),
             place,
             head_since: Cell::new(0),
+            idle_since: Cell::new(rounds.now()),
             requests: Cell::new(0),
             begun: Cell::new(0),
             wish: Cell::new(Wish::Stay),
@@ -126,6 +129,24 @@ impl Link {
         }
     }
 
+    /// Ends a connection whose last request ended before this round. actix does not, where some of
+    /// the next head came along with that request.
+    pub(super) fn look_at_idleness(&self, round: u32) {
+        let is_idle = self.requests.get() == 0 && self.head_since.get() == 0;
+        if is_idle && self.idle_since.get() < round && !self.multiplexed.get() {
+            self.leave();
+        }
+    }
+
+    /// The client has not sent all of a request that is answered. actix would read on for ever, so
+    /// the rest has half as long as a head; it may end, and another request follow.
+    pub(super) fn has_unread_body(&self) {
+        if !self.multiplexed.get() {
+            self.head_since
+                .set(self.rounds.half_way_to_the_end_of_a_head());
+        }
+    }
+
     fn received(&self) {
         if self.requests.get() == 0 && self.head_since.get() == 0 && !self.multiplexed.get() {
             self.head_since.set(self.rounds.now());
@@ -174,6 +195,7 @@ impl Drop for Underway {
     fn drop(&mut self) {
         let link = &self.0;
         link.requests.set(link.requests.get() - 1);
+        link.idle_since.set(link.rounds.now());
         if link.has_left() {
             link.wake();
         }

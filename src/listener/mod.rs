@@ -38,7 +38,7 @@ use actix_web::{
 use tokio::sync::watch;
 
 pub use admission::Places;
-pub use requests::account_for;
+pub use requests::{account_for, refuse_without_place};
 pub use tls::{Tls, TlsError};
 
 use connection::Link;
@@ -83,7 +83,9 @@ impl Default for Deadlines {
             keep_alive: Duration::from_secs(75),
             // The protocol's, section 4.
             write_stall: Duration::from_secs(60),
-            ping: Duration::from_secs(30),
+            // Asked and not answered, half a minute: also for one that sends a head byte by byte, behind
+            // which its answer can not come.
+            ping: Duration::from_secs(15),
         }
     }
 }

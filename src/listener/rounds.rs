@@ -21,6 +21,9 @@ const ROUND: Duration = Duration::from_secs(1);
 pub(super) struct Rounds {
     /// The number of the current round, from 1.
     now: Cell<u32>,
+    /// Rounds that a head may take, and that a connection may be idle.
+    head: u32,
+    idle: u32,
     links: RefCell<Slab<Weak<Link>>>,
     draining: Cell<bool>,
     /// Connections that there was no place for, since the last round.
@@ -30,18 +33,26 @@ pub(super) struct Rounds {
 impl Rounds {
     /// Starts going round, until the worker ends.
     pub(super) fn start(deadlines: Deadlines, draining: watch::Receiver<bool>) -> Rc<Self> {
+        let rounds_of = |deadline: Duration| u32::try_from(deadline.as_secs()).unwrap_or(u32::MAX);
         let rounds = Rc::new(Self {
             now: Cell::new(1),
+            head: rounds_of(deadlines.head),
+            idle: rounds_of(deadlines.keep_alive),
             links: RefCell::default(),
             draining: Cell::new(*draining.borrow()),
             dropped: Cell::new(0),
         });
-        tokio::task::spawn_local(Rc::clone(&rounds).run(deadlines, draining));
+        tokio::task::spawn_local(Rc::clone(&rounds).run(draining));
         rounds
     }
 
     pub(super) fn now(&self) -> u32 {
         self.now.get()
+    }
+
+    /// The round in which a head would have begun that has half of its time left.
+    pub(super) fn half_way_to_the_end_of_a_head(&self) -> u32 {
+        self.now.get().saturating_sub(self.head / 2).max(1)
     }
 
     pub(super) fn is_draining(&self) -> bool {
@@ -60,15 +71,14 @@ impl Rounds {
         self.dropped.set(self.dropped.get().saturating_add(1));
     }
 
-    async fn run(self: Rc<Self>, deadlines: Deadlines, mut draining: watch::Receiver<bool>) {
-        let head = u32::try_from(deadlines.head.as_secs()).unwrap_or(u32::MAX);
+    async fn run(self: Rc<Self>, mut draining: watch::Receiver<bool>) {
         let mut ticks = interval(ROUND);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // The first comes at once.
         ticks.tick().await;
         loop {
             tokio::select! {
-                _ = ticks.tick() => self.go_round(head),
+                _ = ticks.tick() => self.go_round(),
                 changed = draining.changed(), if !self.is_draining() => match changed {
                     Ok(()) => self.drain(),
                     Err(_) => return,
@@ -77,14 +87,19 @@ impl Rounds {
         }
     }
 
-    fn go_round(&self, head: u32) {
+    fn go_round(&self) {
         let dropped = self.dropped.take();
         if dropped > 0 {
             tracing::warn!(dropped, "connections over limits.connections were dropped");
         }
         let now = self.now.get().saturating_add(1);
         self.now.set(now);
-        self.for_each(|link| link.look_at_head(now.saturating_sub(head)));
+        // Whoever has not asked by now is not waited for.
+        let head = if self.is_draining() { 0 } else { self.head };
+        self.for_each(|link| {
+            link.look_at_head(now.saturating_sub(head));
+            link.look_at_idleness(now.saturating_sub(self.idle));
+        });
     }
 
     /// Ends the connections that nothing is under way on, and the others as soon as that is over.

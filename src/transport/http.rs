@@ -5,7 +5,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use actix_web::{
     HttpRequest, HttpResponse, ResponseError,
     body::MessageBody,
-    dev::{RequestHead, ServiceRequest, ServiceResponse},
+    dev::{ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
         header::{self, HeaderValue},
@@ -120,13 +120,17 @@ fn with_cors_on_error(
     actix_web::error::InternalError::from_response(error, response).into()
 }
 
-/// The response of a request that is refused whatever it asks for, in the form that its endpoint
-/// has for refusals.
-pub fn refuse(head: &RequestHead, refusal: &Refusal) -> HttpResponse {
-    let is_native = head.uri.path() == "/events"
-        && Query::parse(head.uri.query().unwrap_or_default()).is_ok_and(|query| query.native());
-    sse::respond_refusal(refusal.clone(), is_native)
-        .unwrap_or_else(|refusal| refusal.error_response())
+/// Refuses a request whatever it asks for, in the form that its endpoint has for refusals.
+///
+/// # Errors
+/// The refusal, where it is to be told by its status.
+pub fn refuse(request: &HttpRequest, refusal: Refusal) -> Result<HttpResponse, Refusal> {
+    let is_native = request.path() == "/events"
+        && Query::parse(request.query_string()).is_ok_and(|query| query.native());
+    match request.app_data::<Rc<Worker>>() {
+        Some(worker) => sse::refuse(refusal, is_native, request, worker),
+        None => Err(refusal),
+    }
 }
 
 /// A path that does not exist.
@@ -269,7 +273,7 @@ fn upgrades_to_websocket(request: &HttpRequest) -> bool {
 /// # Errors
 /// `too_large` for a URL over the limit, `rate_limited`.
 pub fn charge(request: &HttpRequest, worker: &Worker) -> Result<(), Refusal> {
-    charge_request(request, worker, |limiter| limiter.is_first_request())
+    charge_request(request, worker, |limiter| !limiter.is_greeted())
 }
 
 /// Takes a request that opens a stream, which is always a handshake.
@@ -291,6 +295,7 @@ fn charge_request(
             && let Some(address) = worker.client_address(request)
         {
             worker.shared.limits.addresses.take_handshake(address)?;
+            limiter.greet();
         }
     }
     refuse_long_url(request, worker.shared.settings.url_bytes)

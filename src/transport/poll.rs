@@ -3,13 +3,22 @@
 //! A poll is a session that lives for one answer: it subscribes with the client's cursor, takes
 //! what its mailbox gives, and goes as soon as there is something.
 
-use std::{future::poll_fn, rc::Rc, task::Poll, time::Duration};
+use std::{
+    convert::Infallible,
+    future::poll_fn,
+    pin::Pin,
+    rc::Rc,
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use actix_web::{
     HttpRequest, HttpResponse,
+    body::{BodySize, MessageBody},
     http::{StatusCode, header},
     web,
 };
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use tokio::time::Instant;
@@ -18,7 +27,7 @@ use super::{
     credentials,
     http::{charge, read_body},
     pulse::{self, EmptyPolls},
-    worker::{Here, Worker},
+    worker::{Here, Places, Worker},
 };
 use crate::{
     auth::Identity,
@@ -121,35 +130,65 @@ impl PollRequest {
         let cursor = |session: &SessionHandle| session.shard().bus().cursor(session.position());
         let collected = answer.collect(session, deadline.min(token_end)).await;
         session.with(Session::answer);
-        match collected {
+        let (status, json) = match collected {
             Collected::Page => {
                 let cursor = answer.last_id.take().unwrap_or_default();
-                Ok(answer.respond(cursor, session))
+                (StatusCode::OK, answer.json(cursor)?)
             }
-            Collected::Nothing if token_end <= deadline => Err(Refusal::new(
-                ErrorCode::TokenExpired,
-                CloseReason::TokenExpired.message(),
-            )),
+            Collected::Nothing if token_end <= deadline => {
+                return Err(Refusal::new(
+                    ErrorCode::TokenExpired,
+                    CloseReason::TokenExpired.message(),
+                ));
+            }
             Collected::Something | Collected::Nothing => {
-                Ok(answer.respond(cursor(session), session))
+                (StatusCode::OK, answer.json(cursor(session))?)
             }
             Collected::Reset(frame) => {
-                let json = frame.to_json();
                 answer.tally.note_frame(&frame);
-                session.count_sent(&answer.tally, json.len());
-                Ok(no_store(StatusCode::GONE)
-                    .content_type("application/json")
-                    .body(json))
+                (StatusCode::GONE, frame.to_json().into())
             }
-            Collected::Closed(CloseReason::Revoked, _) => Err(Refusal::new(
-                ErrorCode::Revoked,
-                CloseReason::Revoked.message(),
-            )),
+            Collected::Closed(CloseReason::Revoked, _) => {
+                return Err(Refusal::new(
+                    ErrorCode::Revoked,
+                    CloseReason::Revoked.message(),
+                ));
+            }
             Collected::Closed(_, reconnect_after_ms) => {
                 answer.reconnect_after_ms = reconnect_after_ms;
-                Ok(answer.respond(cursor(session), session))
+                (StatusCode::OK, answer.json(cursor(session))?)
             }
-        }
+        };
+        session.count_sent(&answer.tally, json.len());
+        Ok(no_store(status)
+            .content_type("application/json")
+            .body(HeldBody {
+                json,
+                _places: connection.into_places(),
+            }))
+    }
+}
+
+/// An answer that is on its way. It keeps its poll's places until it is sent, so that a client that
+/// does not read its answers can have no more of them than polls.
+struct HeldBody {
+    json: Bytes,
+    _places: Places,
+}
+
+impl MessageBody for HeldBody {
+    type Error = Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.json.len() as u64)
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, Infallible>>> {
+        let json = std::mem::take(&mut self.get_mut().json);
+        Poll::Ready((!json.is_empty()).then_some(Ok(json)))
     }
 }
 
@@ -267,18 +306,13 @@ impl Answer {
         true
     }
 
-    fn respond(self, cursor: String, session: &SessionHandle) -> HttpResponse {
+    fn json(&self, cursor: String) -> Result<Bytes, Refusal> {
         let json = serde_json::to_vec(&Body {
             cursor,
             events: &self.events,
             reconnect_after_ms: self.reconnect_after_ms,
         });
-        let Ok(json) = json else {
-            return HttpResponse::InternalServerError().finish();
-        };
-        session.count_sent(&self.tally, json.len());
-        no_store(StatusCode::OK)
-            .content_type("application/json")
-            .body(json)
+        json.map(Bytes::from)
+            .map_err(|error| Refusal::new(ErrorCode::Internal, error.to_string()))
     }
 }

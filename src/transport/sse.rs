@@ -97,25 +97,18 @@ fn refuse_http_1_0(request: &HttpRequest) -> Result<(), Refusal> {
 /// For the browser's EventSource a refusal that passes is a stream that says when to come back.
 ///
 /// # Errors
-/// The refusal, where it is to be told by its status.
-pub fn respond_refusal(refusal: Refusal, native: bool) -> Result<HttpResponse, Refusal> {
-    if native && is_transient(refusal.code) {
-        return Ok(event_stream().body(closing_stream(&refusal)));
-    }
-    Err(refusal)
-}
-
-fn refuse(
+/// The refusal, where it is to be told by its status; it is noted on its way out.
+pub fn refuse(
     refusal: Refusal,
     native: bool,
     request: &HttpRequest,
     worker: &Worker,
 ) -> Result<HttpResponse, Refusal> {
-    let noted = refusal.clone();
-    let response = respond_refusal(refusal, native)?;
-    // One that is told by its status is noted on its way out.
-    worker.note_refusal(Endpoint::Events, &noted, worker.client_address(request));
-    Ok(response)
+    if native && is_transient(refusal.code) {
+        worker.note_refusal(Endpoint::Events, &refusal, worker.client_address(request));
+        return Ok(event_stream().body(closing_stream(&refusal)));
+    }
+    Err(refusal)
 }
 
 async fn subscribe(

@@ -177,7 +177,21 @@ pub struct Connection {
     _slot: ConnectionSlot,
 }
 
+/// The places of a connection whose session is over.
+pub struct Places {
+    _place: SubjectPlace,
+    _slot: ConnectionSlot,
+}
+
 impl Connection {
+    /// Ends the session and keeps its places, for what is still to be sent.
+    pub fn into_places(self) -> Places {
+        Places {
+            _place: self.place,
+            _slot: self._slot,
+        }
+    }
+
     /// What the connection's subject has left to spend.
     pub fn subject(&self) -> &Arc<SubjectState> {
         self.place.state()

@@ -75,7 +75,22 @@ impl Attack {
     /// On the operators' listener.
     fn at_operators(mut self) -> Self {
         self.at_operators = true;
+        self.bytes = to_operators(&self.bytes);
         self
+    }
+}
+
+/// The operators' listener answers only to the names of loopback.
+fn to_operators(bytes: &[u8]) -> Vec<u8> {
+    let host = b"Host: x\r\n";
+    match bytes.windows(host.len()).position(|part| part == host) {
+        Some(at) => [
+            &bytes[..at],
+            b"Host: localhost\r\n",
+            &bytes[at + host.len()..],
+        ]
+        .concat(),
+        None => bytes.to_vec(),
     }
 }
 

@@ -123,9 +123,17 @@ enum Scanned {
     Refused(CloseReason),
 }
 
+/// What a fragment of a message has to have on average: each is kept in a buffer of its own until
+/// the message ends, which costs more than a fragment of a few bytes itself.
+const LEAST_FRAGMENT_BYTES: u64 = 64;
+/// Fragments of a message that may be smaller.
+const SMALL_FRAGMENTS: u64 = 64;
+
 /// Follows frames through a stream that is cut anywhere.
 struct FrameScanner {
     max_frame_bytes: u64,
+    /// Continuations of the message under way.
+    fragments: u64,
     header: [u8; MAX_HEADER_BYTES],
     header_len: usize,
     /// Bytes of the current frame's payload, and those of them still to come.
@@ -148,6 +156,7 @@ impl FrameScanner {
     fn new(max_frame_bytes: u64) -> Self {
         Self {
             max_frame_bytes,
+            fragments: 0,
             header: [0; MAX_HEADER_BYTES],
             header_len: 0,
             payload_len: 0,
@@ -193,6 +202,7 @@ impl FrameScanner {
                 return Err(CloseReason::TooLarge);
             }
             if self.header_len == len_end + self.mask_len() {
+                self.count_fragment()?;
                 self.begin(payload_len);
                 return Ok(Some(at + 1));
             }
@@ -225,6 +235,20 @@ impl FrameScanner {
         let len = self.mask_len();
         mask[..len].copy_from_slice(&self.header[self.header_len - len..self.header_len]);
         mask
+    }
+
+    /// A message may be sent in fragments, but not in crumbs.
+    fn count_fragment(&mut self) -> Result<(), CloseReason> {
+        match self.opcode() {
+            TEXT | BINARY => self.fragments = 0,
+            CONTINUATION => self.fragments += 1,
+            _ => {}
+        }
+        let most = SMALL_FRAGMENTS + self.max_frame_bytes / LEAST_FRAGMENT_BYTES;
+        if self.fragments > most {
+            return Err(CloseReason::TooLarge);
+        }
+        Ok(())
     }
 
     fn opcode(&self) -> u8 {

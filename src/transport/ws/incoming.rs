@@ -307,10 +307,10 @@ impl WsBody {
             return;
         };
         let is_strike = refusal.code == ErrorCode::RateLimited;
-        self.note_refusal(&refusal);
         if is_strike && self.strikes.add(Instant::now()) > MOST_STRIKES {
             return self.end_with(CloseReason::RateLimited);
         }
+        self.note_refusal(&refusal);
         self.reply(ServerFrame::error(&refusal, reference));
     }
 
@@ -373,8 +373,6 @@ impl Strikes {
         self.count
     }
 }
-
-/// What of a message is its content.
 
 fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
     ServerFrame::AuthSuccess {

@@ -123,7 +123,8 @@ async fn bad_credentials_and_limits_are_told_with_the_address_at_debug() {
 /// Whatever clients do wrong, and however often, an operator's disk is safe.
 #[tokio::test]
 async fn a_flood_of_bad_requests_leaves_no_lines_at_the_default_level() {
-    let gateway = Serving::start(&[]).await;
+    // Few enough for whatever number of open files the machine allows.
+    let gateway = Serving::start(&[("TRIBUS__LIMITS__CONNECTIONS", "500")]).await;
     let http = reqwest::Client::new();
     let token = Claims::all("alice").token();
     for round in 0..50 {
@@ -194,7 +195,7 @@ async fn what_an_operator_must_act_on_is_told_and_not_once_for_each_client() {
     for _ in 0..300 {
         let poll = http.get(gateway.url("/poll?topics=a:1"));
         let answer = poll.bearer_auth(&token).send().await.unwrap();
-        refused += usize::from(answer.status() == 429);
+        refused += usize::from(answer.status() == 503);
     }
     assert_eq!(refused, 300);
     drop(first);

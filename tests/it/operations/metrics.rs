@@ -428,7 +428,7 @@ async fn refusals_are_counted_by_endpoint_and_code_once_each() {
         ("poll", "forbidden", 1.0),
         ("ws", "bad_request", 1.0),
         ("ws", "bad_topic", 1.0),
-        ("events", "too_many_connections", 1.0),
+        ("events", "unavailable", 1.0),
     ] {
         assert_eq!(
             scrape.value(&series(endpoint, code)),
