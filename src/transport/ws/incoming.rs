@@ -374,8 +374,6 @@ impl Strikes {
     }
 }
 
-/// What of a message is its content.
-
 fn auth_success(identity: &Identity, reference: Option<Ref>) -> ServerFrame {
     ServerFrame::AuthSuccess {
         user_id: (*identity.subject).into(),
