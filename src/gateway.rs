@@ -10,7 +10,7 @@ use std::{
 };
 
 use actix_server::ServerHandle;
-use actix_web::{App, HttpServer, dev::Extensions, middleware::from_fn, web};
+use actix_web::{App, dev::Extensions, middleware::from_fn, web};
 use anyhow::Context;
 use ipnet::IpNet;
 use tokio::{
@@ -35,6 +35,8 @@ use crate::{
     transport::{self, Settings, Shared, Warnings, Worker},
 };
 
+/// Connections of operators and what they watch with.
+const ADMIN_CONNECTIONS: usize = 256;
 /// Of the grace, what ending the process itself may take.
 const STOP_MARGIN: Duration = Duration::from_millis(250);
 /// How often a drain looks whether everyone has left.
@@ -127,7 +129,9 @@ impl Gateway {
         let readiness = admin::Readiness::default();
         let (start_draining, draining) = watch::channel(false);
         let clients = self.client_server(draining)?;
-        let operators = self.admin_server(&readiness)?;
+        // Nothing is ever told to the operators' listener by this: it is there until the end.
+        let (_keeps_serving, never) = watch::channel(false);
+        let operators = self.admin_server(&readiness, never)?;
         let background = [
             tokio::spawn(Arc::clone(&self.shared.authenticator).refresh_jwks_forever()),
             tokio::spawn(trim_forever(Arc::clone(&self.bus))),
@@ -143,6 +147,7 @@ impl Gateway {
             () = stop => None,
             ended = &mut clients => Some(ended),
         };
+        let grace_end = Instant::now() + self.config.shutdown.grace.0;
         if ended.is_none() {
             readiness.set(false);
             self.drain(&handle, &start_draining).await;
@@ -153,7 +158,10 @@ impl Gateway {
             task.abort();
         }
         if let Some(telemetry) = self.shared.telemetry.clone() {
-            let _ = tokio::task::spawn_blocking(move || telemetry.shut_down()).await;
+            // What is left of the grace, so that a collector that hangs does not prolong it.
+            let left = grace_end.saturating_duration_since(Instant::now());
+            let shut_down = move || telemetry.shut_down(left.max(STOP_MARGIN));
+            let _ = tokio::task::spawn_blocking(shut_down).await;
         }
         match ended {
             None => Ok(()),
@@ -230,22 +238,36 @@ impl Gateway {
         Ok(server.run())
     }
 
-    fn admin_server(&self, readiness: &admin::Readiness) -> anyhow::Result<actix_web::dev::Server> {
+    /// The operators' own listener: always in clear text, and served to the end of the drain.
+    fn admin_server(
+        &self,
+        readiness: &admin::Readiness,
+        draining: watch::Receiver<bool>,
+    ) -> anyhow::Result<actix_server::Server> {
+        let listening = Listening {
+            places: Places::new(ADMIN_CONNECTIONS),
+            deadlines: self.deadlines,
+            draining,
+            tls: None,
+            prepare: Arc::new(|_| {}),
+        };
         let operator = admin::Operator::new(
             readiness.clone(),
             Arc::clone(&self.bus),
             Arc::clone(&self.shared),
         );
-        let mut server = HttpServer::new(move || {
+        let app = move || {
             App::new()
                 .app_data(web::Data::new(operator.clone()))
+                .wrap(from_fn(listener::account_for))
                 .configure(admin::configure)
-        })
-        .workers(1)
-        .shutdown_timeout(1)
-        .disable_signals();
-        for listener in &self.admin_listeners {
-            server = server.listen(listener.try_clone()?)?;
+        };
+        let mut server = actix_server::Server::build()
+            .workers(1)
+            .max_concurrent_connections(usize::MAX)
+            .disable_signals();
+        for socket in &self.admin_listeners {
+            server = listener::listen(server, socket.try_clone()?, &listening, app.clone())?;
         }
         Ok(server.run())
     }

@@ -18,17 +18,17 @@ pub mod metrics;
 
 pub mod auth;
 
-pub mod engine;
-
-pub mod bus;
-
-pub mod session;
-
 pub mod config;
 
 pub mod limits;
 
+pub mod engine;
+
 pub mod telemetry;
+
+pub mod bus;
+
+pub mod session;
 
 pub mod transport;
 

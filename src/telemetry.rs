@@ -131,9 +131,9 @@ impl Telemetry {
             .end();
     }
 
-    /// Sends the spans that wait, for two seconds at most. Blocks.
-    pub fn shut_down(&self) {
-        if let Err(error) = self.provider.shutdown_with_timeout(LAST_EXPORT) {
+    /// Sends the spans that wait, for as long as this at most. Blocks.
+    pub fn shut_down(&self, limit: Duration) {
+        if let Err(error) = self.provider.shutdown_with_timeout(limit.min(LAST_EXPORT)) {
             tracing::warn!("the last spans were not exported: {error}");
         }
     }

@@ -8,15 +8,18 @@ use serde::{Deserialize, Serialize};
 
 use super::{Operator, json, refuse_pages, tenant_named};
 use crate::{
-    auth::RevocationsFull,
+    auth::{RevocationsFull, name_problem},
     bus::{Answers, Ended, Revocation, ShardCommand},
     config::Span,
     protocol::{Refusal, decode_object},
     topic::Tenant,
+    transport::read_body,
 };
 
 /// Tokens are refused for at least this long where the operator does not say.
 const REVOKED_FOR: SignedDuration = SignedDuration::from_hours(24);
+/// The body names one client.
+const MAX_BODY_BYTES: usize = 64 * 1024;
 /// How long the answer waits for workers to tell what they ended. They end it all the same.
 const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 
@@ -56,9 +59,10 @@ fn is_zero(number: &usize) -> bool {
 pub(super) async fn disconnect(
     request: HttpRequest,
     operator: web::Data<Operator>,
-    body: web::Bytes,
+    payload: web::Payload,
 ) -> Result<HttpResponse, Refusal> {
     refuse_pages(&request)?;
+    let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let asked: Disconnect = decode_object(&body)?;
     let now = Timestamp::now();
     let whose = asked.whose()?;
@@ -126,6 +130,17 @@ async fn end_sessions(operator: &Operator, whose: &Revocation) -> Answers<Ended>
 
 impl Disconnect {
     fn whose(&self) -> Result<Revocation, Refusal> {
+        for (field, name) in [
+            ("sub", self.sub.as_deref()),
+            ("tenant", self.tenant.as_deref()),
+            ("jti", self.jti.as_deref()),
+        ] {
+            if let Some(problem) = name.and_then(name_problem) {
+                return Err(Refusal::bad_request(format!(
+                    "`{field}`: {problem}, so no token has it"
+                )));
+            }
+        }
         if self.sub.is_some() == self.jti.is_some() {
             return Err(Refusal::bad_request(
                 "give either `sub`, with `tenant` where there is one, or `jti`",

@@ -89,15 +89,26 @@ impl Operator {
 }
 
 pub fn configure(app: &mut web::ServiceConfig) {
-    app.route("/healthz", web::get().to(healthz))
-        .route("/readyz", web::get().to(readyz))
-        .service(endpoint("/metrics", "GET").route(web::get().to(scrape::metrics)))
-        .service(endpoint("/admin/connections", "GET").route(web::get().to(connections::list)))
-        .service(endpoint("/admin/topics", "GET").route(web::get().to(topics::list)))
-        .service(
-            endpoint("/admin/disconnect", "POST").route(web::post().to(disconnect::disconnect)),
-        )
-        .default_service(web::to(not_found));
+    // Load balancers like to ask with HEAD.
+    app.service(
+        probe("/healthz")
+            .route(web::get().to(healthz))
+            .route(web::head().to(healthz)),
+    )
+    .service(
+        probe("/readyz")
+            .route(web::get().to(readyz))
+            .route(web::head().to(readyz)),
+    )
+    .service(endpoint("/metrics", "GET").route(web::get().to(scrape::metrics)))
+    .service(endpoint("/admin/connections", "GET").route(web::get().to(connections::list)))
+    .service(endpoint("/admin/topics", "GET").route(web::get().to(topics::list)))
+    .service(endpoint("/admin/disconnect", "POST").route(web::post().to(disconnect::disconnect)))
+    .default_service(web::to(not_found));
+}
+
+fn probe(path: &str) -> actix_web::Resource {
+    endpoint(path, "GET, HEAD")
 }
 
 async fn not_found() -> Result<HttpResponse, Refusal> {

@@ -12,8 +12,10 @@ use serde_json::Value;
 use crate::topic::{Tenant, TopicFilter};
 
 use super::{
-    AuthError, AuthOptions, ClaimedLimits, Identity, LEEWAY, grants::GrantTemplate,
-    identity::later, keys::KeyError,
+    AuthError, AuthOptions, ClaimedLimits, Identity, LEEWAY,
+    grants::GrantTemplate,
+    identity::{later, name_problem},
+    keys::KeyError,
 };
 
 /// Filters in one `subscribe` or `publish` claim; more would make every later check slow.
@@ -21,9 +23,6 @@ const MAX_FILTERS: usize = 1000;
 
 /// Grants that take no more than one place of a cache.
 const FREE_GRANTS: usize = 16;
-
-/// Bytes of `sub`, `tenant` and `jti`, which stand in keys and logs.
-const MAX_NAME_BYTES: usize = 255;
 
 /// What is demanded of every token, and granted to those that say nothing.
 #[derive(PartialEq)]
@@ -196,16 +195,10 @@ impl Claims {
         let Some(text) = self.string(name)? else {
             return Ok(None);
         };
-        if text.is_empty() {
-            return Err(bad(name, "empty"));
+        match name_problem(text) {
+            Some(problem) => Err(bad(name, problem)),
+            None => Ok(Some(text)),
         }
-        if text.len() > MAX_NAME_BYTES {
-            return Err(bad(name, "longer than 255 bytes"));
-        }
-        if text.contains(char::is_control) {
-            return Err(bad(name, "contains a control character"));
-        }
-        Ok(Some(text))
     }
 
     fn flag(&self, name: &'static str) -> Result<bool, AuthError> {

@@ -88,6 +88,22 @@ impl Identity {
     }
 }
 
+/// Bytes of `sub`, `tenant` and `jti`, which stand in keys and logs.
+const MAX_NAME_BYTES: usize = 255;
+
+/// Why no token can have this as its `sub`, `tenant` or `jti`.
+pub fn name_problem(text: &str) -> Option<&'static str> {
+    if text.is_empty() {
+        Some("empty")
+    } else if text.len() > MAX_NAME_BYTES {
+        Some("longer than 255 bytes")
+    } else if text.contains(char::is_control) {
+        Some("contains a control character")
+    } else {
+        None
+    }
+}
+
 /// `at + by`, held at the end of time instead of overflowing.
 pub(super) fn later(at: Timestamp, by: SignedDuration) -> Timestamp {
     at.checked_add(by).unwrap_or(Timestamp::MAX)

@@ -34,7 +34,7 @@ mod tests;
 
 pub use authenticator::Authenticator;
 pub use hook::{Hook, HookError, SessionCredentials};
-pub use identity::{ClaimedLimits, Identity, LEEWAY};
+pub use identity::{ClaimedLimits, Identity, LEEWAY, name_problem};
 pub use keys::{KeyError, KeyFault};
 pub use options::{AuthOptions, HookOptions, Secret};
 pub use remote::RefreshError;

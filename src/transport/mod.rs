@@ -19,6 +19,6 @@ mod worker;
 mod ws;
 
 pub use connection::{ConnectionData, Lifeline, connection_data};
-pub use http::{configure, endpoint, guard_origin, not_found, refuse};
+pub use http::{configure, endpoint, guard_origin, not_found, read_body, refuse};
 pub use notice::Warnings;
 pub use worker::{Settings, Shared, Worker};

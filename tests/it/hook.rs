@@ -419,6 +419,27 @@ async fn an_answer_is_good_for_a_while_and_a_refusal_for_no_more_than_a_moment()
 }
 
 #[tokio::test]
+async fn an_answer_is_never_good_beyond_its_own_end() {
+    let backend = Backend::start().await;
+    let mut claims = all("alice");
+    claims["exp"] = json!(crate::support::now() + 2);
+    backend.sign_in("s1", claims);
+    let gateway = gateway(&backend, "cache = \"60s\"").await;
+    assert_eq!(
+        gateway.knock(Door::Poll, &header("s1")).await,
+        Answer::LetIn
+    );
+    backend.sign_in("s1", all("alice"));
+    let asked_again = async {
+        while backend.calls() == 1 {
+            let answer = gateway.knock(Door::Poll, &header("s1")).await;
+            assert_eq!(answer, Answer::LetIn);
+        }
+    };
+    within("the backend to be asked again", asked_again).await;
+}
+
+#[tokio::test]
 async fn a_sign_out_counts_when_the_answer_has_become_old() {
     let backend = Backend::start().await;
     backend.sign_in("s1", all("alice"));

@@ -60,7 +60,7 @@ impl Backend {
                 cookies: Vec::new(),
                 secret: None,
                 timeout: Duration::from_secs(20),
-                concurrency: 4,
+                concurrency: 1,
                 cache: Duration::from_secs(60),
                 stale: Duration::ZERO,
                 lifetime: Duration::from_secs(60),
@@ -102,6 +102,19 @@ async fn a_call_goes_on_when_its_client_has_left_and_its_answer_is_remembered() 
         assert_eq!(&*identity.subject, "alice");
     }
     assert_eq!(backend.calls(), 1);
+}
+
+#[tokio::test]
+async fn a_call_that_nobody_waits_for_gives_its_place_to_the_next() {
+    let mut backend = Backend::start();
+    let hook = backend.hook();
+    tokio::select! {
+        _ = identify(&hook, "s1") => panic!("nothing was answered yet"),
+        asked = backend.asked.recv() => asked.expect("a call"),
+    }
+    backend.release();
+    backend.release();
+    identify(&hook, "s2").await.expect("an identity");
 }
 
 #[tokio::test]

@@ -52,22 +52,7 @@ pub(super) fn request(
         let value = HeaderValue::from_bytes(value.as_bytes()).ok()?;
         head.headers.append(name, value);
     }
-    join_cookies(head);
     Some(request)
-}
-
-/// A browser may send each cookie in a field of its own (RFC 9113, section 8.2.3).
-fn join_cookies(head: &mut actix_http::RequestHead) {
-    let cookies: Vec<&[u8]> = head
-        .headers
-        .get_all(header::COOKIE)
-        .map(HeaderValue::as_bytes)
-        .collect();
-    if cookies.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
-    {
-        head.headers.insert(header::COOKIE, joined);
-    }
 }
 
 /// Gives a request what it can not find as connection data, since only actix's own dispatcher can

@@ -298,7 +298,6 @@ async fn many_parts_in_one_request_are_counted_before_they_cost() {
 }
 
 #[tokio::test]
-#[ignore = "the operators' listener leaves bodies to actix"]
 async fn what_is_wrong_with_an_operators_body_is_told_as_json() {
     let mut scene = Scene::start().await;
     let post = |rest: &str| request("POST /admin/disconnect", rest);

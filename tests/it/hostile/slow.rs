@@ -170,7 +170,6 @@ async fn whatever_comes_a_byte_a_second_or_not_at_all_is_cut_within_half_a_minut
 }
 
 #[tokio::test]
-#[ignore = "actix times the first head of a connection only"]
 async fn a_later_head_is_cut_as_the_first_one_is() {
     let idle = |slow| answered(slow, &[404], "not_found");
     let good = request("GET /nope", "\r\n");
@@ -191,7 +190,6 @@ async fn a_later_head_is_cut_as_the_first_one_is() {
 }
 
 #[tokio::test]
-#[ignore = "actix drains an unread chunked body for ever"]
 async fn a_chunked_body_is_cut_though_it_was_refused_or_never_asked_for() {
     let chunked = "Transfer-Encoding: chunked\r\n\r\n";
     let anonymous = format!("POST /publish HTTP/1.1\r\nHost: x\r\n{chunked}");
@@ -229,7 +227,6 @@ async fn a_chunked_body_is_cut_though_it_was_refused_or_never_asked_for() {
 }
 
 #[tokio::test]
-#[ignore = "nothing times a body on the operators' listener"]
 async fn a_body_for_the_operators_listener_is_cut_as_any_other() {
     let post = |rest: &str| request("POST /admin/disconnect", rest);
     let length = "Content-Length: 500\r\n\r\n";
