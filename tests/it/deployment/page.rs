@@ -5,6 +5,7 @@ use std::{collections::BTreeSet, process::Command};
 use tribus::config::{Config, Size, keys};
 
 use super::{path, read};
+use crate::support::TestGateway;
 
 const PAGE: &str = "docs/operations.md";
 
@@ -131,6 +132,46 @@ fn every_alert_watches_a_metric_of_the_page_and_is_told_there() {
             row.contains("page:") || row.contains("icket:") || family.ends_with("_max_fds");
         assert!(is_told, "no alert is told of {family}: {row}");
     }
+}
+
+/// The first column of the table.
+fn documented_metrics() -> BTreeSet<String> {
+    let page = read(PAGE);
+    let rows = page.lines().filter(|line| line.starts_with("| `tribus_"));
+    rows.filter_map(|row| row.split('|').nth(1))
+        .flat_map(|column| words_with("tribus_", column))
+        .collect()
+}
+
+#[tokio::test]
+async fn the_page_has_every_metric_and_no_other_and_alerts_ask_for_labels_that_there_are() {
+    let gateway = TestGateway::start().await;
+    let exposed = reqwest::get(gateway.admin_url("/metrics")).await.unwrap();
+    let exposed = exposed.text().await.unwrap();
+    let families = exposed
+        .lines()
+        .filter_map(|line| line.strip_prefix("# TYPE "));
+    let exposed_names: BTreeSet<_> = families
+        .map(|family| match family.split_once(' ').expect("a type") {
+            (name, "counter") => format!("{name}_total"),
+            (name, "info") => format!("{name}_info"),
+            (name, _) => name.to_owned(),
+        })
+        .collect();
+    assert_eq!(documented_metrics(), exposed_names);
+    // The families whose series are all there from the start.
+    let alerts = read("deploy/alerts.yml");
+    let mut asked = 0;
+    for label in ["limit", "reason"] {
+        for part in alerts.split(&format!("{{{label}=~\"")).skip(1) {
+            for value in part.split('"').next().expect("its end").split('|') {
+                let series = format!("{label}=\"{value}\"");
+                assert!(exposed.contains(&series), "no series with {series}");
+                asked += 1;
+            }
+        }
+    }
+    assert!(asked >= 6, "{asked}");
 }
 
 /// With series of a node that is well and of one with everything wrong.
