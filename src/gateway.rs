@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     future::Future,
-    net::{SocketAddr, TcpListener, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -205,6 +205,7 @@ impl Gateway {
             deadlines: self.deadlines,
             draining,
             tls: self.tls.clone(),
+            may_handshake: self.handshake_budget(),
             prepare: Arc::new(move |data| prepare_connection(data, rates)),
         };
         let (bus, shared) = (Arc::clone(&self.bus), Arc::clone(&self.shared));
@@ -239,6 +240,18 @@ impl Gateway {
         Ok(server.run())
     }
 
+    /// An address over its handshakes is hung up on. A trusted proxy stands for many addresses,
+    /// which are charged by their requests.
+    fn handshake_budget(&self) -> Arc<dyn Fn(IpAddr) -> bool + Send + Sync> {
+        let shared = Arc::clone(&self.shared);
+        Arc::new(move |address| {
+            let address = address.to_canonical();
+            let trusted = &shared.settings.trusted_proxies;
+            trusted.iter().any(|network| network.contains(&address))
+                || shared.limits.addresses.take_handshake(address).is_ok()
+        })
+    }
+
     /// The operators' own listener: always in clear text, and served to the end of the drain.
     fn admin_server(
         &self,
@@ -250,6 +263,7 @@ impl Gateway {
             deadlines: self.deadlines,
             draining,
             tls: None,
+            may_handshake: Arc::new(|_| true),
             prepare: Arc::new(|_| {}),
         };
         let addresses: Result<Vec<SocketAddr>, _> = self
@@ -368,6 +382,7 @@ fn settings(config: &Config) -> Settings {
         },
         message_bytes: limits.message_bytes.0,
         publish_bytes: limits.publish_bytes.0,
+        speaks_tls: config.tls.cert.is_some(),
         url_bytes: limits.url_bytes.0,
         connections: limits.connections,
         trusted_proxies: networks(&config.trusted_proxies),

@@ -8,20 +8,27 @@ use url::Url;
 use super::{ConfigError, HookConfig};
 use crate::auth::HookOptions;
 
-/// Browsers send these with every request, whoever caused it, so none tells who a client is.
-const NO_CREDENTIALS: [&str; 12] = [
+/// Browsers and proxies send these with every request, whoever caused it, so none tells who a client is.
+const NO_CREDENTIALS: [&str; 19] = [
     "accept",
     "accept-encoding",
     "accept-language",
+    "cache-control",
     "connection",
     "content-length",
     "content-type",
+    "forwarded",
     "host",
     "last-event-id",
     "origin",
+    "pragma",
     "referer",
+    "traceparent",
     "upgrade",
     "user-agent",
+    "via",
+    "x-forwarded-for",
+    "x-real-ip",
 ];
 
 impl HookConfig {

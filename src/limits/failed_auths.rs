@@ -14,14 +14,17 @@ use super::{
 };
 use crate::protocol::{LimitKind, Quota, Refusal};
 
-/// Each failure counts so many, since rates are a second and this limit is a minute.
+/// Each failure counts so many, since rates are a second and this limit is a minute: 500 a minute,
+/// each counting 60, are 500 a second paid back, and 30,000 at once.
 const SECONDS: u32 = 60;
+
+type Addresses = HashMap<AddressKey, Bucket, ahash::RandomState>;
 
 /// How many failures each address has left.
 pub(super) struct FailedAuths {
     per_minute: u32,
     clock: Clock,
-    addresses: Mutex<HashMap<AddressKey, Bucket, ahash::RandomState>>,
+    addresses: Mutex<Addresses>,
 }
 
 impl FailedAuths {
@@ -37,7 +40,7 @@ impl FailedAuths {
     /// `rate_limited` where the address has failed too often to be asked about.
     pub(super) fn refuse_over(&self, address: IpAddr) -> Result<(), Refusal> {
         let addresses = self.addresses();
-        let bucket = addresses.get(&key(address, addresses.len()));
+        let bucket = addresses.get(&key(address, &addresses));
         let wait = bucket.and_then(|bucket| bucket.wait(SECONDS, self.rate(), self.clock.now()));
         wait.map_or(Ok(()), |wait| Err(self.refusal(wait)))
     }
@@ -46,7 +49,7 @@ impl FailedAuths {
     /// `rate_limited` where this was one too many.
     pub(super) fn note(&self, address: IpAddr) -> Result<(), Refusal> {
         let mut addresses = self.addresses();
-        let key = key(address, addresses.len());
+        let key = key(address, &addresses);
         let bucket = addresses.entry(key).or_default();
         let taken = bucket.take(SECONDS, self.rate(), self.clock.now());
         taken.map_err(|wait| self.refusal(wait))
@@ -79,20 +82,19 @@ impl FailedAuths {
         )
     }
 
-    fn addresses(&self) -> MutexGuard<'_, HashMap<AddressKey, Bucket, ahash::RandomState>> {
+    fn addresses(&self) -> MutexGuard<'_, Addresses> {
         self.addresses
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// What an address counts under while so many are known.
-fn key(address: IpAddr, known: usize) -> AddressKey {
+/// What an address counts under: itself, unless it is new and there are too many.
+fn key(address: IpAddr, known: &Addresses) -> AddressKey {
     let key = AddressKey::of(address);
-    if known >= MOST_ADDRESSES {
-        key.widened()
-    } else {
-        key
+    match known.len() >= MOST_ADDRESSES && !known.contains_key(&key) {
+        true => key.widened(),
+        false => key,
     }
 }
 

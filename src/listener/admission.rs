@@ -36,6 +36,11 @@ impl Places {
         })
     }
 
+    /// The most connections that are open at once, those included that are only told to go.
+    pub fn most_held(&self) -> usize {
+        self.most.saturating_add(REFUSED_AT_ONCE)
+    }
+
     /// The connections that are open now.
     pub fn taken(&self) -> usize {
         self.taken.load(Ordering::Relaxed)
@@ -48,7 +53,7 @@ impl Places {
             places: Arc::clone(self),
             is_over: before >= self.most,
         };
-        (before < self.most.saturating_add(REFUSED_AT_ONCE)).then_some(place)
+        (before < self.most_held()).then_some(place)
     }
 }
 

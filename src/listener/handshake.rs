@@ -57,6 +57,10 @@ where
         async move {
             let place = door.admit(&stream).ok_or(())?;
             let peer = stream.peer_addr().ok();
+            let may_handshake = &door.listening.may_handshake;
+            if !peer.is_none_or(|peer| may_handshake(peer.ip())) {
+                return Err(());
+            }
             let stream = Box::pin(handshakes.shake(stream)).await.ok_or(())?;
             let speaks_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
             let wire = Wire::new(stream, Link::new(&door.rounds, place));

@@ -24,7 +24,12 @@ mod requests;
 mod rounds;
 mod tls;
 
-use std::{net::TcpListener, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    net::{IpAddr, TcpListener},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use actix_http::Request;
 use actix_server::ServerBuilder;
@@ -83,9 +88,7 @@ impl Default for Deadlines {
             keep_alive: Duration::from_secs(75),
             // The protocol's, section 4.
             write_stall: Duration::from_secs(60),
-            // Asked and not answered, half a minute: also for one that sends a head byte by byte, behind
-            // which its answer can not come.
-            ping: Duration::from_secs(15),
+            ping: Duration::from_secs(30),
         }
     }
 }
@@ -99,6 +102,8 @@ pub struct Listening {
     pub draining: watch::Receiver<bool>,
     /// Without it the listener speaks HTTP/1 in clear text.
     pub tls: Option<Arc<Tls>>,
+    /// Asked before a TLS handshake, which costs a signature: whether this address may have another.
+    pub may_handshake: Arc<dyn Fn(IpAddr) -> bool + Send + Sync>,
     /// Called once for each connection, with what its requests will find as connection data.
     pub prepare: Arc<dyn Fn(&mut Extensions) + Send + Sync>,
 }

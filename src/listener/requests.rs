@@ -10,7 +10,7 @@ use std::{
 
 use actix_http::BoxedPayloadStream;
 use actix_web::{
-    HttpMessage,
+    HttpMessage, HttpResponse,
     body::{BodySize, MessageBody},
     dev::{Payload, ServiceRequest, ServiceResponse},
     error::PayloadError,
@@ -25,10 +25,10 @@ use super::connection::{self, Link};
 use crate::{
     protocol::{LimitKind, Refusal},
     session::Sever,
-    transport::{Lifeline, connection_data, refuse},
+    transport::{self, Lifeline, NoPlace, connection_data, refuse},
 };
 
-/// When a client that there is no place for may try again.
+/// When a client that there is no place for may try again, or twice as long.
 const PLACE_AGAIN: Duration = Duration::from_secs(5);
 
 /// Middleware, to be the outermost: counts a request as under way until its response is sent.
@@ -62,7 +62,8 @@ pub async fn account_for<B: MessageBody>(
 }
 
 /// Middleware, to be the innermost, so that a refusal is told and noted as any other: refuses a
-/// request whose connection has no place, or that comes while the node drains.
+/// request whose connection has no place, or that comes while the node drains. A WebSocket is
+/// refused with a Close, which tells a browser more than a failed handshake.
 ///
 /// # Errors
 /// The refusal, and those of the application.
@@ -76,9 +77,15 @@ pub async fn refuse_without_place(
         .and_then(|link| Some((link, refusal(link, request.path())?)));
     match refusal {
         None => Ok(next.call(request).await?.map_into_left_body()),
+        Some((link, refusal)) if request.path() == "/ws" => {
+            link.leave();
+            request.extensions_mut().insert(NoPlace(refusal));
+            Ok(next.call(request).await?.map_into_left_body())
+        }
         Some((link, refusal)) => {
             link.leave();
-            let response = refuse(request.request(), refusal)?;
+            let response = refuse(request.request(), refusal);
+            let response = response.unwrap_or_else(|refusal| HttpResponse::from_error(refusal));
             Ok(request.into_response(response).map_into_right_body())
         }
     }
@@ -92,12 +99,11 @@ fn refusal(link: &Link, path: &str) -> Option<Refusal> {
         return Some(
             refusal
                 .over(LimitKind::NodeConnections)
-                .retry_after(PLACE_AGAIN),
+                .retry_after(PLACE_AGAIN.mul_f64(1.0 + fastrand::f64())),
         );
     }
-    // A WebSocket is refused with a Close, which tells a browser more than a failed handshake.
-    (link.is_draining() && path != "/ws")
-        .then(|| Refusal::unavailable("the gateway is restarting: try again in a moment"))
+    // A WebSocket is refused by whoever opens sessions.
+    (link.is_draining() && path != "/ws").then(transport::restarting)
 }
 
 /// Gives a stream the means to end its connection, where HTTP/2 has not given it one to end the

@@ -26,6 +26,8 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 /// Certificate or key that can not be used; the message names the configuration key and the file.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
+    #[error("`tls.cert` and `tls.key` are not configured any more: restart to serve clear text")]
+    Gone,
     #[error("configuration key `{key}`: can not read {path}: {source}")]
     Read {
         key: &'static str,
@@ -68,9 +70,8 @@ impl Tls {
     /// As [`Tls::load`], and the old ones stay in place. Where none are configured any more, too:
     /// a listener does not change from TLS to clear text.
     pub fn reload(&self, config: &TlsConfig) -> Result<(), TlsError> {
-        if let Some(fresh) = server_config(config)? {
-            self.current.store(Arc::new(fresh));
-        }
+        let fresh = server_config(config)?.ok_or(TlsError::Gone)?;
+        self.current.store(Arc::new(fresh));
         Ok(())
     }
 

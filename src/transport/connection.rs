@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use actix_web::{HttpMessage, HttpRequest, dev::Extensions};
 
-use crate::session::Sever;
+use crate::{protocol::Refusal, session::Sever};
 
 /// The data of an HTTP/2 connection, which comes with each of its requests.
 #[derive(Clone)]
@@ -14,6 +14,9 @@ pub struct ConnectionData(pub Rc<Extensions>);
 /// the connection.
 #[derive(Clone)]
 pub struct Lifeline(pub Rc<dyn Sever>);
+
+/// The connection that a request came on is one too many, and this is why it can not be served.
+pub struct NoPlace(pub Refusal);
 
 /// What was made for the connection when it opened, whichever version of HTTP it speaks.
 pub fn connection_data<T: Clone + 'static>(request: &HttpRequest) -> Option<T> {

@@ -288,7 +288,7 @@ fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client
 /// A cookie is sent by the browser whoever asks for it, so a request that has nothing else must
 /// come from an allowed page. So is a password that the browser was once asked for.
 fn refuse_forgery(request: &HttpRequest, worker: &Worker) -> Result<(), Refusal> {
-    let origin = Origin::of(request.head(), &worker.shared.settings.allowed_origins);
+    let origin = Origin::of(request.head(), &worker.shared.settings);
     if matches!(origin, Origin::Allowed(_)) {
         return Ok(());
     }

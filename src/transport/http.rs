@@ -71,7 +71,7 @@ pub async fn guard_origin(
     next: Next<impl MessageBody + 'static>,
 ) -> Result<ServiceResponse<impl MessageBody>, actix_web::Error> {
     let Here(worker) = request.extract::<Here>().await?;
-    let origin = Origin::of(request.head(), &worker.shared.settings.allowed_origins);
+    let origin = Origin::of(request.head(), &worker.shared.settings);
     let endpoint = Endpoint::of_path(request.path());
     let address = worker.client_address(request.request());
     let mut response = if origin == Origin::Foreign {

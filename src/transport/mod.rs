@@ -18,7 +18,7 @@ mod ticket;
 mod worker;
 mod ws;
 
-pub use connection::{ConnectionData, Lifeline, connection_data};
+pub use connection::{ConnectionData, Lifeline, NoPlace, connection_data};
 pub use http::{configure, endpoint, guard_origin, not_found, read_body, refuse};
 pub use notice::Warnings;
-pub use worker::{Settings, Shared, Worker};
+pub use worker::{Settings, Shared, Worker, restarting};

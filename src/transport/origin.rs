@@ -5,7 +5,7 @@ use actix_web::http::{
     header::{self, HeaderMap, HeaderValue},
 };
 
-use super::worker::Worker;
+use super::worker::{Settings, Worker};
 
 const ALLOWED_METHODS: &str = "GET, POST, OPTIONS";
 /// Besides those in which the site's own sessions come.
@@ -26,7 +26,7 @@ pub enum Origin {
 }
 
 impl Origin {
-    pub fn of(head: &actix_web::dev::RequestHead, allowed: &[String]) -> Self {
+    pub fn of(head: &actix_web::dev::RequestHead, settings: &Settings) -> Self {
         let mut origins = head.headers().get_all(header::ORIGIN);
         let Some(origin) = origins.next() else {
             return Self::Absent;
@@ -37,15 +37,18 @@ impl Origin {
         let Ok(text) = origin.to_str() else {
             return Self::Foreign;
         };
-        if allowed.iter().any(|other| other == text) || is_own(text, head.headers(), &head.uri) {
+        let is_listed = settings.allowed_origins.iter().any(|other| other == text);
+        // A page that came in clear text may be anyone's, whatever its name.
+        let may_be_own = !settings.speaks_tls || text.starts_with("https:");
+        if is_listed || may_be_own && is_own(text, head.headers(), &head.uri) {
             return Self::Allowed(origin.clone());
         }
         Self::Foreign
     }
 }
 
-/// Whether the origin's host is the one that the request was sent to. The scheme is not compared:
-/// behind a proxy that ends TLS the gateway does not know its own.
+/// Whether the origin's host is the one that the request was sent to. The scheme is not compared
+/// here: behind a proxy that ends TLS the gateway does not know its own.
 fn is_own(origin: &str, headers: &HeaderMap, uri: &Uri) -> bool {
     let Some((scheme, authority)) = origin.split_once("://") else {
         return false;

@@ -27,7 +27,7 @@ use super::{
     credentials,
     http::{charge, read_body},
     pulse::{self, EmptyPolls},
-    worker::{Here, Places, Worker},
+    worker::{HeldPlaces, Here, Worker},
 };
 use crate::{
     auth::Identity,
@@ -173,7 +173,7 @@ impl PollRequest {
 /// does not read its answers can have no more of them than polls.
 struct HeldBody {
     json: Bytes,
-    _places: Places,
+    _places: HeldPlaces,
 }
 
 impl MessageBody for HeldBody {

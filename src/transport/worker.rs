@@ -29,6 +29,9 @@ use crate::{
 /// becomes free is not known.
 const NODE_FULL_RETRY: Duration = Duration::from_secs(5);
 
+/// Whoever comes during a drain may try again after this time, or twice as long.
+const RESTART_RETRY: Duration = Duration::from_secs(1);
+
 /// What the transports need of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -39,6 +42,8 @@ pub struct Settings {
     pub publish: PublishLimits,
     pub message_bytes: usize,
     pub publish_bytes: usize,
+    /// Whether `listen` is reached by https and wss only.
+    pub speaks_tls: bool,
     pub url_bytes: usize,
     pub connections: usize,
     pub trusted_proxies: Vec<IpNet>,
@@ -82,9 +87,7 @@ impl Worker {
 
     fn refuse_while_draining(&self) -> Result<(), Refusal> {
         if self.shard.is_draining() {
-            return Err(Refusal::unavailable(
-                "the gateway is restarting: try again in a moment",
-            ));
+            return Err(restarting());
         }
         Ok(())
     }
@@ -178,15 +181,15 @@ pub struct Connection {
 }
 
 /// The places of a connection whose session is over.
-pub struct Places {
+pub struct HeldPlaces {
     _place: SubjectPlace,
     _slot: ConnectionSlot,
 }
 
 impl Connection {
     /// Ends the session and keeps its places, for what is still to be sent.
-    pub fn into_places(self) -> Places {
-        Places {
+    pub fn into_places(self) -> HeldPlaces {
+        HeldPlaces {
             _place: self.place,
             _slot: self._slot,
         }
@@ -221,6 +224,12 @@ impl Drop for ConnectionSlot {
     fn drop(&mut self) {
         self.0.connections.fetch_sub(1, Ordering::Relaxed);
     }
+}
+
+/// Why nobody is let in during a drain. Those who are told so come back one by one.
+pub fn restarting() -> Refusal {
+    Refusal::unavailable("the gateway is restarting: try again in a moment")
+        .retry_after(RESTART_RETRY.mul_f64(1.0 + fastrand::f64()))
 }
 
 /// The worker that serves a request.

@@ -151,8 +151,11 @@ async fn a_browser_over_the_limit_is_told_in_the_way_that_it_can_see() {
     assert_eq!(answer.status(), 200);
     assert_eq!(Sse::new(answer).next().await.name, "closing");
     let ws = Ws::connect(&gateway, "topics=a:1", Some(&token), None).await;
-    let refused = ws.err().map(|error| error.to_string());
-    assert!(refused.is_some_and(|error| error.contains("503")));
+    let mut ws = ws.expect("the handshake succeeds");
+    let error = ws.frame("error").await;
+    assert_eq!(error["code"], "unavailable", "{error}");
+    assert!(error["retryAfterMs"].as_u64().is_some(), "{error}");
+    assert_eq!(ws.close_code().await, 1013);
 }
 
 /// Those that say nothing, and far more of them than there are places.
@@ -230,4 +233,17 @@ async fn a_client_that_takes_nothing_does_not_outlive_its_token_or_its_revocatio
     })
     .await;
     drop((stuck_ws, stuck));
+}
+
+#[tokio::test]
+async fn a_preflight_is_a_request_as_any_other() {
+    let gateway = TestGateway::with_deadlines("", hasty()).await;
+    let mut raw = Raw::connect(&gateway).await;
+    let preflight = b"OPTIONS /poll HTTP/1.1\r\nHost: x\r\n\r\n";
+    raw.send(preflight).await;
+    assert_eq!(raw.response().await.status, 204);
+    // Twice as long as the head of a request may take.
+    tokio::time::sleep(2 * hasty().head).await;
+    raw.send(preflight).await;
+    assert_eq!(raw.response().await.status, 204);
 }

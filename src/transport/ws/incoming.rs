@@ -308,7 +308,7 @@ impl WsBody {
         };
         let is_strike = refusal.code == ErrorCode::RateLimited;
         if is_strike && self.strikes.add(Instant::now()) > MOST_STRIKES {
-            return self.end_with(CloseReason::RateLimited);
+            return self.refuse(&refusal, reference, CloseReason::RateLimited);
         }
         self.note_refusal(&refusal);
         self.reply(ServerFrame::error(&refusal, reference));
@@ -337,11 +337,12 @@ impl WsBody {
 
     /// A message over the rate has no effect; its reply echoes its `ref`.
     fn refuse_message(&mut self, refusal: Refusal, message: &Message) {
-        let reference = match message {
-            Message::Text(text) => {
-                let limits = self.worker.shared.settings.subscriptions;
-                ClientFrame::parse(text, limits).reference
-            }
+        let limits = self.worker.shared.settings.subscriptions;
+        let reference = match (message, self.encoding) {
+            (Message::Text(text), Encoding::Json) => ClientFrame::parse(text, limits).reference,
+            (Message::Binary(packed), Encoding::Msgpack) => msgpack_to_json(packed)
+                .ok()
+                .and_then(|text| ClientFrame::parse(&text, limits).reference),
             _ => None,
         };
         self.answer(Err(refusal), reference);

@@ -36,7 +36,7 @@ use std::{
 };
 
 use actix_web::{
-    HttpRequest, HttpResponse,
+    HttpMessage, HttpRequest, HttpResponse,
     body::{BodySize, MessageBody},
     web,
 };
@@ -47,6 +47,7 @@ use socket::{WsSocket, put_close};
 use tokio::time::Sleep;
 
 use super::{
+    connection::NoPlace,
     connection::{connection_data, lifeline},
     credentials::{Authentication, authenticate},
     http::charge_stream,
@@ -160,6 +161,9 @@ impl WsBody {
     /// Before the handshake is answered, so that nothing is read until it is known who asks.
     async fn start(&mut self, request: &HttpRequest) {
         let query = Query::parse(request.query_string());
+        if let Some(NoPlace(refusal)) = request.extensions_mut().remove::<NoPlace>() {
+            return self.refuse_connection(&refusal);
+        }
         let slot = match charge_stream(request, &self.worker).and_then(|()| self.worker.admit()) {
             Ok(slot) => slot,
             Err(refusal) => return self.refuse_connection(&refusal),

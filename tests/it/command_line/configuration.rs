@@ -244,12 +244,12 @@ async fn check_config_warns_of_what_is_dangerous_and_still_calls_the_rest_good()
 #[tokio::test]
 async fn too_few_open_files_are_warned_of_by_check_config_and_by_serve() {
     let connections = ("TRIBUS__LIMITS__CONNECTIONS", "500");
-    for (limits, is_short) in [("-Hn 2547", true), ("-Hn 2548", false)] {
+    for (limits, is_short) in [("-Hn 2625", true), ("-Hn 2626", false)] {
         let command = format!("ulimit -Sn 256 && ulimit {limits} && exec \"$TRIBUS_BIN\" \"$@\"");
         let checked =
             Program::tribus_by_shell(&command, &["check-config"], &[SECRET_VARIABLE, connections]);
         let told = checked.ended().await.stderr;
-        let shortage = "limits.connections = 500 takes up to 2548 open files";
+        let shortage = "limits.connections = 500 takes up to 2626 open files";
         assert_eq!(told.contains(shortage), is_short, "{limits}: {told}");
         let free = "127.0.0.1:0";
         let arguments = ["serve", "--listen", free, "--admin-listen", free];

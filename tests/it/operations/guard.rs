@@ -80,3 +80,23 @@ async fn a_wrong_method_is_told_the_right_one() {
         assert_eq!(answer.headers()["allow"], method, "{path}");
     }
 }
+
+/// Where the gateway can not know its own names, whoever reaches it is an operator.
+#[tokio::test]
+async fn a_listener_for_the_network_is_asked_by_whatever_name_leads_there() {
+    let config = tribus::config::Config::from_toml(&format!(
+        "listen = \"127.0.0.1:0\"\nadmin_listen = \"0.0.0.0:0\"\nauth.hs256_secret = \"{}\"",
+        crate::support::SECRET
+    ));
+    let gateway = TestGateway::run(config.expect("a good configuration")).await;
+    let port = gateway.admin.port();
+    for host in ["tribus.internal", "10.1.2.3:8081"] {
+        let request = gateway.http.get(format!("http://127.0.0.1:{port}/metrics"));
+        let answer = request
+            .header("Host", host)
+            .send()
+            .await
+            .expect("an answer");
+        assert_eq!(answer.status(), 200, "{host}");
+    }
+}
