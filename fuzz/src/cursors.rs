@@ -19,7 +19,7 @@ pub fn check(data: &[u8]) {
         Cursor::new(cursor.log.clone(), cursor.sequence).sequence,
         cursor.sequence
     );
-    let event = draft().seal(&cursor);
+    let event = draft().seal(&cursor, std::time::Instant::now());
     assert_eq!(event.id(), text.as_bytes());
     let envelope: serde_json::Value =
         serde_json::from_slice(event.json()).expect("an envelope is JSON");
@@ -46,6 +46,7 @@ fn is_cursor(text: &str) -> bool {
 fn draft() -> Draft {
     Draft {
         trace: None,
+        trace_id: None,
         tenant: Tenant::none(),
         topic: Topic::parse("a").expect("a topic"),
         name: "message".into(),

@@ -31,7 +31,7 @@ pub fn publisher(trusted: bool) -> Publisher<'static> {
 pub fn sealed(draft: Draft) -> Event {
     let bound = draft.max_encoded_len();
     assert!(bound <= LIMITS.event_bytes);
-    let event = draft.seal(&ID.parse().expect("a cursor"));
+    let event = draft.seal(&ID.parse().expect("a cursor"), std::time::Instant::now());
     let json = event.json();
     assert!(json.len() <= bound && !json.contains(&b'\n') && !json.contains(&b'\r'));
     assert!(std::str::from_utf8(json).is_ok());

@@ -85,7 +85,7 @@ pub async fn refuse_without_place(
         Some((link, refusal)) => {
             link.leave();
             let response = refuse(request.request(), refusal);
-            let response = response.unwrap_or_else(|refusal| HttpResponse::from_error(refusal));
+            let response = response.unwrap_or_else(HttpResponse::from_error);
             Ok(request.into_response(response).map_into_right_body())
         }
     }
