@@ -21,6 +21,7 @@ mod pipelining;
 mod polling;
 mod publishing;
 mod readme;
+mod security;
 mod slow;
 mod smoke;
 mod standstill;
