@@ -21,6 +21,7 @@ mod pipelining;
 mod polling;
 mod publishing;
 mod readme;
+mod restart;
 mod security;
 mod slow;
 mod smoke;
