@@ -33,6 +33,9 @@ use crate::{
 /// dribbles is to be cut within 30 s, its connection's end included.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
 
+/// The endpoints that [`configure`] adds.
+const CHARGING: [&str; 5] = ["/ws", "/events", "/poll", "/publish", "/ticket"];
+
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
     app.service(endpoint("/ws", "GET").route(web::get().to(ws::connect)))
@@ -74,7 +77,10 @@ pub async fn guard_origin(
     let origin = Origin::of(request.head(), &worker.shared.settings);
     let endpoint = Endpoint::of_path(request.path());
     let address = worker.client_address(request.request());
-    let mut response = if origin == Origin::Foreign {
+    let mut response = if let Err(refusal) = charge_others(&request, &origin) {
+        worker.note_refusal(endpoint, &refusal, address);
+        request.error_response(refusal).map_into_right_body()
+    } else if origin == Origin::Foreign {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
             "this origin may not connect: add it to auth.allowed_origins",
@@ -103,6 +109,18 @@ pub async fn guard_origin(
     };
     origin::add_cors_headers(response.headers_mut(), &origin, &worker);
     Ok(response)
+}
+
+/// Takes what no endpoint will from the budget of the connection: preflights, requests of foreign
+/// pages, and those for anything else. The endpoints charge for themselves, each in its own form.
+fn charge_others(request: &ServiceRequest, origin: &Origin) -> Result<(), Refusal> {
+    let charges_itself = CHARGING.contains(&request.path())
+        && matches!(*request.method(), Method::GET | Method::POST)
+        && *origin != Origin::Foreign;
+    match connection_data::<Arc<ConnectionLimiter>>(request.request()) {
+        Some(limiter) if !charges_itself => limiter.take_message(),
+        _ => Ok(()),
+    }
 }
 
 fn as_refusal(error: &actix_web::Error) -> Option<&Refusal> {

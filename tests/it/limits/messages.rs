@@ -34,6 +34,28 @@ fn assert_limited(response: &RawResponse, policy: &str) {
 }
 
 #[tokio::test]
+async fn what_no_endpoint_answers_is_a_request_too() {
+    let gateway = TestGateway::with(TEN).await;
+    for (line, rest, status) in [
+        ("GET /nowhere", "\r\n", 404),
+        ("OPTIONS /poll", "\r\n", 204),
+        ("GET /poll", "Origin: https://evil.example\r\n\r\n", 403),
+        ("DELETE /poll", "\r\n", 405),
+    ] {
+        let mut flooder = Raw::connect(&gateway).await;
+        let mut budget = Budget::of(10);
+        for _ in 0..100 {
+            flooder.request(line, rest).await;
+            match flooder.response().await {
+                response if response.status == status => budget.take(),
+                response => assert_limited(&response, "\"messages\";q=10;w=10"),
+            }
+        }
+        budget.assert_used_up();
+    }
+}
+
+#[tokio::test]
 async fn a_flood_of_requests_on_one_connection_is_429_and_other_connections_go_on() {
     let gateway = TestGateway::with(TEN).await;
     let requests = [
