@@ -244,6 +244,8 @@ impl Shard {
     fn obey(self: &Rc<Self>, command: ShardCommand) {
         match command {
             ShardCommand::Drain { spread } => {
+                // What is acknowledged by now still goes to those who are live.
+                self.catch_up();
                 self.draining.set(true);
                 for (_, session) in self.sessions.borrow().iter() {
                     let wait = spread.mul_f64(fastrand::f64());
