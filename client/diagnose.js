@@ -1,0 +1,21 @@
+// What this network allows, in words for whoever has to mend it.
+
+const NAMES = { ws: "WebSocket", sse: "SSE", poll: "long-poll" };
+const TRIAL_MS = 5000;
+
+export const diagnose = async (client) => {
+  const begun = Date.now();
+  const tried = client._options.transports.map((transport) => new Promise((resolve) =>
+    client._path._try(transport, TRIAL_MS, true, (link) => {
+      link._end();
+      resolve({ transport, works: true, ms: Date.now() - begun, reason: "works" });
+    }, ({ message, code }) =>
+      // An answer of the gateway's passed the network.
+      resolve({ transport, works: false, reason: code === "network" ? message : `the gateway answered: ${message}` }))));
+  const transports = await Promise.all(tried);
+  const online = globalThis.navigator?.onLine !== false;
+  const list = transports.map(({ transport, reason }) => `${NAMES[transport]}: ${reason}`).join("; ");
+  const best = transports.find(({ works }) => works);
+  const verdict = best ? `Events get through over ${NAMES[best.transport]}` : online ? "Nothing gets through to the gateway" : "This device is offline";
+  return { online, transports, summary: `${verdict}. ${list}.` };
+};

@@ -1,0 +1,177 @@
+// One subscriber: what it wants, how far it has come, and what waits for it.
+
+import { isAfter, sameLog } from "./cursor.js";
+
+const ESCAPED = /[.+?^${}()|[\]\\/]/g;
+
+/** `*` matches any run of characters but `:`, `**` also crosses it. */
+const patternOf = (filter) =>
+  filter
+    .replace(ESCAPED, "\\$&")
+    .replace(/\*+/g, (stars) => (stars[1] ? "[^]*" : "[^:]*"));
+
+/** An error of a subscriber's own stops neither the stream nor the other subscribers. */
+const call = (listener, value) => {
+  try {
+    listener?.(value);
+  } catch (error) {
+    setTimeout(() => {
+      throw error;
+    });
+  }
+};
+
+export class Subscription {
+  /** Everything up to here was queued, or is not wanted: drops what comes twice, and says where to resume. */
+  _at;
+  /** The last event that was given to the subscriber. */
+  _given;
+  /** What waits: events by id, or by topic where only the newest is wanted; and resets. */
+  _queue = new Map();
+  _readers = [];
+
+  constructor(topics, options, onClose) {
+    this.topics = [topics].flat();
+    this._options = options;
+    this._onClose = onClose;
+    this._pattern = RegExp(`^(${this.topics.map(patternOf).join("|")})$`);
+    const { cursor, signal } = options;
+    if (cursor !== "earliest") this._at = cursor;
+    signal?.addEventListener("abort", this.close, { once: true });
+    if (signal?.aborted) this.close();
+  }
+
+  get cursor() {
+    return this._queue.size ? this._given : this._at;
+  }
+
+  _matches({ topic, event, tags }) {
+    const { events, tags: wanted } = this._options;
+    return (
+      this._pattern.test(topic) &&
+      (!events || events.includes(event)) &&
+      Object.entries(wanted ?? {}).every(([name, value]) => tags?.[name] === value)
+    );
+  }
+
+  /** Takes an event that is wanted and was not taken yet. */
+  _offer(event) {
+    this._checkLog(event.id);
+    if (!isAfter(event.id, this._at)) return false;
+    if (!this._queue.size) this._given ??= this._at;
+    this._at = event.id;
+    if (!this._matches(event)) return false;
+    const { latest, throttle, buffer } = this._options;
+    const key = latest || throttle ? event.topic : event.id;
+    this._queue.delete(key);
+    this._queue.set(key, event);
+    if (this._queue.size > buffer) {
+      this._queue.clear();
+      this._reset("lagged", event.id);
+    } else this._schedule();
+    return true;
+  }
+
+  /** Nothing up to here is missing, for the gateway says so. */
+  _advance(cursor) {
+    this._checkLog(cursor);
+    if (isAfter(cursor, this._at)) this._at = cursor;
+    this._onAdvance?.(this._at);
+  }
+
+  /** Positions of two logs have no order: whatever lies between them was missed. */
+  _checkLog(cursor) {
+    if (this._at && !sameLog(cursor, this._at)) this._reset("unknown_log", cursor);
+  }
+
+  _reset(reason, cursor) {
+    this._at = cursor;
+    this._queue.set({}, { _reason: reason });
+    this._onReset?.(reason, cursor);
+    this._schedule();
+  }
+
+  _schedule() {
+    const wait = this._options.throttle || this._options.batch;
+    if (!wait) this._hand();
+    else
+      this._timer ??= setTimeout(() => {
+        this._timer = undefined;
+        this._hand();
+      }, wait);
+  }
+
+  /** Gives what waits to whoever waits for it. */
+  _hand() {
+    const { onEvent } = this._options;
+    let item;
+    while (!this._timer && (onEvent || this._readers[0]) && (item = this._take()))
+      if (onEvent) call(onEvent, item);
+      else this._readers.shift()[0]({ value: item, done: false });
+  }
+
+  /** The next event, or all there are for `batch`; a reset is told on the way. */
+  _take() {
+    const { batch, onReset } = this._options;
+    const items = [];
+    for (const [key, item] of this._queue) {
+      if (item._reason && items[0]) break;
+      this._queue.delete(key);
+      if (item._reason) {
+        if (onReset) call(onReset, item._reason);
+        else console.warn(`tribus: ${this.topics}: events were missed (${item._reason}); set onReset`);
+      } else {
+        this._given = item.id;
+        items.push(item);
+        if (!batch) return item;
+      }
+    }
+    return items[0] && items;
+  }
+
+  next() {
+    return new Promise((...reader) => {
+      this._readers.push(reader);
+      this._hand();
+      if (this._ended) this._finish();
+    });
+  }
+
+  /** Leaving a loop ends the subscription. */
+  async return(value) {
+    this.close();
+    return { value, done: true };
+  }
+
+  [Symbol.asyncIterator]() {
+    return this;
+  }
+
+  close = () => this._end();
+
+  _fail(error) {
+    if (this._ended) return;
+    call(this._options.onError, error);
+    this._end(error);
+  }
+
+  /** With an error, what waits is given first; the loop then throws it. */
+  _end(error) {
+    if (this._ended) return;
+    this._ended = true;
+    this._error = error;
+    clearTimeout(this._timer);
+    this._timer = undefined;
+    if (error) this._hand();
+    else this._queue.clear();
+    this._options.signal?.removeEventListener("abort", this.close);
+    this._onClose?.(this);
+    this._finish();
+  }
+
+  _finish() {
+    for (const [resolve, reject] of this._readers.splice(0))
+      if (this._error) reject(this._error);
+      else resolve({ value: undefined, done: true });
+  }
+}

@@ -1,0 +1,224 @@
+// The client: its subscriptions, its token, and what it is told. How it finds a way to the gateway: path.js.
+
+import { diagnose } from "./diagnose.js";
+import { TribusError } from "./error.js";
+import { Path } from "./path.js";
+import { read, write } from "./storage.js";
+import { Subscription } from "./subscription.js";
+import { Tabs } from "./tabs.js";
+
+export { TribusError };
+
+const BUFFER = 1024;
+const MOST_STORED = 100;
+const PUBLISH_ATTEMPTS = 6;
+/** Timers count in 32 bits. */
+const LONGEST_TIMER_MS = 2 ** 31 - 1;
+
+export const claimsOf = (token) => {
+  try {
+    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+  } catch {
+    return {};
+  }
+};
+
+export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
+
+export class Tribus extends EventTarget {
+  _subscriptions = new Set();
+  status = { state: "connecting" };
+
+  constructor(url = "./", options = {}) {
+    super();
+    const { WebSocket, EventSource, fetch } = globalThis;
+    this._options = {
+      transports: ["ws", "sse", "poll"], buffer: BUFFER, WebSocket, EventSource,
+      fetch: (...request) => fetch(...request), ...options,
+    };
+    this._base = new URL(url, globalThis.document?.baseURI);
+    if (!this._base.pathname.endsWith("/")) this._base.pathname += "/";
+    this._stored = read(this._place);
+    this._path = new Path(this);
+    this._tabs = this._options.shareTabs && globalThis.navigator?.locks && new Tabs(this);
+    (this._tabs || this._path)._start();
+  }
+
+  subscribe(topics, options = {}) {
+    if (typeof options === "function") options = { onEvent: options };
+    const key = JSON.stringify([topics, options.events, options.tags]);
+    const cursor = options.cursor ?? this._stored[key];
+    const subscription = new Subscription(topics, { buffer: this._options.buffer, ...options, cursor }, (one) => {
+      this._subscriptions.delete(one);
+      this._changed();
+    });
+    subscription._key = key;
+    if (this.status.state === "closed") subscription._fail(this._closedError());
+    if (!subscription._ended) this._subscriptions.add(subscription);
+    this._changed();
+    return subscription;
+  }
+
+  async publish(topic, data = null, { key = `${Math.random()}${Date.now()}`, ...options } = {}) {
+    const event = { topic, data, ...options };
+    for (let attempt = 1; ; attempt += 1) {
+      if (this.status.state === "closed") throw this._closedError();
+      try {
+        const send = this._path._main?._call;
+        if (send) {
+          const { type, ref, ...answer } = await this._path._main._call({ type: "publish", ...event, key });
+          return answer;
+        }
+        const request = { method: "POST", body: JSON.stringify(event), headers: { "Idempotency-Key": key } };
+        return await (await this._request("publish", request)).json();
+      } catch (error) {
+        const passes = /network|unavailable|rate_limited|internal|token_expired/.test(error.code);
+        if (!passes || attempt === PUBLISH_ATTEMPTS) throw error;
+        await sleep(error.retryAfterMs ?? Math.random() * 500 * 2 ** attempt);
+      }
+    }
+  }
+
+  reconnect() {
+    if (this._isClosed) return;
+    this._token = this._wasRefused = undefined;
+    this._path._restart();
+  }
+
+  diagnose() {
+    return diagnose(this);
+  }
+
+  close() {
+    this._isClosed = true;
+    this._stop("close() was called");
+    this._tabs?._stop?.();
+  }
+
+  /** For good, but for `reconnect()`. */
+  _stop(reason, error) {
+    this._path._halt();
+    clearTimeout(this._refresh);
+    this._save();
+    this._say("closed", undefined, reason);
+    for (const one of [...this._subscriptions]) error ? one._fail(error) : one.close();
+  }
+
+  _closedError() {
+    return new TribusError({ code: "closed", message: `the client is closed: ${this.status.reason}` });
+  }
+
+  /** Subscriptions of one turn go together. */
+  _changed() {
+    this._pending ??= Promise.resolve().then(() => {
+      this._pending = undefined;
+      this._tabs?._update();
+      this._path._main?._update();
+    });
+  }
+
+  _say(state, transport, reason) {
+    const { status } = this;
+    if (status.state === state && status.transport === transport && status.reason === reason) return;
+    this.status = { state, transport, reason };
+    this._dispatch("status", this.status);
+  }
+
+  _dispatch(type, detail) {
+    this.dispatchEvent(new CustomEvent(type, { detail }));
+  }
+
+  /** A frame in the order of its stream. */
+  _take(frame, joined) {
+    const { type, id, cursor = id, reason } = frame;
+    if (type === "event") {
+      let isNew;
+      for (const one of joined) isNew = one._offer(frame) || isNew;
+      if (isNew) this._dispatch("event", frame);
+    } else if (type === "reset") {
+      const hit = frame._group ?? [...joined].filter(({ topics }) =>
+        !frame.topics || topics.some((topic) => frame.topics.includes(topic)));
+      hit.forEach((one) => one._reset(reason, cursor));
+      this._dispatch("reset", { reason, topics: hit.flatMap(({ topics }) => topics) });
+    } else if (/^(live|heartbeat|pong)$/.test(type)) joined.forEach((one) => one._advance(cursor));
+    this._saving ??= this._options.persist && setTimeout(() => this._save(), 100);
+  }
+
+  // The token
+
+  /** The current token; one call of `getToken` at a time. */
+  _getToken() {
+    return (this._token ??= (async () => {
+      try {
+        const token = await this._options.getToken?.();
+        if (token) this._refreshBefore(token);
+        return token;
+      } catch (error) {
+        this._token = undefined;
+        throw new TribusError({ message: `getToken failed: ${error?.message}` });
+      }
+    })());
+  }
+
+  _refreshBefore(token) {
+    const left = claimsOf(token).exp * 1e3 - Date.now();
+    clearTimeout(this._refresh);
+    // Where the clocks disagree, the gateway tells when it is over.
+    if (left > 0)
+      this._refresh = setTimeout(async () => {
+        this._token = undefined;
+        try {
+          const fresh = await this._getToken();
+          if (fresh !== token) this._path._main?._renew(fresh);
+        } catch (error) {
+          this._dispatch("error", error);
+        }
+      }, Math.min(LONGEST_TIMER_MS, left - Math.min(left / 5, 30e3)));
+    this._refresh?.unref?.();
+  }
+
+  // Requests
+
+  _url(path) {
+    return new URL(path, this._base);
+  }
+
+  /** Any answer of the gateway that is no success is thrown, but for a poll's reset. */
+  async _request(path, { query, headers, ...init }, signal) {
+    const url = this._url(path);
+    if (query) url.search = query;
+    const token = await this._getToken();
+    let response;
+    let text;
+    try {
+      const { credentials, fetch } = this._options;
+      response = await fetch(url.href, {
+        ...init, signal, credentials, cache: "no-store",
+        headers: { ...headers, ...(token && { Authorization: `Bearer ${token}` }) },
+      });
+      if (response.ok || response.status === 410) return response;
+      text = await response.text();
+      text = JSON.parse(text);
+    } catch (error) {
+      throw new TribusError({ message: response ? `an answer ${response.status} that is not the gateway's` : error.message });
+    }
+    throw new TribusError(text);
+  }
+
+  // Positions that outlive the page
+
+  get _place() {
+    const { persist } = this._options;
+    return persist && `tribus:at:${persist}:${this._base}`;
+  }
+
+  _save() {
+    clearTimeout(this._saving);
+    this._saving = undefined;
+    if (!this._place) return;
+    for (const { _key, cursor } of this._subscriptions) if (cursor) this._stored[_key] = cursor;
+    write(this._place, Object.fromEntries(Object.entries(this._stored).slice(-MOST_STORED)));
+  }
+}
+
+export default Tribus;
