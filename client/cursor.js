@@ -8,5 +8,3 @@ export const sameLog = (one, other) => parse(one)[1] === parse(other)[1];
 
 /** Whether `cursor` comes after `position` in one log; anything comes after no position. */
 export const isAfter = (cursor, position) => !position || +parse(cursor)[2] > +parse(position)[2];
-
-export const earlier = (one, other) => (isAfter(one, other) ? other ?? one : one);

@@ -5,8 +5,8 @@ const TRIAL_MS = 5000;
 
 export const diagnose = async (client) => {
   const begun = Date.now();
-  const tried = client._options.transports.map((transport) => new Promise((resolve) =>
-    client._path._try(transport, TRIAL_MS, true, (link) => {
+  const tried = client._all.map((transport) => new Promise((resolve) =>
+    client._try(transport, TRIAL_MS, true, (link) => {
       link._end();
       resolve({ transport, works: true, ms: Date.now() - begun, reason: "works" });
     }, ({ message, code }) =>

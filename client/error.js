@@ -8,5 +8,8 @@ export class TribusError extends Error {
   }
 }
 
+/** Of the network, not of the gateway. */
+export const failure = (message) => new TribusError({ message });
+
 /** Codes of what a subscription asks for, which says nothing of the connection. */
 export const isOfSubscription = (code) => /^(bad_|forbidden|too_many_sub|too_large)/.test(code);

@@ -2,8 +2,8 @@
 // WebSocket, and ends once, with what ended it. None knows what the others do.
 
 import { isAfter, sameLog } from "./cursor.js";
-import { TribusError } from "./error.js";
-import { requestFor, resumeOf, startOf, subscribeFrame } from "./wire.js";
+import { failure, TribusError } from "./error.js";
+import { requestFor, resumeOf, startOf, subscriptionsOf } from "./wire.js";
 
 /** The longest frame that is collected, in UTF-16 units; the gateway's own limit is far below. */
 const LONGEST_FRAME = 1 << 24;
@@ -26,20 +26,16 @@ class Link {
     this._bare = bare;
     this._onFrame = onFrame;
     this._onEnd = onEnd;
-    this._touch();
+    this._last = Date.now();
   }
 
   get _subscriptions() {
     return this._bare ? [] : [...this._client._subscriptions];
   }
 
-  _touch() {
-    this._last = Date.now();
-  }
-
   _emit(frame) {
     if (this._ended) return;
-    this._touch();
+    this._last = Date.now();
     if (frame.heartbeatMs) this._heartbeat = frame.heartbeatMs;
     if (frame.type === "closing" || (frame.type === "error" && !frame.ref)) this._verdict = frame;
     else this._onFrame(frame);
@@ -74,84 +70,86 @@ class WebSocketLink extends Link {
     };
     socket.onmessage = ({ data }) => this._receive(JSON.parse(data));
     socket.onerror = () => {};
-    socket.onclose = ({ code }) =>
-      this._end(new TribusError({ message: this._opened ? `the WebSocket was closed (${code})` : "WebSockets are refused" }));
+    socket.onclose = () =>
+      this._end(failure(this._opened ? "the WebSocket was cut" : "WebSockets are refused"));
   }
 
   /** Tells the gateway what changed among the subscriptions; those at one position start as one. */
   _update() {
     if (!this._opened) return;
     const all = this._subscriptions;
+    for (const known of [this._joined, this._asked]) known.forEach((one) => one._ended && known.delete(one));
     const groups = new Map();
-    for (const asked of [this._joined, this._asked])
-      asked.forEach((one) => all.includes(one) || asked.delete(one));
     for (const one of all)
       if (!this._asked.has(one)) {
         const start = JSON.stringify(startOf(one));
         groups.set(start, [...(groups.get(start) ?? []), one]);
       }
-    groups.forEach((group) => this._ask(group, all));
+    groups.forEach((group) => this._ask(group));
     const wanted = new Set(all.flatMap(({ topics }) => topics));
     const topics = [...this._filters].filter((filter) => !wanted.has(filter));
     if (topics[0]) this._send({ type: "unsubscribe", topics });
     this._filters = wanted;
   }
 
-  _ask(group, all = this._subscriptions) {
-    const ref = ++this._count;
-    this._refs.set(ref, { _group: group });
+  _ask(group) {
     group.forEach((one) => this._asked.add(one));
-    this._send({ ...subscribeFrame(group, all), ref });
+    const subscriptions = subscriptionsOf(group, this._subscriptions);
+    this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, (frame, forget) => {
+      const { type, cursor } = frame;
+      if (type === "reset") frame._group = group;
+      if (type === "live") forget();
+      if (type === "error") {
+        forget();
+        // One that may not subscribe keeps out nobody who asked together with it.
+        if (group[1]) group.forEach((one) => this._ask([one]));
+        else group[0]._fail(new TribusError(frame));
+      }
+      if (type === "subscribed")
+        for (const one of group)
+          // Another link may have given it a position meanwhile, before the one where this begins.
+          if (one._at && sameLog(cursor, one._at) && isAfter(cursor, one._at)) this._ask([one]);
+          else {
+            one._at ??= cursor;
+            this._joined.add(one);
+          }
+    });
+  }
+
+  /** In band, so that nothing is interrupted. Where it is refused, the old token runs out and the next connection tells. */
+  _renew(token) {
+    this._call({ type: "auth", token }).catch(() => {});
   }
 
   /** Sends `frame`; the reply to it. */
   _call(frame) {
-    return new Promise((...settle) => {
-      const ref = ++this._count;
-      this._refs.set(ref, { _settle: settle });
-      this._send({ ...frame, ref });
-    });
+    return new Promise((resolve, reject) =>
+      this._sendWith(frame, (reply, forget) => {
+        forget();
+        if (/error|lost/.test(reply.type)) reject(new TribusError(reply));
+        else resolve(reply);
+      }));
+  }
+
+  _sendWith(frame, onReply) {
+    const ref = ++this._count;
+    this._refs.set(ref, (reply) => onReply(reply, () => this._refs.delete(ref)));
+    this._send({ ...frame, ref });
   }
 
   _receive(frame) {
-    const asked = this._refs.get(frame.ref);
-    if (asked?._settle) {
-      this._refs.delete(frame.ref);
-      this._touch();
-      if (frame.type === "error") asked._settle[1](new TribusError(frame));
-      else asked._settle[0](frame);
-    } else if (frame.type === "error" && asked) {
-      this._refs.delete(frame.ref);
-      this._refused(asked._group, new TribusError(frame));
-    } else {
-      if (frame.type === "subscribed")
-        for (const one of asked?._group ?? [])
-          // Another link may have given it a position meanwhile, before the one where this begins.
-          if (one._at && sameLog(frame.cursor, one._at) && isAfter(frame.cursor, one._at)) this._ask([one]);
-          else {
-            one._at ??= frame.cursor;
-            this._joined.add(one);
-          }
-      if (frame.type === "live") this._refs.delete(frame.ref);
-      if (frame.type === "reset") frame._group = asked?._group;
-      if (frame.type === "unsubscribed" && frame.reason)
-        this._subscriptions.filter(({ topics }) => topics.some((topic) => frame.topics.includes(topic)))
-          .forEach((one) => one._fail(new TribusError({ code: "forbidden", message: frame.reason })));
-      this._emit(frame);
-    }
-  }
-
-  /** One that may not subscribe keeps out nobody who asked together with it. */
-  _refused(group, error) {
-    if (error.retryAfterMs && error.code !== "too_many_subscriptions") return this._end(error);
-    if (!group[1]) return group[0]._fail(error);
-    group.forEach((one) => this._ask([one]));
+    this._refs.get(frame.ref)?.(frame);
+    const { type, topics, reason } = frame;
+    if (type === "unsubscribed" && reason)
+      for (const one of this._subscriptions)
+        if (one.topics.some((topic) => topics.includes(topic))) one._fail(new TribusError({ code: "forbidden", message: reason }));
+    this._emit(frame);
   }
 
   _end(error) {
+    const refs = this._ended ? [] : [...this._refs.values()];
     super._end(error);
-    this._refs.forEach(({ _settle }) => _settle?.[1](error ?? new TribusError({ message: "the connection was lost" })));
-    this._refs.clear();
+    refs.forEach((reply) => reply({ type: "lost" }));
   }
 }
 
@@ -166,7 +164,12 @@ class RequestLink extends Link {
     this._isLive = false;
     const end = (error) =>
       abort.signal.aborted || this._end(error instanceof TribusError ? error : new TribusError(error));
-    this._run(abort.signal).then(() => end({ message: "the stream was cut" }), end);
+    this._run(abort.signal).then(() => end(failure("the stream was cut")), end);
+  }
+
+  /** With the new token, from where it stands. */
+  _renew() {
+    this._open();
   }
 
   /** Whoever has no position yet gets one where the stream is live: from there on nothing is old. */
@@ -211,37 +214,20 @@ class StreamLink extends RequestLink {
   async _run(signal) {
     await this._begin(signal);
     const request = requestFor(this._asked, { cursor: this._cursor });
-    if (this._client._options.sse === "native") return this._native(request, signal);
+    if (this._client._options.sse === "native") return (await this._client._extras()).native(this, request, signal);
     const { body } = await this._client._request("events", request, signal);
-    if (!body) throw new TribusError({ message: "this platform's fetch gives no streams" });
+    if (!body) throw failure("fetch gives no streams here");
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (let part; !(part = await reader.read()).done; ) {
       const frames = (text + part.value).split("\n\n");
       text = frames.pop();
-      if (text.length > LONGEST_FRAME) throw new TribusError({ message: "a frame without end" });
+      if (text.length > LONGEST_FRAME) return;
       for (const frame of frames) {
         const data = /^data: (.*)$/m.exec(frame);
         if (data && !signal.aborted) this._emit(JSON.parse(data[1]));
       }
     }
-  }
-
-  /** The browser's own reader, which shows no token but a ticket. Its reconnects are ours. */
-  async _native({ query }, signal) {
-    const ticket = await this._client._request("ticket", { method: "POST", body: '{"use":"stream"}' }, signal);
-    const url = this._client._url("events");
-    query.append("native", 1);
-    query.append("ticket", (await ticket.json()).ticket);
-    url.search = query;
-    const source = new (this._client._options.EventSource)(url.href);
-    await new Promise((resolve) => {
-      signal.addEventListener("abort", resolve);
-      source.onerror = resolve;
-      for (const type of ["message", "connected", "live", "heartbeat", "reset", "closing"])
-        source.addEventListener(type, ({ data }) => this._emit(JSON.parse(data)));
-    });
-    source.close();
   }
 }
 
@@ -250,7 +236,7 @@ class PollLink extends RequestLink {
     await this._begin(signal);
     for (let isFirst = true; ; isFirst = false) {
       const wait = this._isLive ? POLL_SECONDS : 0;
-      const late = setTimeout(() => this._end(new TribusError({ message: "a poll was not answered" })), (wait + 10) * 1e3);
+      const late = setTimeout(() => this._end(failure("no answer")), (wait + 10) * 1e3);
       let page;
       try {
         page = await this._page(this._asked, { cursor: this._cursor, wait, max: POLL_MAX }, signal);
@@ -265,7 +251,7 @@ class PollLink extends RequestLink {
       // A page that ends with its last event may have been cut there.
       this._isLive ||= page.events?.at(-1)?.id !== page.cursor;
       this._emit({ type: this._isLive ? "live" : "heartbeat", cursor: page.cursor });
-      if (page.reconnectAfterMs) return this._emit({ ...page, type: "closing", code: 1012, message: "the gateway is draining" });
+      if (page.reconnectAfterMs) return this._emit({ ...page, type: "closing", code: 1012, message: "the gateway restarts" });
     }
   }
 }

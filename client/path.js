@@ -6,7 +6,7 @@
 //
 // Only one link feeds the subscriptions at any time, and each begins where they stand.
 
-import { isOfSubscription, TribusError } from "./error.js";
+import { failure, isOfSubscription, TribusError } from "./error.js";
 import { links } from "./links.js";
 import { read, write } from "./storage.js";
 import { sleep } from "./tribus.js";
@@ -31,31 +31,26 @@ const TICK_MS = 1000;
 
 const isOffline = () => globalThis.navigator?.onLine === false;
 
-export class Path {
+/** What keeps a link open for the client, which it is a part of. */
+export class Path extends EventTarget {
   /** Why a transport is not to be tried first, by transport. */
   _bad = {};
   /** How long the links of a transport lived that died early. */
   _strikes = {};
   _holds = {};
-  /** Why transports failed in this attempt. */
-  _why = {};
   _candidates = new Set();
   _failures = 0;
 
-  constructor(client) {
-    this._client = client;
-  }
-
-  _start() {
-    const { bad, until } = read(this._place);
+  _begin() {
+    const { bad, until } = read(this._pathPlace);
     if (until > Date.now()) this._bad = bad;
     const { document } = globalThis;
     const { signal } = (this._life = new AbortController());
     const on = (target, type, listener) => target?.addEventListener?.(type, listener, { signal });
     on(globalThis, "online", () => this._wake(true));
-    on(globalThis, "offline", () => this._drop("the network is gone"));
+    on(globalThis, "offline", () => this._drop("offline"));
     on(globalThis, "pageshow", ({ persisted }) => persisted && this._wake());
-    on(globalThis, "pagehide", () => this._client._save());
+    on(globalThis, "pagehide", () => this._save());
     on(document, "visibilitychange", () => document.hidden || this._wake());
     this._tickedAt = Date.now();
     const ticker = setInterval(() => this._tick(), TICK_MS);
@@ -82,12 +77,12 @@ export class Path {
     this._failures = 0;
     this._clear();
     if (this._life) this._connect();
-    else this._start();
+    else this._begin();
   }
 
   _drop(reason) {
     this._clear();
-    this._again(new TribusError({ message: reason }));
+    this._again(failure(reason));
   }
 
   // Finding a link
@@ -95,20 +90,18 @@ export class Path {
   async _connect() {
     clearTimeout(this._retry);
     const round = (this._round = {});
-    const client = this._client;
-    if (client.status.state !== "connecting") client._say("connecting", undefined, this._reason);
+    if (this.status.state !== "connecting") this._say("connecting", undefined, this._reason);
     let token;
     try {
-      token = await client._getToken();
+      token = await this._getToken();
     } catch (error) {
       if (round === this._round) this._again(error);
       return;
     }
     if (round !== this._round) return;
-    if (client._options.getToken && !token) return client._stop("logged out: getToken gave no token");
-    const all = client._options.transports;
-    const order = all.filter((transport) => !this._bad[transport]);
-    this._raceWith(order[0] ? order : all, round, PATIENCE_MS);
+    if (this._options.getToken && !token) return this._stop("getToken gave no token");
+    const order = this._all.filter((transport) => !this._bad[transport]);
+    this._raceWith(order[0] ? order : this._all, round, PATIENCE_MS);
   }
 
   _raceWith([transport, ...rest], round, patience) {
@@ -123,7 +116,7 @@ export class Path {
     this._try(transport, CANDIDATE_MS, false, (link) => this._adopt(link), (error) => {
       if (round !== this._round) return;
       if (error.code !== "network") return this._judge(error);
-      this._why[transport] = error.message;
+      if (!isOffline()) this._bad[transport] = error.message;
       if (timer) next();
       else if (!this._candidates.size && !rest[0]) this._lost();
     });
@@ -131,8 +124,9 @@ export class Path {
 
   /** Every transport failed, so none is to blame. */
   _lost() {
+    const [message = "offline"] = Object.values(this._bad);
     this._bad = {};
-    this._again(new TribusError({ message: Object.values(this._why)[0] }));
+    this._again(failure(message));
   }
 
   /**
@@ -140,47 +134,44 @@ export class Path {
    * and may adopt it before anything else of it is read.
    */
   _try(transport, ms, bare, onReady, onFailed) {
-    const client = this._client;
     const done = () => {
       clearTimeout(timer);
       this._candidates.delete(link);
     };
-    const link = new links[transport](client, transport, bare, (frame) => {
+    const link = new links[transport](this, transport, bare, (frame) => {
       if (this._candidates.has(link)) {
         done();
         onReady(link);
       }
-      if (link === this._main) client._take(frame, link._joined);
+      if (link === this._main) this._take(frame, link._joined);
     }, (error) => {
       done();
       if (link === this._main) this._ended(link, error);
       else onFailed(error);
     });
-    const timer = setTimeout(() => link._end(new TribusError({ message: silence(link) })), ms);
+    const timer = setTimeout(() => link._end(failure(silence(link))), ms);
     this._candidates.add(link);
-    client._getToken().then((token) => link._ended || link._open(token)).catch((error) => link._end(error));
+    this._getToken().then((token) => link._ended || link._open(token)).catch((error) => link._end(error));
   }
 
   _adopt(link) {
-    const all = this._client._options.transports;
-    const index = all.indexOf(link._transport);
-    for (const better of all.slice(0, index)) {
+    const index = this._all.indexOf(link._transport);
+    for (const better of this._all.slice(0, index)) {
       const candidate = [...this._candidates].find(({ _transport }) => _transport === better);
-      if (!isOffline()) this._bad[better] ??= candidate ? silence(candidate) : this._why[better];
+      if (candidate && !isOffline()) this._bad[better] = silence(candidate);
     }
     delete this._bad[link._transport];
-    this._why = {};
     const old = this._main;
     this._main = link;
     old?._end();
     for (const one of this._candidates) one._end();
     this._candidates.clear();
     this._failures = Math.min(this._failures, STRIKES);
-    this._client._wasRefused = false;
+    this._wasRefused = false;
     link._since = Date.now();
-    write(this._place, { bad: this._bad, until: Date.now() + REMEMBER_MS });
+    write(this._pathPlace, { bad: this._bad, until: Date.now() + REMEMBER_MS });
     link._update();
-    this._client._say(index ? "degraded" : "live", link._transport, index ? this._bad[all[0]] : undefined);
+    this._say(index ? "degraded" : "live", link._transport, index ? this._bad[this._all[0]] : undefined);
     this._probes = 0;
     this._probeLater();
   }
@@ -207,14 +198,13 @@ export class Path {
 
   /** What the gateway said, or what the network did, decides what comes next. */
   _judge(error) {
-    const client = this._client;
     this._clear();
-    if (error.code === "revoked") return client._stop(`revoked: ${error.message}`, error);
+    if (error.code === "revoked") return this._stop(`revoked: ${error.message}`, error);
     if (error.code === "unauthorized" || error.code === "token_expired") {
-      if (!client._options.getToken || client._wasRefused)
-        return client._stop(`the login was refused: ${error.message}`, error);
-      client._wasRefused = true;
-      client._token = undefined;
+      if (!this._options.getToken || this._wasRefused)
+        return this._stop(`the login was refused: ${error.message}`, error);
+      this._wasRefused = true;
+      this._token = undefined;
       return this._again(error, 0);
     }
     if (isOfSubscription(error.code)) return this._sift(error);
@@ -224,26 +214,27 @@ export class Path {
   /** Of subscriptions that were refused together, ends those that would be refused alone. */
   async _sift(refusal) {
     const round = this._round;
-    for (const one of [{ topics: [], _options: {} }, ...this._client._subscriptions])
+    let hasFailed;
+    for (const one of [{ topics: [], _options: {} }, ...this._subscriptions])
       try {
         const { cursor } = startOf(one);
-        await this._client._request("poll", requestFor([one], { cursor, wait: 0, max: 1 }));
+        await this._request("poll", requestFor([one], { cursor, wait: 0, max: 1 }));
       } catch (error) {
         if (!isOfSubscription(error.code)) break;
-        if (!one._fail) return this._client._stop(`refused: ${error.message}`, error);
+        if (!one._fail) return this._stop(`refused: ${error.message}`, error);
         one._fail(error);
+        hasFailed = true;
       }
-    if (round === this._round) this._again(refusal);
+    if (round === this._round) this._again(refusal, hasFailed ? 0 : undefined);
   }
 
   _again(error, ms) {
-    const client = this._client;
-    const { maxAttempts } = client._options;
+    const { maxAttempts } = this._options;
     this._reason = error.message;
     this._failures += 1;
-    client._dispatch("error", error);
-    if (this._failures > maxAttempts) return client._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
-    client._say(isOffline() ? "offline" : "connecting", undefined, error.message);
+    this._dispatch("error", error);
+    if (this._failures > maxAttempts) return this._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
+    this._say(isOffline() ? "offline" : "connecting", undefined, error.message);
     const most = Math.min(BACKOFF_AT_MOST_MS, BACKOFF_MS * 2 ** this._failures);
     clearTimeout(this._retry);
     this._retry = setTimeout(() => this._connect(), ms ?? Math.random() * most);
@@ -253,8 +244,7 @@ export class Path {
 
   _probeLater() {
     clearTimeout(this._probing);
-    const all = this._client._options.transports;
-    if (!this._main || this._main._transport === all[0]) return;
+    if (!this._main || this._main._transport === this._all[0]) return;
     const every = Math.min(PROBE_EVERY_MS + this._probes * 1e3, PROBE_EVERY_AT_MOST_MS);
     this._probing = setTimeout(() => this._probe(), every * (0.8 + Math.random() / 5));
   }
@@ -263,8 +253,7 @@ export class Path {
     clearTimeout(this._probing);
     this._probes += 1;
     const main = this._main;
-    const all = this._client._options.transports;
-    for (const transport of all.slice(0, all.indexOf(main._transport))) {
+    for (const transport of this._all.slice(0, this._all.indexOf(main._transport))) {
       if ((await this._survives(transport)) && (await this._climbs(transport, main))) return;
       if (this._main !== main) return;
     }
@@ -286,7 +275,7 @@ export class Path {
 
   /** Not while a subscription has no position yet, since it must not begin at two places. */
   _climbs(transport, main) {
-    return !isOffline() && [...this._client._subscriptions].every(({ _at }) => _at) && new Promise((resolve) =>
+    return !isOffline() && [...this._subscriptions].every(({ _at }) => _at) && new Promise((resolve) =>
       this._try(transport, PROBE_MS, false, (link) => {
         const isWanted = this._main === main;
         if (isWanted) this._adopt(link);
@@ -295,8 +284,8 @@ export class Path {
       }, () => resolve()));
   }
 
-  get _place() {
-    return `tribus:path:${this._client._base}`;
+  get _pathPlace() {
+    return `tribus:path:${this._base}`;
   }
 
   // Watching
@@ -309,7 +298,7 @@ export class Path {
     const main = this._main;
     if (main && now - main._last > main._heartbeat * 1.5 + TICK_MS) {
       main._isSilent = true;
-      main._end(new TribusError({ message: "the connection fell silent" }));
+      main._end(failure("it fell silent"));
     }
   }
 
@@ -318,17 +307,17 @@ export class Path {
     const main = this._main;
     if (isOnline) this._bad = {};
     if (!main) return this._life && this._connect();
-    if (isOnline && main._transport !== this._client._options.transports[0]) this._probe();
+    if (isOnline && main._transport !== this.__all[0]) this._probe();
     const { _last } = main;
     if (Date.now() - _last < TICK_MS) return;
     if (!main._send) return main._open();
     main._send({ type: "ping" });
     await sleep(PATIENCE_MS);
-    if (main._last === _last) main._end(new TribusError({ message: "the connection died in its sleep", code: "asleep" }));
+    if (main === this._main && main._last === _last) main._end(failure("it fell silent"));
   }
 }
 
 const silence = ({ _transport, _opened }) =>
-  _transport === "ws"
-    ? _opened ? "the WebSocket opened, but nothing came through it" : "no answer to the WebSocket's handshake"
-    : _transport === "sse" ? "the stream is held back, as by a proxy that buffers" : "no answer to a poll";
+  _opened
+    ? "the WebSocket opened, but nothing came through"
+    : _transport === "sse" ? "nothing came through: something holds the stream back" : "no answer";

@@ -4,8 +4,6 @@
 //   follower ─ { from, wants: [{ number, topics, events, tags, cursor, rewind }] } ─▶ leader, at each change and at `hello`
 //   leader ─ { to, number, event | at | reset | error } ─▶ follower;  { status }, { hello } ─▶ all
 
-import { TribusError } from "./error.js";
-import { claimsOf } from "./tribus.js";
 import { startOf } from "./wire.js";
 
 const lock = (...request) => globalThis.navigator.locks.request(...request);
@@ -29,7 +27,7 @@ export class Tabs {
     } catch {
       // The path tries again, alone.
     }
-    const { sub, tenant } = claimsOf(token);
+    const { sub, tenant } = client._claimsOf(token);
     const key = `tribus:${client._base}:${JSON.stringify([tenant, sub])}`;
     const stopped = new Promise((resolve) => (this._stop = resolve));
     if (client._isClosed) return;
@@ -40,7 +38,7 @@ export class Tabs {
     lock(key, () => {
       if (client._isClosed) return;
       this._key = key;
-      client._path._start();
+      client._begin();
       client.addEventListener("status", () => this._tellStatus());
       channel.postMessage({ hello: 1 });
       return stopped;
@@ -79,7 +77,7 @@ export class Tabs {
       one._reset(reset, at);
       this._client._dispatch("reset", { reason: reset, topics: one.topics });
     }
-    if (error) one._fail(new TribusError(error));
+    if (error) one._fail(Object.assign(Error(error.message), error));
   }
 
   _serve(to, wants) {

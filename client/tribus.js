@@ -1,11 +1,9 @@
 // The client: its subscriptions, its token, and what it is told. How it finds a way to the gateway: path.js.
 
-import { diagnose } from "./diagnose.js";
-import { TribusError } from "./error.js";
+import { failure, TribusError } from "./error.js";
 import { Path } from "./path.js";
 import { read, write } from "./storage.js";
 import { Subscription } from "./subscription.js";
-import { Tabs } from "./tabs.js";
 
 export { TribusError };
 
@@ -25,8 +23,12 @@ export const claimsOf = (token) => {
 
 export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
-export class Tribus extends EventTarget {
+export class Tribus extends Path {
   _subscriptions = new Set();
+  /** For the extras, which know no class of this file. */
+  _claimsOf = claimsOf;
+  /** What few pages need comes when it is asked for. */
+  _extras = () => import("./tribus-extras.js");
   status = { state: "connecting" };
 
   constructor(url = "./", options = {}) {
@@ -34,14 +36,15 @@ export class Tribus extends EventTarget {
     const { WebSocket, EventSource, fetch } = globalThis;
     this._options = {
       transports: ["ws", "sse", "poll"], buffer: BUFFER, WebSocket, EventSource,
-      fetch: (...request) => fetch(...request), ...options,
+      fetch, ...options,
     };
     this._base = new URL(url, globalThis.document?.baseURI);
     if (!this._base.pathname.endsWith("/")) this._base.pathname += "/";
     this._stored = read(this._place);
-    this._path = new Path(this);
-    this._tabs = this._options.shareTabs && globalThis.navigator?.locks && new Tabs(this);
-    (this._tabs || this._path)._start();
+    this._all = this._options.transports;
+    if (this._options.shareTabs && globalThis.navigator?.locks)
+      this._extras().then(({ Tabs }) => (this._tabs = new Tabs(this))._start());
+    else this._begin();
   }
 
   subscribe(topics, options = {}) {
@@ -64,9 +67,9 @@ export class Tribus extends EventTarget {
     for (let attempt = 1; ; attempt += 1) {
       if (this.status.state === "closed") throw this._closedError();
       try {
-        const send = this._path._main?._call;
+        const send = this._main?._call;
         if (send) {
-          const { type, ref, ...answer } = await this._path._main._call({ type: "publish", ...event, key });
+          const { type, ref, ...answer } = await this._main._call({ type: "publish", ...event, key });
           return answer;
         }
         const request = { method: "POST", body: JSON.stringify(event), headers: { "Idempotency-Key": key } };
@@ -82,11 +85,11 @@ export class Tribus extends EventTarget {
   reconnect() {
     if (this._isClosed) return;
     this._token = this._wasRefused = undefined;
-    this._path._restart();
+    this._restart();
   }
 
-  diagnose() {
-    return diagnose(this);
+  async diagnose() {
+    return (await this._extras()).diagnose(this);
   }
 
   close() {
@@ -97,7 +100,7 @@ export class Tribus extends EventTarget {
 
   /** For good, but for `reconnect()`. */
   _stop(reason, error) {
-    this._path._halt();
+    this._halt();
     clearTimeout(this._refresh);
     this._save();
     this._say("closed", undefined, reason);
@@ -110,10 +113,12 @@ export class Tribus extends EventTarget {
 
   /** Subscriptions of one turn go together. */
   _changed() {
-    this._pending ??= Promise.resolve().then(() => {
-      this._pending = undefined;
+    if (this._pending) return;
+    this._pending = true;
+    queueMicrotask(() => {
+      this._pending = false;
       this._tabs?._update();
-      this._path._main?._update();
+      this._main?._update();
     });
   }
 
@@ -155,7 +160,7 @@ export class Tribus extends EventTarget {
         return token;
       } catch (error) {
         this._token = undefined;
-        throw new TribusError({ message: `getToken failed: ${error?.message}` });
+        throw failure(`getToken failed: ${error?.message}`);
       }
     })());
   }
@@ -169,7 +174,7 @@ export class Tribus extends EventTarget {
         this._token = undefined;
         try {
           const fresh = await this._getToken();
-          if (fresh !== token) this._path._main?._renew(fresh);
+          if (fresh !== token) this._main?._renew(fresh);
         } catch (error) {
           this._dispatch("error", error);
         }
@@ -200,7 +205,7 @@ export class Tribus extends EventTarget {
       text = await response.text();
       text = JSON.parse(text);
     } catch (error) {
-      throw new TribusError({ message: response ? `an answer ${response.status} that is not the gateway's` : error.message });
+      throw failure(response ? `HTTP ${response.status}, not from the gateway` : error.message);
     }
     throw new TribusError(text);
   }

@@ -1,54 +1,43 @@
 // What a client's subscriptions are on the wire.
 
-import { earlier, sameLog } from "./cursor.js";
+import { isAfter, sameLog } from "./cursor.js";
 
 /** Above this a query goes as a body: proxies and gateways bound the length of a URL. */
 const LONGEST_QUERY = 4000;
 
-const conditionOf = ({ events, tags }) => JSON.stringify({ events, tags });
-
 /**
- * A `subscribe` for these subscriptions. A filter has one condition on a connection: where subscribers of
- * one filter want different things it goes without, and each picks its own.
+ * The condition that all these subscribers agree on, or none: a filter has one on a connection, and a query one
+ * for all of its topics. Where they differ, each subscriber picks its own from what comes.
  */
-export const subscribeFrame = (group, all) => ({
-  type: "subscribe",
-  subscriptions: group.map(({ topics, _options: { events, tags } }) => topics).flat()
-    .filter((topic, index, topics) => topics.indexOf(topic) === index)
-    .map((topic) => {
-      const wanted = all.filter(({ topics }) => topics.includes(topic)).map(({ _options }) => conditionOf(_options));
-      return { topics: [topic], ...(wanted.every((one) => one === wanted[0]) && JSON.parse(wanted[0])) };
-    }),
-  ...startOf(group[0]),
-});
+const conditionOf = (subscribers) => {
+  const [first, ...others] = new Set(subscribers.map(({ _options: { events, tags } }) => JSON.stringify({ events, tags })));
+  return others[0] ? {} : JSON.parse(first ?? "{}");
+};
+
+const topicsOf = (subscribers) => [...new Set(subscribers.flatMap(({ topics }) => topics))];
+
+export const subscriptionsOf = (group, all) =>
+  topicsOf(group).map((topic) => ({
+    topics: [topic],
+    ...conditionOf(all.filter(({ topics }) => topics.includes(topic))),
+  }));
 
 /** Where a subscription begins, or goes on. */
-export const startOf = ({ _at, _options: { cursor, rewind } }) =>
-  _at ? { cursor: _at } : { cursor, rewind };
+export const startOf = ({ _at, _options: { cursor, rewind } }) => (_at ? { cursor: _at } : { cursor, rewind });
 
-/**
- * The cursor from which all these go on. Of two logs either will do: whoever was in the other one notices.
- */
-export const resumeOf = (subscriptions) =>
-  subscriptions.map(({ _at }) => _at).filter(Boolean)
-    .reduce((one, other) => (one && sameLog(one, other) ? earlier(one, other) : other), undefined);
+/** The cursor from which all these go on. Of two logs either will do: whoever was in the other one notices. */
+export const resumeOf = (subscribers) =>
+  subscribers.reduce((one, { _at }) => (_at && (!one || !sameLog(one, _at) || isAfter(one, _at)) ? _at : one), undefined);
 
-/**
- * One request for all these subscriptions: a GET, which passes where bodies do not. A query has one
- * condition for all of its topics, so it has what they agree on.
- */
-export const requestFor = (subscriptions, extra) => {
-  const query = new URLSearchParams();
-  const set = (name, value) => value !== undefined && query.append(name, value);
-  const topics = [...new Set(subscriptions.flatMap(({ topics }) => topics))];
-  const options = subscriptions.map(({ _options }) => _options);
-  if (topics[0]) set("topics", topics.join());
-  if (options[0] && options.every(({ events }) => events))
-    new Set(options.flatMap(({ events }) => events)).forEach((name) => set("event", name));
-  const tags = JSON.stringify(options[0]?.tags ?? {});
-  if (options.every((one) => JSON.stringify(one.tags ?? {}) === tags))
-    Object.entries(JSON.parse(tags)).forEach(([name, value]) => set("tag", `${name}:${value}`));
-  Object.entries(extra).forEach(([name, value]) => set(name, value));
-  if (`${query}`.length < LONGEST_QUERY) return { query };
-  return { query: "", method: "POST", body: JSON.stringify({ topics, ...extra }) };
+/** One request for all these: a GET, which passes where bodies do not. */
+export const requestFor = (subscribers, extra) => {
+  const { events = [], tags = {} } = conditionOf(subscribers);
+  const query = new URLSearchParams(JSON.parse(JSON.stringify(extra)));
+  const topics = topicsOf(subscribers);
+  if (topics[0]) query.append("topics", topics);
+  for (const name of events) query.append("event", name);
+  for (const name in tags) query.append("tag", `${name}:${tags[name]}`);
+  return `${query}`.length < LONGEST_QUERY
+    ? { query }
+    : { query: "", method: "POST", body: JSON.stringify({ subscriptions: subscriptionsOf(subscribers, subscribers), ...extra }) };
 };

@@ -1,0 +1,20 @@
+// The browser's own reader of streams, which shows no token but a ticket. Its reconnects are the client's.
+
+const TYPES = ["message", "connected", "live", "heartbeat", "reset", "closing"];
+
+export const native = async (link, { query }, signal) => {
+  const client = link._client;
+  const answer = await client._request("ticket", { method: "POST", body: '{"use":"stream"}' }, signal);
+  const { ticket } = await answer.json();
+  const url = client._url("events");
+  query.append("native", 1);
+  query.append("ticket", ticket);
+  url.search = query;
+  const source = new client._options.EventSource(url.href);
+  await new Promise((resolve) => {
+    signal.addEventListener("abort", resolve);
+    source.onerror = resolve;
+    for (const type of TYPES) source.addEventListener(type, ({ data }) => link._emit(JSON.parse(data)));
+  });
+  source.close();
+};
