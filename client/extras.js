@@ -3,3 +3,5 @@
 export { diagnose } from "./diagnose.js";
 export { Tabs } from "./tabs.js";
 export { native } from "./native.js";
+export { sift } from "./sift.js";
+export { publish } from "./publish.js";

@@ -9,8 +9,6 @@
 import { failure, isOfSubscription, TribusError } from "./error.js";
 import { links } from "./links.js";
 import { read, write } from "./storage.js";
-import { sleep } from "./tribus.js";
-import { requestFor, startOf } from "./wire.js";
 
 /** How long a transport may deliver nothing before the next one is tried beside it. */
 const PATIENCE_MS = 2000;
@@ -28,6 +26,7 @@ const BACKOFF_MS = 500;
 const BACKOFF_AT_MOST_MS = 20e3;
 const REMEMBER_MS = 600e3;
 const TICK_MS = 1000;
+const SILENT = "it fell silent";
 
 const isOffline = () => globalThis.navigator?.onLine === false;
 
@@ -48,7 +47,10 @@ export class Path extends EventTarget {
     const { signal } = (this._life = new AbortController());
     const on = (target, type, listener) => target?.addEventListener?.(type, listener, { signal });
     on(globalThis, "online", () => this._wake(true));
-    on(globalThis, "offline", () => this._drop("offline"));
+    on(globalThis, "offline", () => {
+      this._clear();
+      this._again(failure("offline"));
+    });
     on(globalThis, "pageshow", ({ persisted }) => persisted && this._wake());
     on(globalThis, "pagehide", () => this._save());
     on(document, "visibilitychange", () => document.hidden || this._wake());
@@ -80,17 +82,12 @@ export class Path extends EventTarget {
     else this._begin();
   }
 
-  _drop(reason) {
-    this._clear();
-    this._again(failure(reason));
-  }
-
   // Finding a link
 
   async _connect() {
     clearTimeout(this._retry);
     const round = (this._round = {});
-    if (this.status.state !== "connecting") this._say("connecting", undefined, this._reason);
+    this._say("connecting", undefined, this._reason);
     let token;
     try {
       token = await this._getToken();
@@ -106,19 +103,21 @@ export class Path extends EventTarget {
 
   _raceWith([transport, ...rest], round, patience) {
     if (round !== this._round || this._main) return;
-    if (!transport) return this._candidates.size || this._lost();
-    const next = () => {
+    if (!transport) return;
+    let isNext;
+    const next = (why) => {
+      if (isNext || round !== this._round) return;
+      isNext = true;
       clearTimeout(timer);
-      timer = undefined;
+      if (!isOffline()) this._bad[transport] = why;
       this._raceWith(rest, round, STAGGER_MS);
     };
-    let timer = setTimeout(next, patience);
-    this._try(transport, CANDIDATE_MS, false, (link) => this._adopt(link), (error) => {
+    const timer = setTimeout(() => next(silence(link)), patience);
+    const link = this._try(transport, CANDIDATE_MS, false, (link) => this._adopt(link), (error) => {
       if (round !== this._round) return;
       if (error.code !== "network") return this._judge(error);
-      if (!isOffline()) this._bad[transport] = error.message;
-      if (timer) next();
-      else if (!this._candidates.size && !rest[0]) this._lost();
+      next(error.message);
+      if (!this._candidates.size) this._lost();
     });
   }
 
@@ -152,14 +151,11 @@ export class Path extends EventTarget {
     const timer = setTimeout(() => link._end(failure(silence(link))), ms);
     this._candidates.add(link);
     this._getToken().then((token) => link._ended || link._open(token)).catch((error) => link._end(error));
+    return link;
   }
 
   _adopt(link) {
     const index = this._all.indexOf(link._transport);
-    for (const better of this._all.slice(0, index)) {
-      const candidate = [...this._candidates].find(({ _transport }) => _transport === better);
-      if (candidate && !isOffline()) this._bad[better] = silence(candidate);
-    }
     delete this._bad[link._transport];
     const old = this._main;
     this._main = link;
@@ -207,25 +203,9 @@ export class Path extends EventTarget {
       this._token = undefined;
       return this._again(error, 0);
     }
-    if (isOfSubscription(error.code)) return this._sift(error);
+    if (isOfSubscription(error.code))
+      return this._extras().then(({ sift }) => sift(this, error)).catch(() => this._again(error));
     this._again(error, error.retryAfterMs);
-  }
-
-  /** Of subscriptions that were refused together, ends those that would be refused alone. */
-  async _sift(refusal) {
-    const round = this._round;
-    let hasFailed;
-    for (const one of [{ topics: [], _options: {} }, ...this._subscriptions])
-      try {
-        const { cursor } = startOf(one);
-        await this._request("poll", requestFor([one], { cursor, wait: 0, max: 1 }));
-      } catch (error) {
-        if (!isOfSubscription(error.code)) break;
-        if (!one._fail) return this._stop(`refused: ${error.message}`, error);
-        one._fail(error);
-        hasFailed = true;
-      }
-    if (round === this._round) this._again(refusal, hasFailed ? 0 : undefined);
   }
 
   _again(error, ms) {
@@ -298,12 +278,12 @@ export class Path extends EventTarget {
     const main = this._main;
     if (main && now - main._last > main._heartbeat * 1.5 + TICK_MS) {
       main._isSilent = true;
-      main._end(failure("it fell silent"));
+      main._end(failure(SILENT));
     }
   }
 
   /** The network may have changed, or the connection may have died unnoticed. */
-  async _wake(isOnline) {
+  _wake(isOnline) {
     const main = this._main;
     if (isOnline) this._bad = {};
     if (!main) return this._life && this._connect();
@@ -312,12 +292,11 @@ export class Path extends EventTarget {
     if (Date.now() - _last < TICK_MS) return;
     if (!main._send) return main._open();
     main._send({ type: "ping" });
-    await sleep(PATIENCE_MS);
-    if (main === this._main && main._last === _last) main._end(failure("it fell silent"));
+    setTimeout(() => main._last === _last && main._end(failure(SILENT)), PATIENCE_MS);
   }
 }
 
 const silence = ({ _transport, _opened }) =>
   _opened
-    ? "the WebSocket opened, but nothing came through"
-    : _transport === "sse" ? "nothing came through: something holds the stream back" : "no answer";
+    ? "it opened, but nothing came through"
+    : _transport === "sse" ? "nothing came through: the stream is held back" : "no answer";

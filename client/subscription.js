@@ -119,7 +119,7 @@ export class Subscription {
       this._queue.delete(key);
       if (item._reason) {
         if (onReset) call(onReset, item._reason);
-        else console.warn(`tribus: ${this.topics}: events were missed (${item._reason}); set onReset`);
+        else console.warn(`tribus: missed events of ${this.topics}: ${item._reason}; set onReset`);
       } else {
         this._given = item.id;
         items.push(item);

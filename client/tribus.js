@@ -9,19 +9,16 @@ export { TribusError };
 
 const BUFFER = 1024;
 const MOST_STORED = 100;
-const PUBLISH_ATTEMPTS = 6;
 /** Timers count in 32 bits. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
 export const claimsOf = (token) => {
   try {
-    return JSON.parse(atob(token.split(".")[1].replace(/-/g, "+").replace(/_/g, "/")));
+    return JSON.parse(atob(token.split(".")[1].replace(/[-_]/g, (digit) => (digit < "_" ? "+" : "/"))));
   } catch {
     return {};
   }
 };
-
-export const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 
 export class Tribus extends Path {
   _subscriptions = new Set();
@@ -62,24 +59,8 @@ export class Tribus extends Path {
     return subscription;
   }
 
-  async publish(topic, data = null, { key = `${Math.random()}${Date.now()}`, ...options } = {}) {
-    const event = { topic, data, ...options };
-    for (let attempt = 1; ; attempt += 1) {
-      if (this.status.state === "closed") throw this._closedError();
-      try {
-        const send = this._main?._call;
-        if (send) {
-          const { type, ref, ...answer } = await this._main._call({ type: "publish", ...event, key });
-          return answer;
-        }
-        const request = { method: "POST", body: JSON.stringify(event), headers: { "Idempotency-Key": key } };
-        return await (await this._request("publish", request)).json();
-      } catch (error) {
-        const passes = /network|unavailable|rate_limited|internal|token_expired/.test(error.code);
-        if (!passes || attempt === PUBLISH_ATTEMPTS) throw error;
-        await sleep(error.retryAfterMs ?? Math.random() * 500 * 2 ** attempt);
-      }
-    }
+  async publish(...event) {
+    return (await this._extras()).publish(this, ...event);
   }
 
   reconnect() {
@@ -108,7 +89,7 @@ export class Tribus extends Path {
   }
 
   _closedError() {
-    return new TribusError({ code: "closed", message: `the client is closed: ${this.status.reason}` });
+    return new TribusError({ code: "closed", message: `closed: ${this.status.reason}` });
   }
 
   /** Subscriptions of one turn go together. */
@@ -205,7 +186,7 @@ export class Tribus extends Path {
       text = await response.text();
       text = JSON.parse(text);
     } catch (error) {
-      throw failure(response ? `HTTP ${response.status}, not from the gateway` : error.message);
+      throw failure(response ? `HTTP ${response.status}` : error.message);
     }
     throw new TribusError(text);
   }
