@@ -8,7 +8,7 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test bench lint deny fuzz release
+.PHONY: run test client bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
@@ -20,6 +20,10 @@ test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
 	$(CARGO) test --lib $(IN_FUZZ)
+
+# Builds static/tribus.js from client/; a test tells when that was forgotten.
+client:
+	sh scripts/client.sh
 
 lint: fuzz/Cargo.lock | rust
 	$(CARGO) fmt --check

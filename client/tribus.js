@@ -12,7 +12,7 @@ const MOST_STORED = 100;
 /** Timers count in 32 bits. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
-export const claimsOf = (token) => {
+const claimsOf = (token) => {
   try {
     return JSON.parse(atob(token.split(".")[1].replace(/[-_]/g, (digit) => (digit < "_" ? "+" : "/"))));
   } catch {

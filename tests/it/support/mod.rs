@@ -2,6 +2,7 @@
 
 mod door;
 mod gateway;
+mod js;
 mod keys;
 mod narrow;
 mod program;
@@ -18,6 +19,7 @@ use std::{future::Future, time::Duration};
 
 pub use door::{Answer, Credentials, Door, answer_of};
 pub use gateway::TestGateway;
+pub use js::Js;
 pub use keys::{SigningKey, base64url};
 pub use program::{Ended, Program};
 pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};

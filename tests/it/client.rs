@@ -1,0 +1,4 @@
+//! The JavaScript client, against the real gateway.
+
+mod delivery;
+mod package;

@@ -1,0 +1,328 @@
+//! What an application gets from the client, over each transport, in Node.
+
+use serde_json::{Value, json};
+
+use crate::support::{Claims, Js, TestGateway};
+
+const TRANSPORTS: [&str; 3] = ["ws", "sse", "poll"];
+
+/// Awaits in JavaScript; the deadline is that of the whole run.
+const UNTIL: &str = "
+    const until = async (check) => {
+        while (!check()) await new Promise((resolve) => setTimeout(resolve, 5));
+    };";
+
+/// Makes `state.client` with `args.transports`, and waits until it is live.
+const CONNECT: &str = "
+    const { Tribus, WebSocket } = await load();
+    state.statuses = [];
+    state.resets = [];
+    state.tokens = 0;
+    state.client = new Tribus(args.url, {
+        getToken: () => args.tokens[Math.min(state.tokens++, args.tokens.length - 1)],
+        WebSocket, ...args.options,
+    });
+    state.client.addEventListener('status', ({ detail }) => state.statuses.push(detail));
+    state.client.addEventListener('reset', ({ detail }) => state.resets.push(detail.reason));
+    const isSettled = () => /live|degraded|closed/.test(state.client.status.state);";
+
+struct Client {
+    js: Js,
+}
+
+impl Client {
+    async fn connect(gateway: &TestGateway, options: Value) -> Self {
+        Self::connect_with(gateway, &[Claims::all("alice").token()], options).await
+    }
+
+    async fn connect_with(gateway: &TestGateway, tokens: &[String], options: Value) -> Self {
+        let client = Self { js: Js::node() };
+        let args = json!({"url": gateway.url("/"), "tokens": tokens, "options": options});
+        client
+            .run(&format!("{CONNECT} await until(isSettled);"), args)
+            .await;
+        client
+    }
+
+    async fn run(&self, body: &str, args: Value) -> Value {
+        self.js.run(&format!("{UNTIL} {body}"), args).await
+    }
+
+    /// Subscribes, and pushes what comes into `state[name]`; returns once the gateway knows.
+    async fn collect(&self, name: &str, topics: Value, options: Value) {
+        let body = "
+            const got = (state[args.name] = []);
+            const one = state.client.subscribe(args.topics, {
+                ...args.options,
+                onEvent: (event) => got.push(event.data),
+                onReset: (reason) => got.push(reason),
+                onError: (error) => got.push(error.code),
+            });
+            await until(() => one.cursor || got[0]);";
+        let args = json!({"name": name, "topics": topics, "options": options});
+        self.run(body, args).await;
+    }
+
+    /// What was collected under `name`, once it is as much as `count`.
+    async fn collected(&self, name: &str, count: usize) -> Value {
+        let body =
+            "await until(() => state[args.name].length >= args.count); return state[args.name];";
+        self.run(body, json!({"name": name, "count": count})).await
+    }
+}
+
+#[tokio::test]
+async fn each_subscription_gets_its_events_once_and_in_order_over_each_transport() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        let topic = |name: &str| format!("{transport}-{name}");
+        client.collect("all", json!([topic("**")]), json!({})).await;
+        client
+            .collect("same", json!([topic("**")]), json!({}))
+            .await;
+        let paid = json!({"events": ["paid"], "tags": {"shop": "a"}});
+        client
+            .collect("paid", json!([topic("order:*")]), paid)
+            .await;
+        for number in 0..30 {
+            let name = if number % 2 == 0 { "paid" } else { "made" };
+            let shop = if number % 4 == 0 { "a" } else { "b" };
+            let event = json!({
+                "topic": topic(&format!("order:{}", number % 3)),
+                "event": name, "tags": {"shop": shop}, "data": number,
+            });
+            assert_eq!(gateway.post(&event.to_string()).await.0, 200);
+        }
+        gateway.publish(&topic("end"), json!("end")).await;
+        let mut all: Vec<Value> = (0..30).map(|number| json!(number)).collect();
+        all.push(json!("end"));
+        assert_eq!(
+            client.collected("all", all.len()).await,
+            json!(all),
+            "{transport}"
+        );
+        assert_eq!(
+            client.collected("same", all.len()).await,
+            json!(all),
+            "{transport}"
+        );
+        let paid = json!([0, 4, 8, 12, 16, 20, 24, 28]);
+        assert_eq!(client.collected("paid", 8).await, paid, "{transport}");
+    }
+}
+
+#[tokio::test]
+async fn a_late_subscription_begins_in_the_past_and_repeats_nothing_for_the_others() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let topic = format!("order-{transport}:1");
+        let all = format!("order-{transport}:*");
+        let first = gateway.publish(&topic, json!(1)).await;
+        gateway.publish(&topic, json!(2)).await;
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        client
+            .collect("live", json!([all]), json!({"cursor": first}))
+            .await;
+        client.collected("live", 1).await;
+        client
+            .collect("resumed", json!([all]), json!({"cursor": first}))
+            .await;
+        client
+            .collect("rewound", json!([topic]), json!({"rewind": 1}))
+            .await;
+        client
+            .collect("earliest", json!([topic]), json!({"cursor": "earliest"}))
+            .await;
+        client.collected("earliest", 2).await;
+        gateway.publish(&topic, json!(3)).await;
+        for (name, expected) in [
+            ("live", json!([2, 3])),
+            ("resumed", json!([2, 3])),
+            ("rewound", json!([2, 3])),
+            ("earliest", json!([1, 2, 3])),
+        ] {
+            let count = expected.as_array().map_or(0, Vec::len);
+            let got = client.collected(name, count).await;
+            assert_eq!(got, expected, "{name} over {transport}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_topic_outside_the_grants_ends_its_own_subscription_alone() {
+    let gateway = TestGateway::start().await;
+    let token = Claims::new("alice")
+        .with("subscribe", json!(["order:*"]))
+        .token();
+    for transport in TRANSPORTS {
+        let options = json!({"transports": [transport]});
+        let client = Client::connect_with(&gateway, std::slice::from_ref(&token), options).await;
+        client
+            .collect("granted", json!(["order:*"]), json!({}))
+            .await;
+        client
+            .collect("refused", json!(["secret:*"]), json!({}))
+            .await;
+        assert_eq!(client.collected("refused", 1).await, json!(["forbidden"]));
+        gateway.publish("order:1", json!(transport)).await;
+        let granted = client.collected("granted", 1).await;
+        assert_eq!(granted, json!([transport]), "{transport}");
+    }
+}
+
+#[tokio::test]
+async fn a_token_is_renewed_before_it_expires_and_nothing_is_missed() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let tokens: Vec<String> = [3, 6, 3600]
+            .map(|seconds| Claims::all("alice").expiring_in(seconds).token())
+            .into();
+        let options = json!({"transports": [transport]});
+        let client = Client::connect_with(&gateway, &tokens, options).await;
+        client.collect("all", json!(["order:*"]), json!({})).await;
+        let mut published = Vec::new();
+        while client.run("return state.tokens;", Value::Null).await != json!(3) {
+            published.push(json!(published.len()));
+            gateway
+                .publish("order:1", published.last().cloned().expect("a number"))
+                .await;
+        }
+        gateway.publish("order:1", json!("end")).await;
+        published.push(json!("end"));
+        let got = client.collected("all", published.len()).await;
+        assert_eq!(got, json!(published), "{transport}");
+        let states = client
+            .run(
+                "return state.statuses.map(({ state }) => state);",
+                Value::Null,
+            )
+            .await;
+        assert_eq!(
+            states,
+            json!(["live"]),
+            "{transport}: nothing was interrupted"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_refused_login_is_final_and_says_so() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let expired = Claims::all("alice").expiring_in(-60).token();
+        let options = json!({"transports": [transport]});
+        let client = Client::connect_with(&gateway, &[expired], options).await;
+        let status = client.run("return state.client.status;", Value::Null).await;
+        assert_eq!(status["state"], "closed", "{status}");
+        let reason = status["reason"].as_str().expect("a reason");
+        assert!(reason.starts_with("the login was refused"), "{reason}");
+        assert_eq!(
+            client.run("return state.tokens;", Value::Null).await,
+            2,
+            "a fresh one was asked for"
+        );
+        let refused = "try { await state.client.subscribe('a').next(); } catch (error) { return error.code; }";
+        assert_eq!(client.run(refused, Value::Null).await, "closed");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_is_a_reset_and_no_failure_of_the_transport() {
+    let gateway = TestGateway::start().await;
+    let address = gateway.address;
+    let client = Client::connect(&gateway, json!({})).await;
+    client.collect("all", json!(["order:*"]), json!({})).await;
+    gateway.publish("order:1", json!(1)).await;
+    client.collected("all", 1).await;
+    gateway.stop().await;
+    let gateway = TestGateway::on(address).await;
+    assert_eq!(client.collected("all", 2).await, json!([1, "unknown_log"]));
+    gateway.publish("order:1", json!(2)).await;
+    assert_eq!(
+        client.collected("all", 3).await,
+        json!([1, "unknown_log", 2])
+    );
+    let status = client.run("return state.client.status;", Value::Null).await;
+    assert_eq!(status, json!({"state": "live", "transport": "ws"}));
+}
+
+#[tokio::test]
+async fn a_slow_loop_is_told_what_it_missed() {
+    let gateway = TestGateway::start().await;
+    let client = Client::connect(&gateway, json!({"buffer": 3})).await;
+    let begin = "
+        state.loop = state.client.subscribe('order:*', { onReset: (reason) => state.resets.push(reason) });
+        await until(() => state.loop.cursor);";
+    client.run(begin, Value::Null).await;
+    client.collect("all", json!(["order:*"]), json!({})).await;
+    for number in 0..5 {
+        gateway.publish("order:1", json!(number)).await;
+    }
+    client.collected("all", 5).await;
+    let read = "const { value } = await state.loop.next(); return [state.resets, value.data];";
+    assert_eq!(client.run(read, Value::Null).await, json!([["lagged"], 4]));
+}
+
+#[tokio::test]
+async fn busy_topics_come_as_their_newest_or_in_batches() {
+    let gateway = TestGateway::start().await;
+    let client = Client::connect(&gateway, json!({})).await;
+    client
+        .collect("newest", json!(["order:*"]), json!({"throttle": 400}))
+        .await;
+    let body = "
+        state.batches = [];
+        const one = state.client.subscribe('order:*', { batch: 400, onEvent: (events) => state.batches.push(events.map(({ data }) => data)) });
+        await until(() => one.cursor);";
+    client.run(body, Value::Null).await;
+    let events: Vec<Value> = (0..6)
+        .map(|number| json!({"topic": format!("order:{}", number % 2), "data": number}))
+        .collect();
+    gateway.post(&json!(events).to_string()).await;
+    assert_eq!(client.collected("newest", 2).await, json!([4, 5]));
+    assert_eq!(
+        client.collected("batches", 1).await,
+        json!([[0, 1, 2, 3, 4, 5]])
+    );
+}
+
+#[tokio::test]
+async fn publishing_works_over_each_transport_and_counts_once() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        let publish =
+            "return state.client.publish('order:1', { id: 1 }, { event: 'paid', key: args });";
+        let first = client.run(publish, json!(transport)).await;
+        let again = client.run(publish, json!(transport)).await;
+        assert_eq!(
+            again,
+            json!({"id": first["id"], "duplicate": true}),
+            "{transport}"
+        );
+        let refused =
+            "try { await state.client.publish('a b'); } catch (error) { return error.code; }";
+        assert_eq!(
+            client.run(refused, Value::Null).await,
+            "bad_topic",
+            "{transport}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn close_ends_loops_and_connection() {
+    let gateway = TestGateway::start().await;
+    let client = Client::connect(&gateway, json!({})).await;
+    let body = "
+        const ended = (async () => { for await (const event of state.client.subscribe('order:*')); })();
+        state.client.close();
+        await ended;
+        return state.client.status;";
+    let status = client.run(body, Value::Null).await;
+    assert_eq!(
+        status,
+        json!({"state": "closed", "reason": "close() was called"})
+    );
+}

@@ -1,0 +1,116 @@
+//! What is published: the two modules, their size, and their types.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::{Command, Output, Stdio},
+};
+
+use serde_json::{Value, json};
+
+use crate::support::Js;
+
+/// The most that a page has to load for the client, with all three transports.
+const BUDGET_BYTES: usize = 6 * 1024;
+
+#[test]
+fn the_client_is_what_its_source_builds_to() {
+    let built = tempfile::tempdir().expect("a folder");
+    let folder = built.path().to_str().expect("a path");
+    succeed(Command::new("sh").args(["scripts/client.sh", folder]));
+    for name in ["tribus.js", "tribus-extras.js"] {
+        let fresh = fs::read(built.path().join(name)).expect("a module");
+        let kept = fs::read(project().join("static").join(name)).expect("a module");
+        assert!(
+            fresh == kept,
+            "static/{name} is older than client/: run `make client`"
+        );
+    }
+}
+
+#[test]
+fn the_client_is_within_its_budget() {
+    let gzip = Command::new("gzip")
+        .args(["-9", "--stdout", "static/tribus.js"])
+        .current_dir(project())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("gzip runs");
+    let bytes = gzip.stdout.len();
+    assert!(bytes > 1024, "it was compressed");
+    assert!(bytes <= BUDGET_BYTES, "{bytes} bytes of {BUDGET_BYTES}");
+}
+
+#[test]
+fn an_application_gets_strict_types() {
+    let mut tsc = Command::new("tests/js/node_modules/.bin/tsc");
+    tsc.args([
+        "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
+    ])
+    .args(["--lib", "es2023,dom,dom.iterable,esnext.disposable"])
+    .args(["--types", "", "--ignoreConfig", "tests/js/types.ts"]);
+    succeed(&mut tsc);
+}
+
+#[tokio::test]
+async fn the_modules_export_what_their_types_say() {
+    let js = Js::node();
+    let exports = js
+        .run(
+            "const { WebSocket, ...all } = await load(); return Object.keys(all).sort();",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(exports, json!(["Tribus", "TribusError", "default"]));
+}
+
+#[test]
+fn npm_would_publish_exactly_the_client() {
+    let packed = succeed(
+        Command::new("npm")
+            .args(["pack", "--dry-run", "--json", "--loglevel=error"])
+            .current_dir(project().join("static")),
+    );
+    let packed: Value = serde_json::from_slice(&packed.stdout).expect("JSON");
+    let packages = packed.as_array().cloned().unwrap_or_else(|| {
+        packed
+            .as_object()
+            .expect("an object")
+            .values()
+            .cloned()
+            .collect()
+    });
+    let files = packages[0]["files"].as_array().expect("files");
+    let mut names: Vec<&str> = files
+        .iter()
+        .filter_map(|file| file["path"].as_str())
+        .collect();
+    names.sort_unstable();
+    assert_eq!(
+        names,
+        [
+            "package.json",
+            "tribus-extras.js",
+            "tribus.d.ts",
+            "tribus.js"
+        ]
+    );
+}
+
+fn succeed(command: &mut Command) -> Output {
+    if command.get_current_dir().is_none() {
+        command.current_dir(project());
+    }
+    let output = command.output().expect("it starts");
+    assert!(
+        output.status.success(),
+        "{command:?}: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    output
+}
+
+fn project() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).to_owned()
+}
