@@ -15,6 +15,7 @@ mod hopping;
 mod hostile;
 mod limits;
 mod model;
+mod networks;
 mod operations;
 mod origins;
 mod page;
