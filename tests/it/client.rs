@@ -1,4 +1,5 @@
 //! The JavaScript client, against the real gateway.
 
 mod delivery;
+mod networks;
 mod package;
