@@ -153,6 +153,23 @@ async fn bad_lines_are_survived() {
     .await;
 }
 
+#[tokio::test]
+async fn publishing_passes_where_bodies_do_not() {
+    let gateway = TestGateway::start().await;
+    let network = Network::before(&gateway).await;
+    network.set([Fault::SwallowBodies]);
+    let js = Js::node();
+    let body = "
+        const { Tribus, WebSocket } = await load();
+        const client = new Tribus(args.url, { getToken: () => args.token, WebSocket });
+        await new Promise((resolve) => client.addEventListener('status', resolve));
+        return (await client.publish('order:1', 1)).id;";
+    let args = json!({"url": network.url("/"), "token": Claims::all("alice").token()});
+    let id = js.run(body, args).await;
+    let (_, page) = gateway.poll("topics=order:*&cursor=earliest").await;
+    assert_eq!(page["events"][0]["id"], id);
+}
+
 async fn run<const COUNT: usize>(weathers: [Weather; COUNT]) {
     let networks = weathers.map(survive);
     let reports = futures_util::future::join_all(networks).await;
@@ -220,6 +237,11 @@ async fn survive(weather: Weather) -> Vec<String> {
             expected.publish(&gateway, EVENTS / ROUNDS / 2).await;
             sleep(SPELL).await;
         }
+    }
+    if faults.contains(&Fault::SwallowBodies) {
+        network.set(faults.clone());
+        let (status, _) = network.gateway(&gateway).post("{\"topic\":\"lost\"}").await;
+        check(status == 400, format!("a body passed: {status}"));
     }
     for fault in &faults {
         check(network.struck(fault) > 0, format!("{fault:?} never struck"));
