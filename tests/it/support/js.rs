@@ -18,7 +18,7 @@ use super::within;
 
 type Answers = Arc<Mutex<HashMap<u64, oneshot::Sender<Value>>>>;
 
-/// JavaScript that runs in Node, with the client of `static/`; killed when it is dropped.
+/// JavaScript that runs in Node or in a page, with the client of `static/`; killed when it is dropped.
 pub struct Js {
     input: AsyncMutex<ChildStdin>,
     answers: Answers,
@@ -29,8 +29,19 @@ pub struct Js {
 impl Js {
     /// `scripts/test-tools.sh` installs what this needs.
     pub fn node() -> Self {
+        Self::host(None)
+    }
+
+    /// In a page of headless Chromium that was opened at this URL; `load` asks its origin for the
+    /// client.
+    pub fn chromium(url: &str) -> Self {
+        Self::host(Some(url))
+    }
+
+    fn host(url: Option<&str>) -> Self {
         let mut process = Command::new("node")
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/js/host.mjs"))
+            .args(url)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .kill_on_drop(true)
