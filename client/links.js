@@ -68,7 +68,8 @@ class WebSocketLink extends Link {
       if (token) this._send({ type: "auth", token });
       this._update();
     };
-    socket.onmessage = ({ data }) => this._receive(JSON.parse(data));
+    // What still comes after the end was asked for must settle nothing.
+    socket.onmessage = ({ data }) => this._ended || this._receive(JSON.parse(data));
     socket.onerror = () => {};
     socket.onclose = () =>
       this._end(failure(this._opened ? "the WebSocket was cut" : "WebSockets are refused"));
@@ -195,6 +196,7 @@ class RequestLink extends Link {
       const { cursor, rewind } = startOf(one);
       if (!one._at && (cursor || rewind)) {
         const page = await this._page([one], { cursor, rewind, wait: 0, max: POLL_MAX }, signal);
+        if (signal.aborted) return;
         one._at ??= "";
         page.events?.forEach((event) => one._offer(event));
         one._at = page.cursor;
@@ -216,7 +218,6 @@ class StreamLink extends RequestLink {
     const request = requestFor(this._asked, { cursor: this._cursor });
     if (this._client._options.sse === "native") return (await this._client._extras()).native(this, request, signal);
     const { body } = await this._client._request("events", request, signal);
-    if (!body) throw failure("fetch gives no streams here");
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
     for (let part; !(part = await reader.read()).done; ) {

@@ -195,8 +195,8 @@ export class Path extends EventTarget {
   /** What the gateway said, or what the network did, decides what comes next. */
   _judge(error) {
     this._clear();
-    if (error.code === "revoked") return this._stop(`revoked: ${error.message}`, error);
-    if (error.code === "unauthorized" || error.code === "token_expired") {
+    if (/^(revoked|4005)$/.test(error.code)) return this._stop(`revoked: ${error.message}`, error);
+    if (/^(unauthorized|token_expired|400[1-4])$/.test(error.code)) {
       if (!this._options.getToken || this._wasRefused)
         return this._stop(`the login was refused: ${error.message}`, error);
       this._wasRefused = true;

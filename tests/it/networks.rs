@@ -303,10 +303,11 @@ async fn received(network: &Network, gateway: &TestGateway) -> usize {
     loop {
         let read = stream.read_buf(&mut received);
         match tokio::time::timeout(Duration::from_millis(20), read).await {
-            Ok(read) => match read.expect("an orderly end") {
-                0 => return received.len(),
-                _ => {}
-            },
+            Ok(read) => {
+                if read.expect("an orderly end") == 0 {
+                    return received.len();
+                }
+            }
             Err(_) => {
                 gateway.publish("order:1", json!("x".repeat(500))).await;
             }

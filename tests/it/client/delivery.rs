@@ -228,6 +228,30 @@ async fn a_refused_login_is_final_and_says_so() {
 }
 
 #[tokio::test]
+async fn whoever_is_revoked_does_not_come_back() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let token = Claims::all(transport).token();
+        let options = json!({"transports": [transport]});
+        let client = Client::connect_with(&gateway, &[token], options).await;
+        client.collect("all", json!(["order:*"]), json!({})).await;
+        gateway.revoke(json!({"sub": transport})).await;
+        let code = client.collected("all", 1).await;
+        let closed = "await until(() => state.client.status.state === 'closed');
+            return [state.client.status.reason, state.tokens];";
+        let closed = client.run(closed, Value::Null).await;
+        let reason = closed[0].as_str().expect("a reason");
+        assert!(reason.starts_with("revoked"), "{transport}: {reason}");
+        assert_eq!(closed[1], 1, "{transport}: no other token was asked for");
+        assert_eq!(
+            code.as_array().map(Vec::len),
+            Some(1),
+            "{transport}: {code}"
+        );
+    }
+}
+
+#[tokio::test]
 async fn a_restart_is_a_reset_and_no_failure_of_the_transport() {
     let gateway = TestGateway::start().await;
     let address = gateway.address;

@@ -323,7 +323,11 @@ impl Expected {
     async fn publish(&mut self, gateway: &TestGateway, count: usize) {
         for _ in 0..count {
             let number = self.everything.len();
-            let event = if number % 2 == 0 { "paid" } else { "made" };
+            let event = if number.is_multiple_of(2) {
+                "paid"
+            } else {
+                "made"
+            };
             let topic = number % 3;
             let body = json!({"topic": format!("order:{topic}"), "event": event, "data": number});
             let (status, answer) = gateway.post(&body.to_string()).await;
