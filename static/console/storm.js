@@ -1,0 +1,45 @@
+// A storm: the network breaks in several ways, one after the other, and is mended. It shows in half a
+// minute what a client goes through on the way from one network to another.
+
+const STEPS = [
+  { text: "The network is gone for 3 s", faults: { offline: true }, ms: 3000 },
+  { text: "It is back, and refuses WebSockets", faults: { refuse: true }, ms: 6000 },
+  { text: "Now it holds back responses too, until they end", faults: { refuse: true, hold: true }, ms: 8000 },
+  { text: "All is well again: the client climbs back by itself", faults: {}, ms: 60_000, isOver: isBest },
+];
+/** How long the client is watched on its best transport, before the storm is over. */
+const CALM_MS = 2000;
+
+/** Tells `tell` of each step as it begins; ends early, with the network mended, when `signal` says so. */
+export async function storm({ network, client, signal, tell }) {
+  for (const [index, { text, faults, ms, isOver }] of STEPS.entries()) {
+    if (signal.aborted) break;
+    tell(`${index + 1} of ${STEPS.length}: ${text}.`);
+    network.become(faults);
+    await step(client, { ms, isOver, signal });
+  }
+  network.mend();
+}
+
+async function step(client, { ms, isOver, signal }) {
+  const early = new AbortController();
+  const look = () => isOver?.(client.status) && setTimeout(() => early.abort(), CALM_MS);
+  client.addEventListener("status", look, { signal: AbortSignal.any([signal, early.signal]) });
+  look();
+  await sleep(ms, AbortSignal.any([signal, early.signal]));
+  early.abort();
+}
+
+function isBest({ state }) {
+  return state === "live";
+}
+
+const sleep = (ms, signal) => new Promise((resolve) => {
+  const timer = setTimeout(resolve, ms);
+  const wake = () => {
+    clearTimeout(timer);
+    resolve();
+  };
+  if (signal.aborted) wake();
+  signal.addEventListener("abort", wake);
+});

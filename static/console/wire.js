@@ -1,0 +1,62 @@
+// What passes on the wire of one client, as far as the client has no use to tell it: when something came
+// last, and up to which position each link's events are replays of what was missed. The gateway
+// marks the end of a replay with a `live` frame; a poll that does not wait is a replay by itself.
+
+import { isUpTo } from "./cursor.js";
+
+/** The longest piece of a stream's frame that is kept; a `live` frame is far shorter. */
+const KEPT = 4096;
+/** What the client asks for in a page. One that is full was cut there, and more follows. */
+const FULL_PAGE = 1000;
+
+export class Wire {
+  heardAt = null;
+  /** By link: where it went live, or null while it replays. */
+  #live = new Map();
+  #rest = new Map();
+
+  /** Whether an event that came just now was missed before, and is made up for. */
+  isReplay(id) {
+    return ![...this.#live.values()].some((cursor) => cursor && !isUpTo(id, cursor));
+  }
+
+  opened(link) {
+    this.#live.set(link, null);
+  }
+
+  closed(link) {
+    this.#live.delete(link);
+    this.#rest.delete(link);
+  }
+
+  /** A message of a WebSocket. */
+  message(link, text) {
+    this.#hear();
+    if (text.startsWith('{"type":"event"')) return;
+    const { type, cursor } = JSON.parse(text);
+    if (type === "subscribed") this.#live.set(link, null);
+    if (type === "live") this.#live.set(link, cursor);
+  }
+
+  /** A piece of an event stream, cut anywhere. */
+  piece(link, text) {
+    this.#hear();
+    const frames = ((this.#rest.get(link) ?? "") + text).split("\n\n");
+    this.#rest.set(link, frames.pop().slice(-KEPT));
+    for (const frame of frames) {
+      const id = /^event: live$/m.test(frame) && /^id: (.*)$/m.exec(frame);
+      if (id) this.#live.set(link, id[1]);
+    }
+  }
+
+  /** An answer to a poll that waited at most `wait` seconds; all polls are one link. */
+  page(link, text, wait) {
+    this.#hear();
+    const { cursor, events = [] } = JSON.parse(text);
+    if (wait === 0) this.#live.set(link, events.length < FULL_PAGE ? cursor : null);
+  }
+
+  #hear() {
+    this.heardAt = Date.now();
+  }
+}
