@@ -10,16 +10,8 @@ const patternOf = (filter) =>
     .replace(ESCAPED, "\\$&")
     .replace(/\*+/g, (stars) => (stars[1] ? "[^]*" : "[^:]*"));
 
-/** An error of a subscriber's own stops neither the stream nor the other subscribers. */
-const call = (listener, value) => {
-  try {
-    listener?.(value);
-  } catch (error) {
-    setTimeout(() => {
-      throw error;
-    });
-  }
-};
+/** At once; an error of the subscriber's own stops neither the stream nor the other subscribers: it is an unhandled rejection. */
+const call = async (listener, value) => listener?.(value);
 
 export class Subscription {
   /** Everything up to here was queued, or is not wanted: drops what comes twice, and says where to resume. */
@@ -65,10 +57,8 @@ export class Subscription {
     const key = latest || throttle ? event.topic : event.id;
     this._queue.delete(key);
     this._queue.set(key, event);
-    if (this._queue.size > buffer) {
-      this._queue.clear();
-      this._reset("lagged", event.id);
-    } else this._schedule();
+    if (this._queue.size > buffer) this._reset("lagged", event.id);
+    else this._schedule();
     return true;
   }
 
@@ -86,6 +76,7 @@ export class Subscription {
 
   _reset(reason, cursor) {
     this._at = cursor;
+    if (this._queue.size > this._options.buffer) this._queue.clear();
     this._queue.set({}, { _reason: reason });
     this._onReset?.(reason, cursor);
     this._schedule();

@@ -50,6 +50,7 @@ export class Tribus extends Path {
     const cursor = options.cursor ?? this._stored[key];
     const subscription = new Subscription(topics, { buffer: this._options.buffer, ...options, cursor }, (one) => {
       this._subscriptions.delete(one);
+      delete this._stored[key];
       this._changed();
     });
     subscription._key = key;
@@ -104,10 +105,10 @@ export class Tribus extends Path {
   }
 
   _say(state, transport, reason) {
-    const { status } = this;
-    if (status.state === state && status.transport === transport && status.reason === reason) return;
-    this.status = { state, transport, reason };
-    this._dispatch("status", this.status);
+    const status = { state, transport, reason };
+    if (JSON.stringify(status) === JSON.stringify(this.status)) return;
+    this.status = status;
+    this._dispatch("status", status);
   }
 
   _dispatch(type, detail) {
@@ -160,7 +161,6 @@ export class Tribus extends Path {
           this._dispatch("error", error);
         }
       }, Math.min(LONGEST_TIMER_MS, left - Math.min(left / 5, 30e3)));
-    this._refresh?.unref?.();
   }
 
   // Requests
@@ -175,7 +175,7 @@ export class Tribus extends Path {
     if (query) url.search = query;
     const token = await this._getToken();
     let response;
-    let text;
+    let refusal;
     try {
       const { credentials, fetch } = this._options;
       response = await fetch(url.href, {
@@ -183,12 +183,16 @@ export class Tribus extends Path {
         headers: { ...headers, ...(token && { Authorization: `Bearer ${token}` }) },
       });
       if (response.ok || response.status === 410) return response;
-      text = await response.text();
-      text = JSON.parse(text);
-    } catch (error) {
-      throw failure(response ? `HTTP ${response.status}` : error.message);
+      refusal = await response.json();
+    } catch {
+      // Nothing of the gateway's: see below.
     }
-    throw new TribusError(text);
+    throw new TribusError({
+      message: response ? `HTTP ${response.status}` : "the gateway is not reached",
+      // Not a number where a proxy tells a date.
+      retryAfterMs: 1e3 * response?.headers.get("Retry-After") || undefined,
+      ...refusal,
+    });
   }
 
   // Positions that outlive the page
@@ -202,8 +206,8 @@ export class Tribus extends Path {
     clearTimeout(this._saving);
     this._saving = undefined;
     if (!this._place) return;
-    for (const { _key, cursor } of this._subscriptions) if (cursor) this._stored[_key] = cursor;
-    write(this._place, Object.fromEntries(Object.entries(this._stored).slice(-MOST_STORED)));
+    const now = [...this._subscriptions].map(({ _key, cursor }) => [_key, cursor]);
+    write(this._place, Object.fromEntries([...Object.entries(this._stored), ...now].slice(-MOST_STORED)));
   }
 }
 
