@@ -162,7 +162,7 @@ class RequestLink extends Link {
     this._isLive = false;
     const end = (error) =>
       abort.signal.aborted || this._end(error instanceof TribusError ? error : failure(
-        error instanceof SyntaxError ? "something else than the gateway answered" : "the stream was cut", this._retry));
+        error instanceof SyntaxError ? "the answer is not the gateway's" : "the stream was cut", this._retry));
     this._run(abort.signal).then(end, end);
   }
 
@@ -223,11 +223,10 @@ class StreamLink extends RequestLink {
       text = frames.pop();
       if (text.length > LONGEST_FRAME) return;
       for (const frame of frames) {
-        const [, retry] = /^retry: (\d+)/.exec(frame) ?? [];
-        if (retry) this._retry = +retry;
         // Not by a pattern of lines: JSON may hold characters that end lines in JavaScript's eyes only.
-        const [, data] = `\n${frame}`.split("\ndata: ");
-        if (data && !signal.aborted) this._emit(JSON.parse(data));
+        const field = (name) => `\n${frame}`.split(`\n${name}: `)[1];
+        this._retry = parseInt(field("retry")) || this._retry;
+        if (field("data") && !signal.aborted) this._emit(JSON.parse(field("data")));
       }
     }
   }

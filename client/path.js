@@ -52,7 +52,6 @@ export class Path extends EventTarget {
     on("online", () => this._wake(true));
     for (const type of ["pageshow", "visibilitychange"]) on(type, () => isHidden() || this._wake());
     on("offline", () => this._judge(failure("offline")));
-    on("pagehide", () => this._save());
     this._tickedAt = Date.now();
     const ticker = setInterval(() => this._tick(), TICK_MS);
     signal.addEventListener("abort", () => clearInterval(ticker));
