@@ -1,6 +1,6 @@
 // Positions in the log: `LOG-SEQUENCE`, with an optional `.CHECK` (docs/protocol.md, section 2).
 
-const FORM = /^(.+)-(\d+)(\..*)?$/;
+const FORM = /^(.+?)-(\d+)(\.|$)/;
 
 const parse = (cursor) => FORM.exec(cursor) ?? [];
 

@@ -9,7 +9,7 @@ export class TribusError extends Error {
 }
 
 /** Of the network, not of the gateway. */
-export const failure = (message) => new TribusError({ message });
+export const failure = (message, retryAfterMs) => new TribusError({ message, retryAfterMs });
 
 /** Codes of what a subscription asks for, which says nothing of the connection. */
 export const isOfSubscription = (code) => /^(bad_|forbidden|too_many_sub|too_large)/.test(code);

@@ -1,7 +1,21 @@
 // What few pages need, loaded by the client when it is asked for.
 
+import { Persist } from "./persist.js";
+import { Tabs } from "./tabs.js";
+
 export { diagnose } from "./diagnose.js";
-export { Tabs } from "./tabs.js";
 export { native } from "./native.js";
 export { sift } from "./sift.js";
-export { publish } from "./publish.js";
+
+/** Adds what the client's options ask for, and begins. */
+export const extend = (client) => {
+  const { persist, shareTabs } = client._options;
+  if (client._isClosed) return;
+  if (persist) client._additions.push(new Persist(client));
+  // For the subscriptions that were made meanwhile.
+  client._additions.forEach((addition) => addition._update());
+  if (!shareTabs || !globalThis.navigator?.locks) return client._begin();
+  const tabs = new Tabs(client);
+  client._additions.push(tabs);
+  tabs._start();
+};

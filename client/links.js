@@ -10,23 +10,19 @@ const LONGEST_FRAME = 1 << 24;
 const POLL_SECONDS = 25;
 const POLL_MAX = 1000;
 
-/**
- * What every transport builds on. `_client` gives `_request`, `_url`, `_options`, `_subscriptions`;
- * `_onFrame` and `_onEnd` are told what comes.
- */
+/** What every transport builds on. */
 class Link {
   /** Subscriptions whose events this link gives, from where they stand. */
   _joined = new Set();
   _heartbeat = 25e3;
+  _last = Date.now();
 
-  constructor(client, transport, bare, onFrame, onEnd) {
-    this._client = client;
-    this._transport = transport;
-    /** A trial that subscribes to nothing. */
-    this._bare = bare;
-    this._onFrame = onFrame;
-    this._onEnd = onEnd;
-    this._last = Date.now();
+  /**
+   * `parts` are `_client`, which gives `_request`, `_url`, `_options`, `_subscriptions`; `_transport`; `_bare`: a trial
+   * that subscribes to nothing; `_onFrame` and `_onEnd`, which are told what comes.
+   */
+  constructor(parts) {
+    Object.assign(this, parts);
   }
 
   get _subscriptions() {
@@ -37,8 +33,9 @@ class Link {
     if (this._ended) return;
     this._last = Date.now();
     if (frame.heartbeatMs) this._heartbeat = frame.heartbeatMs;
-    if (frame.type === "closing" || (frame.type === "error" && !frame.ref)) this._verdict = frame;
-    else this._onFrame(frame);
+    // Only of what comes last is an end the consequence.
+    this._verdict = frame.type === "closing" || (frame.type === "error" && !frame.ref) ? frame : undefined;
+    if (!this._verdict) this._onFrame(frame);
   }
 
   _end(error) {
@@ -164,8 +161,9 @@ class RequestLink extends Link {
     this._cursor = resumeOf(this._asked);
     this._isLive = false;
     const end = (error) =>
-      abort.signal.aborted || this._end(error instanceof TribusError ? error : new TribusError(error));
-    this._run(abort.signal).then(() => end(failure("the stream was cut")), end);
+      abort.signal.aborted || this._end(error instanceof TribusError ? error : failure(
+        error instanceof SyntaxError ? "the answer is not the gateway's" : "the stream was cut", this._retry));
+    this._run(abort.signal).then(end, end);
   }
 
   /** With the new token, from where it stands. */
@@ -225,8 +223,10 @@ class StreamLink extends RequestLink {
       text = frames.pop();
       if (text.length > LONGEST_FRAME) return;
       for (const frame of frames) {
-        const data = /^data: (.*)$/m.exec(frame);
-        if (data && !signal.aborted) this._emit(JSON.parse(data[1]));
+        // Not by a pattern of lines: JSON may hold characters that end lines in JavaScript's eyes only.
+        const field = (name) => `\n${frame}`.split(`\n${name}: `)[1];
+        this._retry = parseInt(field("retry")) || this._retry;
+        if (field("data") && !signal.aborted) this._emit(JSON.parse(field("data")));
       }
     }
   }

@@ -29,6 +29,7 @@ const TICK_MS = 1000;
 const SILENT = "it fell silent";
 
 const isOffline = () => globalThis.navigator?.onLine === false;
+const isHidden = () => globalThis.document?.hidden;
 
 /** What keeps a link open for the client, which it is a part of. */
 export class Path extends EventTarget {
@@ -38,22 +39,19 @@ export class Path extends EventTarget {
   _strikes = {};
   _holds = {};
   _candidates = new Set();
+  /** For the time to wait: in a row, but for links that lived briefly. */
   _failures = 0;
+  /** Since the last link, for `maxAttempts`. */
+  _attempts = 0;
 
   _begin() {
     const { bad, until } = read(this._pathPlace);
     if (until > Date.now()) this._bad = bad;
-    const { document } = globalThis;
     const { signal } = (this._life = new AbortController());
-    const on = (target, type, listener) => target?.addEventListener?.(type, listener, { signal });
-    on(globalThis, "online", () => this._wake(true));
-    on(globalThis, "offline", () => {
-      this._clear();
-      this._again(failure("offline"));
-    });
-    on(globalThis, "pageshow", ({ persisted }) => persisted && this._wake());
-    on(globalThis, "pagehide", () => this._save());
-    on(document, "visibilitychange", () => document.hidden || this._wake());
+    const on = (type, listener) => globalThis.addEventListener?.(type, listener, { signal });
+    on("online", () => this._wake(true));
+    for (const type of ["pageshow", "visibilitychange"]) on(type, () => isHidden() || this._wake());
+    on("offline", () => this._judge(failure("offline")));
     this._tickedAt = Date.now();
     const ticker = setInterval(() => this._tick(), TICK_MS);
     signal.addEventListener("abort", () => clearInterval(ticker));
@@ -76,8 +74,7 @@ export class Path extends EventTarget {
   }
 
   _restart() {
-    this._failures = 0;
-    this._clear();
+    this._failures = this._attempts = 0;
     if (this._life) this._connect();
     else this._begin();
   }
@@ -85,8 +82,9 @@ export class Path extends EventTarget {
   // Finding a link
 
   async _connect() {
-    clearTimeout(this._retry);
-    const round = (this._round = {});
+    this._clear();
+    const round = this._round;
+    this._attempts += 1;
     this._say("connecting", undefined, this._reason);
     let token;
     try {
@@ -102,8 +100,7 @@ export class Path extends EventTarget {
   }
 
   _raceWith([transport, ...rest], round, patience) {
-    if (round !== this._round || this._main) return;
-    if (!transport) return;
+    if (round !== this._round || this._main || !transport) return;
     let isNext;
     const next = (why) => {
       if (isNext || round !== this._round) return;
@@ -117,15 +114,11 @@ export class Path extends EventTarget {
       if (round !== this._round) return;
       if (error.code !== "network") return this._judge(error);
       next(error.message);
-      if (!this._candidates.size) this._lost();
+      if (this._candidates.size) return;
+      // Every transport failed, so none is to blame.
+      this._bad = {};
+      this._again(error);
     });
-  }
-
-  /** Every transport failed, so none is to blame. */
-  _lost() {
-    const [message = "offline"] = Object.values(this._bad);
-    this._bad = {};
-    this._again(failure(message));
   }
 
   /**
@@ -137,16 +130,20 @@ export class Path extends EventTarget {
       clearTimeout(timer);
       this._candidates.delete(link);
     };
-    const link = new links[transport](this, transport, bare, (frame) => {
-      if (this._candidates.has(link)) {
+    const link = new links[transport]({
+      _client: this, _transport: transport, _bare: bare,
+      _onFrame: (frame) => {
+        if (this._candidates.has(link)) {
+          done();
+          onReady(link);
+        }
+        if (link === this._main) this._take(frame, link._joined);
+      },
+      _onEnd: (error) => {
         done();
-        onReady(link);
-      }
-      if (link === this._main) this._take(frame, link._joined);
-    }, (error) => {
-      done();
-      if (link === this._main) this._ended(link, error);
-      else onFailed(error);
+        if (link === this._main) this._ended(link, error);
+        else onFailed(error);
+      },
     });
     const timer = setTimeout(() => link._end(failure(silence(link))), ms);
     this._candidates.add(link);
@@ -163,11 +160,12 @@ export class Path extends EventTarget {
     for (const one of this._candidates) one._end();
     this._candidates.clear();
     this._failures = Math.min(this._failures, STRIKES);
+    this._attempts = 0;
     this._wasRefused = false;
     link._since = Date.now();
     write(this._pathPlace, { bad: this._bad, until: Date.now() + REMEMBER_MS });
     link._update();
-    this._say(index ? "degraded" : "live", link._transport, index ? this._bad[this._all[0]] : undefined);
+    this._say(index ? "degraded" : "live", link._transport, this._bad[this._all[0]]);
     this._probes = 0;
     this._probeLater();
   }
@@ -176,7 +174,6 @@ export class Path extends EventTarget {
 
   _ended(link, error) {
     this._main = undefined;
-    clearTimeout(this._probing);
     const lived = (link._isSilent ? link._last : Date.now()) - link._since;
     const { _transport } = link;
     if (lived >= HEALTHY_MS) {
@@ -205,18 +202,20 @@ export class Path extends EventTarget {
     }
     if (isOfSubscription(error.code))
       return this._extras().then(({ sift }) => sift(this, error)).catch(() => this._again(error));
-    this._again(error, error.retryAfterMs);
+    this._again(error);
   }
 
-  _again(error, ms) {
+  _again(error, ms = error.retryAfterMs) {
     const { maxAttempts } = this._options;
     this._reason = error.message;
     this._failures += 1;
     this._dispatch("error", error);
-    if (this._failures > maxAttempts) return this._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
-    this._say(isOffline() ? "offline" : "connecting", undefined, error.message);
-    const most = Math.min(BACKOFF_AT_MOST_MS, BACKOFF_MS * 2 ** this._failures);
-    clearTimeout(this._retry);
+    const offline = isOffline();
+    if (this._attempts >= maxAttempts && !offline)
+      return this._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
+    this._say(offline ? "offline" : "connecting", undefined, error.message);
+    // A device without a network says when it has one.
+    const most = offline ? BACKOFF_AT_MOST_MS : Math.min(BACKOFF_AT_MOST_MS, BACKOFF_MS * 2 ** this._failures);
     this._retry = setTimeout(() => this._connect(), ms ?? Math.random() * most);
   }
 
@@ -230,7 +229,6 @@ export class Path extends EventTarget {
   }
 
   async _probe() {
-    clearTimeout(this._probing);
     this._probes += 1;
     const main = this._main;
     for (const transport of this._all.slice(0, this._all.indexOf(main._transport))) {
@@ -274,7 +272,7 @@ export class Path extends EventTarget {
     const now = Date.now();
     const slept = now - this._tickedAt > 5 * TICK_MS;
     this._tickedAt = now;
-    if (slept && !globalThis.document?.hidden) return this._wake();
+    if (slept && !isHidden()) return this._wake();
     const main = this._main;
     if (main && now - main._last > main._heartbeat * 1.5 + TICK_MS) {
       main._isSilent = true;
@@ -285,9 +283,12 @@ export class Path extends EventTarget {
   /** The network may have changed, or the connection may have died unnoticed. */
   _wake(isOnline) {
     const main = this._main;
-    if (isOnline) this._bad = {};
-    if (!main) return this._life && this._connect();
-    if (isOnline && main._transport !== this.__all[0]) this._probe();
+    if (isOnline) {
+      this._bad = {};
+      this._failures = 0;
+    }
+    if (!main) return (isOnline || !this._candidates.size) && this._connect();
+    if (isOnline) this._probe();
     const { _last } = main;
     if (Date.now() - _last < TICK_MS) return;
     if (!main._send) return main._open();

@@ -3,8 +3,6 @@
 const ATTEMPTS = 6;
 const FIRST_WAIT_MS = 1000;
 
-const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
-
 /** One key for all attempts, so that they count once. */
 export const publish = async (client, topic, data = null, { key = `${Math.random()}${Date.now()}`, ...options } = {}) => {
   const event = { topic, data, ...options };
@@ -14,14 +12,15 @@ export const publish = async (client, topic, data = null, { key = `${Math.random
       const link = client._main;
       if (link?._call) {
         const { id, duplicate } = await link._call({ type: "publish", ...event, key });
-        return { id, ...(duplicate && { duplicate }) };
+        return { id, duplicate };
       }
       const request = { method: "POST", body: JSON.stringify(event), headers: { "Idempotency-Key": key } };
       return await (await client._request("publish", request)).json();
     } catch (error) {
       const mayPass = /network|unavailable|rate_limited|internal|token_expired/.test(error.code);
       if (!mayPass || attempt === ATTEMPTS) throw error;
-      await sleep(error.retryAfterMs ?? Math.random() * FIRST_WAIT_MS * 2 ** attempt);
+      const ms = error.retryAfterMs ?? Math.random() * FIRST_WAIT_MS * 2 ** attempt;
+      await new Promise((resolve) => setTimeout(resolve, ms));
     }
   }
 };

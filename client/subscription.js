@@ -10,21 +10,13 @@ const patternOf = (filter) =>
     .replace(ESCAPED, "\\$&")
     .replace(/\*+/g, (stars) => (stars[1] ? "[^]*" : "[^:]*"));
 
-/** An error of a subscriber's own stops neither the stream nor the other subscribers. */
-const call = (listener, value) => {
-  try {
-    listener?.(value);
-  } catch (error) {
-    setTimeout(() => {
-      throw error;
-    });
-  }
-};
+/** At once; an error of the subscriber's own stops neither the stream nor the other subscribers: it is an unhandled rejection. */
+const call = async (listener, value) => listener?.(value);
 
 export class Subscription {
   /** Everything up to here was queued, or is not wanted: drops what comes twice, and says where to resume. */
   _at;
-  /** The last event that was given to the subscriber. */
+  /** Everything up to here was given to the subscriber, while something waits. */
   _given;
   /** What waits: events by id, or by topic where only the newest is wanted; and resets. */
   _queue = new Map();
@@ -56,38 +48,30 @@ export class Subscription {
 
   /** Takes an event that is wanted and was not taken yet. */
   _offer(event) {
-    this._checkLog(event.id);
-    if (!isAfter(event.id, this._at)) return false;
-    if (!this._queue.size) this._given ??= this._at;
-    this._at = event.id;
-    if (!this._matches(event)) return false;
+    if (!this._advance(event.id) || !this._matches(event)) return false;
     const { latest, throttle, buffer } = this._options;
     const key = latest || throttle ? event.topic : event.id;
     this._queue.delete(key);
     this._queue.set(key, event);
-    if (this._queue.size > buffer) {
-      this._queue.clear();
-      this._reset("lagged", event.id);
-    } else this._schedule();
+    if (this._queue.size > buffer) this._reset("lagged", event.id);
+    else this._schedule();
     return true;
   }
 
-  /** Nothing up to here is missing, for the gateway says so. */
+  /** Nothing up to here is missing, for the gateway says so. Whether it is further than before. */
   _advance(cursor) {
-    this._checkLog(cursor);
-    if (isAfter(cursor, this._at)) this._at = cursor;
-    this._onAdvance?.(this._at);
-  }
-
-  /** Positions of two logs have no order: whatever lies between them was missed. */
-  _checkLog(cursor) {
+    // Positions of two logs have no order: whatever lies between them was missed.
     if (this._at && !sameLog(cursor, this._at)) this._reset("unknown_log", cursor);
+    if (!isAfter(cursor, this._at)) return false;
+    if (!this._queue.size) this._given = this._at;
+    this._at = cursor;
+    return true;
   }
 
   _reset(reason, cursor) {
     this._at = cursor;
+    if (this._queue.size > this._options.buffer) this._queue.clear();
     this._queue.set({}, { _reason: reason });
-    this._onReset?.(reason, cursor);
     this._schedule();
   }
 

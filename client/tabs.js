@@ -1,22 +1,33 @@
 // One connection for several tabs. The tab that holds a Web Lock has the connection; the others tell it over
 // a BroadcastChannel what they want, each from where it stands, so that another tab can take over at any time.
 //
-//   follower ─ { from, wants: [{ number, topics, events, tags, cursor, rewind }] } ─▶ leader, at each change and at `hello`
-//   leader ─ { to, number, event | at | reset | error } ─▶ follower;  { status }, { hello } ─▶ all
+//   follower ─ { from, wants: [{ number, topics, events, tags, cursor, rewind }] } ─▶ leader, at each change, at `hello`, and to see
+//                                                                                    whether it is awake
+//   follower ─ { reconnect } ─▶ leader
+//   leader ─ { to, status } ─▶ follower, at once; { to, number, event | at | reset | error } ─▶ follower;  { status }, { hello } ─▶ all
 
 import { startOf } from "./wire.js";
+
+const WATCH_EVERY_MS = 5000;
+const PATIENCE_MS = 2000;
 
 const lock = (...request) => globalThis.navigator.locks.request(...request);
 
 export class Tabs {
   _id = `${Math.random()}`;
+  /** What this tab wants of the leader, by the number that it gave it. */
   _own = new Map();
   _count = 0;
-  /** What the leader subscribed to for others: by tab, then by the number that the tab gave it. */
+  /** What the leader subscribed to for others: by tab, then by the tab's number for it. */
   _others = new Map();
 
   constructor(client) {
     this._client = client;
+    client.addEventListener("status", ({ detail }) => {
+      if (this._leads) this._tellStatus();
+      // Another tab's token may be good, or it finds out by itself that none is.
+      if (detail.state === "closed") this._leave?.();
+    });
   }
 
   async _start() {
@@ -27,29 +38,75 @@ export class Tabs {
     } catch {
       // The path tries again, alone.
     }
-    const { sub, tenant } = client._claimsOf(token);
-    const key = `tribus:${client._base}:${JSON.stringify([tenant, sub])}`;
-    const stopped = new Promise((resolve) => (this._stop = resolve));
     if (client._isClosed) return;
-    const channel = (this._channel = new BroadcastChannel(key));
+    const { sub, tenant } = client._claimsOf(token);
+    this._key = `tribus:${client._base}:${JSON.stringify([tenant, sub])}`;
+    const channel = (this._channel = new BroadcastChannel(this._key));
     channel.onmessage = ({ data }) => this._receive(data);
-    // Whoever is gone has lost this lock, however it went.
-    lock(key + this._id, () => stopped);
-    lock(key, () => {
-      if (client._isClosed) return;
-      this._key = key;
-      client._begin();
-      client.addEventListener("status", () => this._tellStatus());
-      channel.postMessage({ hello: 1 });
-      return stopped;
+    const watch = setInterval(() => this._watch(), WATCH_EVERY_MS);
+    globalThis.document?.addEventListener("visibilitychange", () => this._watch());
+    const presence = new Promise((resolve) => {
+      this._leave = () => {
+        resolve();
+        this._waiting.abort();
+        this._resign?.();
+        this._leads = this._leave = this._channel = undefined;
+        delete client._begin;
+        clearInterval(watch);
+        channel.close();
+      };
     });
-    stopped.then(() => channel.close());
+    // Whoever is gone has lost this lock, however it went.
+    lock(this._key + this._id, () => presence);
+    this._follow();
+  }
+
+  /** Waits for the connection, and has the leader's meanwhile. */
+  _follow() {
+    this._leads = false;
+    this._others.forEach((served) => served.forEach((one) => one.close()));
+    this._others.clear();
+    // What a client without a connection does in `reconnect()`.
+    this._client._begin = () => this._channel.postMessage({ reconnect: 1 });
+    this._stand();
     this._update();
+  }
+
+  /** For the connection: when the leader goes, or at once. */
+  _stand(steal) {
+    this._waiting?.abort();
+    const waiting = (this._waiting = new AbortController());
+    const lost = () => {
+      if (waiting !== this._waiting || waiting.signal.aborted) return;
+      this._client._halt();
+      this._follow();
+    };
+    lock(this._key, steal ? { steal } : { signal: waiting.signal }, () => this._lead()).catch(lost);
+  }
+
+  _lead() {
+    if (!this._channel) return;
+    this._leads = true;
+    this._own.clear();
+    delete this._client._begin;
+    this._client._begin();
+    this._channel.postMessage({ hello: 1 });
+    return new Promise((resolve) => (this._resign = resolve));
+  }
+
+  /** A page that is frozen keeps the lock and says nothing: whichever tab is looked at takes over. */
+  _watch() {
+    if (this._leads || !this._channel || globalThis.document?.hidden) return;
+    this._update();
+    const asked = (this._asked = {});
+    setTimeout(() => {
+      if (asked === this._asked && !this._leads && this._channel) this._stand(true);
+    }, PATIENCE_MS);
   }
 
   /** Tells the leader what this tab wants now. */
   _update() {
-    if (this._key || !this._channel) return;
+    if (this._leads || !this._channel) return;
     this._own.forEach((one, number) => one._ended && this._own.delete(number));
     for (const one of this._client._subscriptions)
       if (![...this._own.values()].includes(one)) this._own.set((this._count += 1), one);
@@ -61,26 +118,35 @@ export class Tabs {
   }
 
   _tellStatus(to) {
-    this._channel.postMessage({ to, status: this._client.status });
+    this._channel?.postMessage({ to, status: this._client.status });
   }
 
-  _receive({ from, wants, to = this._id, number, hello, status, event, at, reset, error }) {
-    if (this._key) return from && this._serve(from, wants);
+  _receive({ from, wants, to = this._id, number, reconnect, hello, status, event, at, reset, error }) {
+    const client = this._client;
+    if (this._leads) {
+      if (reconnect) client.reconnect();
+      return from && this._serve(from, wants);
+    }
     if (hello) this._update();
     if (to !== this._id) return;
-    if (status) this._client._say(status.state, status.transport, status.reason);
+    if (status) {
+      this._asked = undefined;
+      // That one is leaving, and another one takes over.
+      if (status.state !== "closed") client._say(status.state, status.transport, status.reason);
+    }
     const one = this._own.get(number);
     if (!one || one._ended) return;
     if (at) (one._at ? one._advance(at) : (one._at = at));
-    if (event && one._offer(event)) this._client._dispatch("event", event);
+    if (event && one._offer(event)) client._dispatch("event", event);
     if (reset) {
       one._reset(reset, at);
-      this._client._dispatch("reset", { reason: reset, topics: one.topics });
+      client._dispatch("reset", { reason: reset, topics: one.topics });
     }
-    if (error) one._fail(Object.assign(Error(error.message), error));
+    if (error) one._fail(client._failure(error));
   }
 
   _serve(to, wants) {
+    this._tellStatus(to);
     let served = this._others.get(to);
     if (!served) {
       this._others.set(to, (served = new Map()));
@@ -88,7 +154,6 @@ export class Tabs {
         this._others.delete(to);
         served.forEach((one) => one.close());
       });
-      this._tellStatus(to);
     }
     served.forEach((one, number) => {
       if (!wants.some((want) => want.number === number)) {
@@ -97,16 +162,34 @@ export class Tabs {
       }
     });
     for (const { number, topics, ...options } of wants)
-      if (!served.has(number)) {
-        const tell = (message) => this._channel.postMessage({ to, number, ...message });
-        const one = this._client.subscribe(topics, {
-          ...options,
-          onEvent: (event) => tell({ event }),
-          onError: ({ code, message }) => tell({ error: { code, message } }),
-        });
-        one._onAdvance = (at) => tell({ at });
-        one._onReset = (reset, at) => tell({ reset, at });
-        served.set(number, one);
-      }
+      if (!served.has(number)) served.set(number, this._subscribe(topics, options, (message) =>
+        this._channel?.postMessage({ to, number, ...message })));
+  }
+
+  /** For another tab, which is told all that its own subscription would be. */
+  _subscribe(topics, options, tell) {
+    const one = this._client.subscribe(topics, {
+      ...options,
+      onEvent: (event) => tell({ event }),
+      onError: ({ code, message }) => tell({ error: { code, message } }),
+    });
+    const { _offer, _advance, _reset } = one;
+    let isOffering;
+    one._offer = (event) => {
+      isOffering = true;
+      const isTaken = _offer.call(one, event);
+      isOffering = false;
+      return isTaken;
+    };
+    one._advance = (cursor) => {
+      // An event is told as such.
+      if (!isOffering) tell({ at: cursor });
+      return _advance.call(one, cursor);
+    };
+    one._reset = (reason, cursor) => {
+      _reset.call(one, reason, cursor);
+      tell({ reset: reason, at: cursor });
+    };
+    return one;
   }
 }

@@ -2,13 +2,12 @@
 
 import { failure, TribusError } from "./error.js";
 import { Path } from "./path.js";
-import { read, write } from "./storage.js";
+import { publish } from "./publish.js";
 import { Subscription } from "./subscription.js";
 
 export { TribusError };
 
 const BUFFER = 1024;
-const MOST_STORED = 100;
 /** Timers count in 32 bits. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
@@ -22,10 +21,12 @@ const claimsOf = (token) => {
 
 export class Tribus extends Path {
   _subscriptions = new Set();
-  /** For the extras, which know no class of this file. */
-  _claimsOf = claimsOf;
-  /** What few pages need comes when it is asked for. */
+  /** What few pages need comes when it is asked for. It knows no class of the core's. */
   _extras = () => import("./tribus-extras.js");
+  _claimsOf = claimsOf;
+  _failure = (answer) => new TribusError(answer);
+  /** Of the extras, those that are told when the subscriptions change. */
+  _additions = [];
   status = { state: "connecting" };
 
   constructor(url = "./", options = {}) {
@@ -37,30 +38,30 @@ export class Tribus extends Path {
     };
     this._base = new URL(url, globalThis.document?.baseURI);
     if (!this._base.pathname.endsWith("/")) this._base.pathname += "/";
-    this._stored = read(this._place);
     this._all = this._options.transports;
-    if (this._options.shareTabs && globalThis.navigator?.locks)
-      this._extras().then(({ Tabs }) => (this._tabs = new Tabs(this))._start());
+    const { persist, shareTabs } = this._options;
+    if (persist || shareTabs)
+      this._extras().then(({ extend }) => extend(this)).catch((error) => {
+        this._dispatch("error", error);
+        this._begin();
+      });
     else this._begin();
   }
 
   subscribe(topics, options = {}) {
     if (typeof options === "function") options = { onEvent: options };
-    const key = JSON.stringify([topics, options.events, options.tags]);
-    const cursor = options.cursor ?? this._stored[key];
-    const subscription = new Subscription(topics, { buffer: this._options.buffer, ...options, cursor }, (one) => {
+    const subscription = new Subscription(topics, { buffer: this._options.buffer, ...options }, (one) => {
       this._subscriptions.delete(one);
       this._changed();
     });
-    subscription._key = key;
     if (this.status.state === "closed") subscription._fail(this._closedError());
     if (!subscription._ended) this._subscriptions.add(subscription);
     this._changed();
     return subscription;
   }
 
-  async publish(...event) {
-    return (await this._extras()).publish(this, ...event);
+  publish(...event) {
+    return publish(this, ...event);
   }
 
   reconnect() {
@@ -76,14 +77,12 @@ export class Tribus extends Path {
   close() {
     this._isClosed = true;
     this._stop("close() was called");
-    this._tabs?._stop?.();
   }
 
   /** For good, but for `reconnect()`. */
   _stop(reason, error) {
     this._halt();
     clearTimeout(this._refresh);
-    this._save();
     this._say("closed", undefined, reason);
     for (const one of [...this._subscriptions]) error ? one._fail(error) : one.close();
   }
@@ -98,16 +97,16 @@ export class Tribus extends Path {
     this._pending = true;
     queueMicrotask(() => {
       this._pending = false;
-      this._tabs?._update();
+      for (const addition of this._additions) addition._update();
       this._main?._update();
     });
   }
 
   _say(state, transport, reason) {
-    const { status } = this;
-    if (status.state === state && status.transport === transport && status.reason === reason) return;
-    this.status = { state, transport, reason };
-    this._dispatch("status", this.status);
+    const status = { state, transport, reason };
+    if (JSON.stringify(status) === JSON.stringify(this.status)) return;
+    this.status = status;
+    this._dispatch("status", status);
   }
 
   _dispatch(type, detail) {
@@ -127,7 +126,6 @@ export class Tribus extends Path {
       hit.forEach((one) => one._reset(reason, cursor));
       this._dispatch("reset", { reason, topics: hit.flatMap(({ topics }) => topics) });
     } else if (/^(live|heartbeat|pong)$/.test(type)) joined.forEach((one) => one._advance(cursor));
-    this._saving ??= this._options.persist && setTimeout(() => this._save(), 100);
   }
 
   // The token
@@ -160,7 +158,6 @@ export class Tribus extends Path {
           this._dispatch("error", error);
         }
       }, Math.min(LONGEST_TIMER_MS, left - Math.min(left / 5, 30e3)));
-    this._refresh?.unref?.();
   }
 
   // Requests
@@ -175,7 +172,7 @@ export class Tribus extends Path {
     if (query) url.search = query;
     const token = await this._getToken();
     let response;
-    let text;
+    let refusal;
     try {
       const { credentials, fetch } = this._options;
       response = await fetch(url.href, {
@@ -183,27 +180,16 @@ export class Tribus extends Path {
         headers: { ...headers, ...(token && { Authorization: `Bearer ${token}` }) },
       });
       if (response.ok || response.status === 410) return response;
-      text = await response.text();
-      text = JSON.parse(text);
-    } catch (error) {
-      throw failure(response ? `HTTP ${response.status}` : error.message);
+      refusal = await response.json();
+    } catch {
+      // Nothing of the gateway's: see below.
     }
-    throw new TribusError(text);
-  }
-
-  // Positions that outlive the page
-
-  get _place() {
-    const { persist } = this._options;
-    return persist && `tribus:at:${persist}:${this._base}`;
-  }
-
-  _save() {
-    clearTimeout(this._saving);
-    this._saving = undefined;
-    if (!this._place) return;
-    for (const { _key, cursor } of this._subscriptions) if (cursor) this._stored[_key] = cursor;
-    write(this._place, Object.fromEntries(Object.entries(this._stored).slice(-MOST_STORED)));
+    throw new TribusError({
+      message: response ? `HTTP ${response.status}` : "the gateway is not reached",
+      // Not a number where a proxy tells a date.
+      retryAfterMs: 1e3 * response?.headers.get("Retry-After") || undefined,
+      ...refusal,
+    });
   }
 }
 

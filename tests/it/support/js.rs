@@ -72,15 +72,33 @@ impl Js {
     /// Runs the body of an async function of `load` (the client's exports), `state` (kept between
     /// runs) and `args`; what it returns.
     pub async fn run(&self, body: &str, args: Value) -> Value {
+        self.run_in(0, body, args).await
+    }
+
+    /// As [`Js::run`], in another page of the browser: another tab, opened when it is first named.
+    pub async fn run_in(&self, page: usize, body: &str, args: Value) -> Value {
+        self.ask(json!({"run": body, "args": args, "page": page}))
+            .await
+    }
+
+    /// Runs the body of an async function of playwright's `page`, `context` and `cdp`, a session of
+    /// the debugger's protocol: what a person or the system does to a page of Chromium.
+    pub async fn drive(&self, page: usize, body: &str, args: Value) -> Value {
+        self.ask(json!({"drive": body, "args": args, "page": page}))
+            .await
+    }
+
+    async fn ask(&self, mut question: Value) -> Value {
         let id = self.count.fetch_add(1, Ordering::Relaxed);
         let (tell, told) = oneshot::channel();
         self.answers.lock().expect("a lock").insert(id, tell);
-        let line = format!("{}\n", json!({"id": id, "run": body, "args": args}));
+        question["id"] = json!(id);
+        let line = format!("{question}\n");
         let mut input = self.input.lock().await;
         input.write_all(line.as_bytes()).await.expect("node reads");
         drop(input);
         let answer = within("JavaScript", told).await.expect("node lives");
-        assert_eq!(answer["error"], Value::Null, "{body}");
+        assert_eq!(answer["error"], Value::Null, "{question}");
         answer["value"].clone()
     }
 }

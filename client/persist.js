@@ -1,0 +1,45 @@
+// Positions that outlive a page, in its tab, so that a reload misses nothing.
+
+import { read, write } from "./storage.js";
+
+const SAVE_WITHIN_MS = 100;
+const MOST_STORED = 100;
+
+const keyOf = ({ topics, _options: { events, tags } }) => JSON.stringify([topics, events, tags]);
+
+export class Persist {
+  _known = new Set();
+
+  constructor(client) {
+    this._client = client;
+    this._place = `tribus:at:${client._options.persist}:${client._base}`;
+    this._stored = read(this._place);
+    for (const type of ["event", "reset"])
+      client.addEventListener(type, () => (this._saving ??= setTimeout(() => this._save(), SAVE_WITHIN_MS)));
+    // Before the subscriptions end with the client.
+    client.addEventListener("status", ({ detail: { state } }) => state === "closed" && this._save());
+    globalThis.addEventListener?.("pagehide", () => this._client._isClosed || this._save());
+  }
+
+  /** What says where it begins is not told otherwise; what was closed begins anew. */
+  _update() {
+    for (const one of this._client._subscriptions) {
+      if (this._known.has(one)) continue;
+      this._known.add(one);
+      const { cursor, rewind } = one._options;
+      if (!cursor && !rewind) one._at ??= this._stored[keyOf(one)];
+    }
+    for (const one of this._known)
+      if (one._ended) {
+        this._known.delete(one);
+        delete this._stored[keyOf(one)];
+      }
+  }
+
+  _save() {
+    clearTimeout(this._saving);
+    this._saving = undefined;
+    const now = [...this._client._subscriptions].filter(({ cursor }) => cursor).map((one) => [keyOf(one), one.cursor]);
+    write(this._place, Object.fromEntries([...Object.entries(this._stored), ...now].slice(-MOST_STORED)));
+  }
+}
