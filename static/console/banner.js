@@ -66,7 +66,7 @@ export function resetMessage(reason, cursor) {
 export function downMessage(reason) {
   return {
     tone: "warn",
-    title: "The gateway is not there",
+    title: "The gateway can not be reached",
     text: `${sentence(reason)} The client tries again by itself, and resumes from its last cursor.`,
     commands: [["Is it running?", "tribus serve"]],
   };

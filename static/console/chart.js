@@ -14,24 +14,27 @@ export class Chart {
   #series;
   #format;
   #stacked;
+  #floor;
   #svg;
   #values = new Map();
-  #top;
+  #top = element("span", { className: "top-value" });
   #samples = [];
   /** The time under the pointer, counted back from the newest sample. */
   #looked = null;
-  #hand;
+  #hand = element("span", { className: "hand-time" });
 
-  /** `series`: `{ key, name, of }` each, where `of` reads its value off a sample; `format` writes one. */
-  constructor(figure, { series, format, stacked = false, least = 1 }) {
+  /**
+   * `series`: `{ key, name, of }` each, where `of` reads its value off a sample; `format` writes one. With a `floor` the scale is
+   * logarithmic, and begins there.
+   */
+  constructor(figure, { series, format, stacked = false, floor = null }) {
     this.#series = series;
     this.#format = format;
     this.#stacked = stacked;
-    this.least = least;
+    this.#floor = floor;
     this.#svg = drawn("svg", { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, preserveAspectRatio: "none", role: "img" });
-    this.#top = element("span", { className: "top-value" });
-    this.#hand = element("span", { className: "hand-time" });
     const plot = element("div", { className: "plot" }, this.#svg, this.#top, this.#hand);
+    if (floor !== null) plot.append(element("span", { className: "floor-value", text: format(floor) }));
     plot.addEventListener("pointermove", (event) => this.#look(event, plot));
     plot.addEventListener("pointerleave", () => this.#look(null));
     const ends = element("p", { className: "ends", "aria-hidden": "true" },
@@ -52,13 +55,19 @@ export class Chart {
   draw(samples) {
     const now = samples.at(-1)?.at ?? Date.now();
     this.#samples = samples.filter(({ at }) => at > now - SPAN_MS);
-    const highest = Math.max(this.least, ...this.#samples.map((sample) => this.#heightOf(sample)));
-    const top = roundUp(highest);
-    const place = { x: (at) => WIDTH * (1 - (now - at) / SPAN_MS), y: (value) => HEIGHT * (1 - value / top) };
+    const least = this.#floor === null ? 1 : this.#floor * 100;
+    const top = roundUp(Math.max(least, ...this.#samples.map((sample) => this.#heightOf(sample))));
+    const place = { x: (at) => WIDTH * (1 - (now - at) / SPAN_MS), y: (value) => HEIGHT * (1 - this.#share(value, top)) };
     this.#svg.replaceChildren(...grid(), ...this.#shapes(place), ...this.#handAt(now, place));
     say(this.#top, this.#format(top));
     this.#showValues(now);
     this.#svg.setAttribute("aria-label", this.#words());
+  }
+
+  /** Of the height, for a value. */
+  #share(value, top) {
+    if (this.#floor === null) return value / top;
+    return Math.max(0, Math.log(value / this.#floor) / Math.log(top / this.#floor));
   }
 
   #heightOf(sample) {

@@ -23,7 +23,7 @@ const CHARTS = {
   },
   latency: {
     series: ["p50", "p99"].map((key) => ({ key, name: key, of: (sample) => sample[key] })),
-    format: duration,
+    format: duration, floor: 0.1,
   },
 };
 

@@ -25,9 +25,9 @@ export class ConnectionView {
     for (const name of ["state", "since", "reason", "heard", "transitions"]) {
       this.#parts[name] = this.#root.querySelector(`.${name}`);
     }
-    byId("reconnect").addEventListener("click", () => this.#client?.reconnect());
+    byId("reconnect").addEventListener("click", () => this.#client.reconnect());
     byId("diagnose").addEventListener("click", () => this.#diagnose());
-    setInterval(() => document.hidden || this.#tick(), 500);
+    setInterval(() => this.#client && !document.hidden && this.#tick(), 500);
   }
 
   follow(client, wire) {
@@ -38,6 +38,12 @@ export class ConnectionView {
     const enter = () => client === this.#client && this.#enter(client.status);
     client.addEventListener("status", enter);
     enter();
+  }
+
+  /** Nobody is signed in any more. */
+  leave() {
+    this.#client = null;
+    clearTimeout(this.#settling);
   }
 
   #enter(status) {
@@ -62,18 +68,17 @@ export class ConnectionView {
     if (!now) return;
     this.#strip.draw();
     say(this.#parts.since, `for ${seconds(Date.now() - now.from)}`);
-    const { heardAt } = this.#wire;
-    say(this.#parts.heard, heardAt ? `Last heard from the gateway ${seconds(Date.now() - heardAt)} ago` : "");
+    say(this.#parts.heard, heardWords(this.#wire));
   }
 
   #list() {
     const spells = this.#history.spells.slice(-SHOWN).reverse();
     this.#parts.transitions.replaceChildren(...spells.map((spell) => {
-      const { state, transport, reason, from } = spell;
+      const { state, reason, from } = spell;
       return element("li", { "data-kind": kindOf(spell) },
         element("time", { text: clock(from) }), " ",
-        element("b", { text: `${state}${transport ? ` ${transport}` : ""}` }), " ",
-        element("span", { className: "why", text: reason ?? "" }));
+        element("b", { text: titleOf(spell) }), " ",
+        element("span", { className: "why", text: reason && reason !== state ? reason : "" }));
     }));
   }
 
@@ -99,6 +104,12 @@ export class ConnectionView {
       element("span", { text: works ? `works, the first message after ${ms} ms` : reason })));
     node.replaceChildren(element("p", { text: sentence(text) }), element("ul", {}, ...items));
   }
+}
+
+function heardWords({ heardAt, heartbeatMs }) {
+  if (!heardAt) return "";
+  const due = heartbeatMs ? `; a heartbeat is due every ${seconds(heartbeatMs)}` : "";
+  return `Last heard from the gateway ${seconds(Date.now() - heardAt)} ago${due}.`;
 }
 
 function titleOf({ state, transport }) {

@@ -57,6 +57,7 @@ function signOut() {
   document.body.dataset.signedIn = "false";
   banner.show(null);
   network.mend();
+  connection.leave();
   comparison.stop();
   charts.stop();
   proof.follow(null);
@@ -91,7 +92,18 @@ function follow({ topics, cursor }) {
     },
   });
   session.subscription = subscription;
+  say(byId("snippet"), snippetFor(topics));
   comparison.follow({ base: BASE, token, topics, begin: () => positionOf(subscription) });
+}
+
+/** What this page does, for another one. */
+function snippetFor(topics) {
+  return `import { Tribus } from "${new URL("tribus.js", BASE)}";
+
+const client = new Tribus("${BASE}", { getToken });
+for await (const event of client.subscribe(${JSON.stringify(topics)})) {
+  show(event.topic, event.data);
+}`;
 }
 
 /** Where a subscription stands, as soon as it stands anywhere; null where it ends before. */

@@ -53,6 +53,7 @@ export class ProofView {
     const { signal } = (this.#storm = new AbortController());
     this.#show();
     const tell = (text) => say(byId("storm-step"), text);
+    await stream.begun;
     await storm({ network: this.#network, client: this.#session.client, signal, tell });
     tell("");
     this.#storm = null;

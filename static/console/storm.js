@@ -2,9 +2,10 @@
 // minute what a client goes through on the way from one network to another.
 
 const STEPS = [
+  { text: "The network is as it is", faults: {}, ms: 2500 },
   { text: "The network is gone for 3 s", faults: { offline: true }, ms: 3000 },
   { text: "It is back, and refuses WebSockets", faults: { refuse: true }, ms: 6000 },
-  { text: "Now it holds back responses too, until they end", faults: { refuse: true, hold: true }, ms: 8000 },
+  { text: "Now it holds back responses, too", faults: { refuse: true, hold: true }, ms: 8000 },
   { text: "All is well again: the client climbs back by itself", faults: {}, ms: 60_000, isOver: isBest },
 ];
 /** How long the client is watched on its best transport, before the storm is over. */

@@ -22,6 +22,10 @@ export class TestStream extends EventTarget {
   /** `starting`, `publishing`, `draining` (nothing more is published), `over`, `failed` with `error`. */
   state = "starting";
   error = null;
+  /** Resolves when the first events are published, or never will be. */
+  begun = new Promise((resolve) => {
+    this.addEventListener("change", () => this.state === "starting" || resolve());
+  });
   #client;
   #gateway;
   #subscription;

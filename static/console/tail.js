@@ -26,6 +26,8 @@ export class Tail {
     byId("pause").addEventListener("click", () => this.#pause(!this.#isPaused));
     byId("clear").addEventListener("click", () => this.clear());
     byId("tail-scroll").addEventListener("keydown", moveByArrow);
+    // A row that someone looks at must not run away.
+    this.#list.addEventListener("focusin", () => this.#pause(true));
   }
 
   get wanted() {
@@ -49,6 +51,7 @@ export class Tail {
   clear() {
     this.#entries = [];
     this.#total = 0;
+    this.#pause(false);
     this.#showAll();
   }
 
@@ -61,7 +64,7 @@ export class Tail {
 
   #pause(isPaused) {
     this.#isPaused = isPaused;
-    byId("pause").setAttribute("aria-pressed", isPaused);
+    say(byId("pause"), isPaused ? "Resume" : "Pause");
     this.#render();
   }
 
@@ -74,8 +77,8 @@ export class Tail {
   #show(isForced) {
     if (!this.#isPaused || isForced) this.#prepend();
     byId("tail-empty").hidden = this.#list.childElementCount > 0;
-    const waiting = this.#isPaused && this.#fresh ? `, ${this.#fresh} new` : "";
-    say(byId("tail-count"), `${plural(this.#total, "event")}${waiting}`);
+    const paused = this.#isPaused ? `; paused, ${this.#fresh} waiting` : "";
+    say(byId("tail-count"), `${plural(this.#total, "event")}${paused}`);
   }
 
   #prepend() {

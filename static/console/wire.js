@@ -11,6 +11,8 @@ const FULL_PAGE = 1000;
 
 export class Wire {
   heardAt = null;
+  /** How often a quiet gateway says something, as it told. */
+  heartbeatMs = null;
   /** By link: where it went live, or null while it replays. */
   #live = new Map();
   #rest = new Map();
@@ -33,9 +35,9 @@ export class Wire {
   message(link, text) {
     this.#hear();
     if (text.startsWith('{"type":"event"')) return;
-    const { type, cursor } = JSON.parse(text);
-    if (type === "subscribed") this.#live.set(link, null);
-    if (type === "live") this.#live.set(link, cursor);
+    const frame = JSON.parse(text);
+    if (frame.type === "subscribed") this.#live.set(link, null);
+    this.#take(link, frame);
   }
 
   /** A piece of an event stream, cut anywhere. */
@@ -44,8 +46,8 @@ export class Wire {
     const frames = ((this.#rest.get(link) ?? "") + text).split("\n\n");
     this.#rest.set(link, frames.pop().slice(-KEPT));
     for (const frame of frames) {
-      const id = /^event: live$/m.test(frame) && /^id: (.*)$/m.exec(frame);
-      if (id) this.#live.set(link, id[1]);
+      const data = /^event: (?:connected|live)$/m.test(frame) && /^data: (.*)$/m.exec(frame);
+      if (data) this.#take(link, JSON.parse(data[1]));
     }
   }
 
@@ -54,6 +56,11 @@ export class Wire {
     this.#hear();
     const { cursor, events = [] } = JSON.parse(text);
     if (wait === 0) this.#live.set(link, events.length < FULL_PAGE ? cursor : null);
+  }
+
+  #take(link, { type, cursor, heartbeatMs }) {
+    if (type === "live") this.#live.set(link, cursor);
+    this.heartbeatMs = heartbeatMs ?? this.heartbeatMs;
   }
 
   #hear() {
