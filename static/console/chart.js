@@ -8,7 +8,8 @@ const WIDTH = 600;
 const HEIGHT = 100;
 /** What lies further apart is not joined: nobody looked meanwhile. */
 const GAP_MS = 4000;
-const STEPS = [1, 2, 5, 10];
+/** Where a scale may end, times a power of ten. */
+const STEPS = [1, 1.2, 1.5, 2, 2.5, 3, 4, 5, 6, 8, 10];
 
 export class Chart {
   #series;
@@ -129,7 +130,6 @@ export class Chart {
   }
 }
 
-/** 1, 2 or 5, and zeros. */
 function roundUp(value) {
   const unit = 10 ** Math.floor(Math.log10(value));
   return unit * STEPS.find((step) => step * unit >= value * 0.999);

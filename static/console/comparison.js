@@ -1,9 +1,8 @@
 // The card of the lanes: the state of each, and a table of which event arrived where, and how much later
 // than on the first transport.
 
-import { claimLanes } from "./budget.js";
 import { byId, element, onceAFrame, say } from "./dom.js";
-import { allLanes } from "./lanes.js";
+import { allLanes, claimLanes } from "./lanes.js";
 import { Table } from "./table.js";
 import { plural, sentence } from "./words.js";
 
@@ -38,6 +37,12 @@ export class Comparison {
     this.stop();
     this.#session = session;
     if (!wasClosed) this.#open(false);
+  }
+
+  /** Nobody is signed in any more. */
+  leave() {
+    this.#close("");
+    this.#session = null;
   }
 
   stop() {

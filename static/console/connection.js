@@ -2,8 +2,7 @@
 // network allows.
 
 import { byId, element, say } from "./dom.js";
-import { History } from "./history.js";
-import { Strip, kindOf } from "./strip.js";
+import { History, Strip, kindOf } from "./timeline.js";
 import { NAMES, clock, seconds, sentence } from "./words.js";
 
 const SHOWN = 8;

@@ -58,7 +58,7 @@ function signOut() {
   banner.show(null);
   network.mend();
   connection.leave();
-  comparison.stop();
+  comparison.leave();
   charts.stop();
   proof.follow(null);
   tail.clear();
@@ -98,11 +98,15 @@ function follow({ topics, cursor }) {
 
 /** What this page does, for another one. */
 function snippetFor(topics) {
-  return `import { Tribus } from "${new URL("tribus.js", BASE)}";
+  return `import { Tribus } from
+  "${new URL("tribus.js", BASE)}";
 
-const client = new Tribus("${BASE}", { getToken });
-for await (const event of client.subscribe(${JSON.stringify(topics)})) {
-  show(event.topic, event.data);
+const client = new Tribus(
+  "${BASE}", { getToken });
+const events = client.subscribe(
+  ${JSON.stringify(topics)});
+for await (const { topic, data } of events) {
+  show(topic, data);
 }`;
 }
 

@@ -1,11 +1,12 @@
 // What the gateway's numbers say: rates and quantiles out of sums that only grow.
 
-/** Latencies are taken over so many seconds, for in one second few events may come. */
-const LATENCY_SPAN_MS = 5000;
+/** So much of the past is looked at where one second tells too little: latencies of few events, and polls, which do not count as
+ * connections while they are answered. */
+const SPAN_MS = 5000;
 
 /** Takes answers of `/stats`, one after the other. */
 export class Meter {
-  /** The newest answers, as far back as a latency needs. */
+  /** The newest answers, oldest first. */
   #answers = [];
 
   /**
@@ -18,9 +19,10 @@ export class Meter {
     if (this.#answers.at(-1)?.startedAt !== startedAt) this.#answers = [];
     const before = this.#answers.at(-1);
     this.#answers.push({ at, startedAt, answer });
-    const oldest = this.#answers.findLastIndex((one) => at - one.at >= LATENCY_SPAN_MS);
+    const oldest = this.#answers.findLastIndex((one) => at - one.at >= SPAN_MS);
     this.#answers.splice(0, Math.max(0, oldest));
-    return { at, connections, ...this.#rates(answer, before, at), ...this.#latency(answer) };
+    const poll = Math.max(...this.#answers.map((one) => one.answer.connections.poll));
+    return { at, connections: { ...connections, poll }, ...this.#rates(answer, before, at), ...this.#latency(answer) };
   }
 
   #rates(answer, before, at) {

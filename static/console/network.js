@@ -46,10 +46,10 @@ export class Network extends EventTarget {
     const before = this.#faults;
     this.#faults = { ...before, ...faults };
     const began = (fault) => this.#faults[fault] && !before[fault];
+    if (before.offline !== this.#faults.offline) this.#tellPlatform();
     if (began("refuse") || began("offline")) this.killSockets();
     if (began("hold")) this.#cut(CUT, ({ path }) => path === "events");
     if (began("offline")) this.#cut(OFFLINE, () => true);
-    if (before.offline !== this.#faults.offline) this.#tellPlatform();
     this.changed();
   }
 

@@ -5,6 +5,7 @@ mod authentication;
 mod client;
 mod command_line;
 mod connections;
+mod console;
 mod deployment;
 mod draining;
 mod errors;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use reqwest::{Method, Response, StatusCode, header};
+use reqwest::{Method, Response, StatusCode, Url, header};
 
 use crate::support::{Raw, TestGateway, within};
 
@@ -12,18 +12,40 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-const ASSETS: [(&str, &str); 11] = [
+const ASSETS: [(&str, &str); 33] = [
     ("/", HTML),
-    ("/console.css", CSS),
-    ("/console.js", SCRIPT),
+    ("/console/banner.js", SCRIPT),
+    ("/console/cards.css", CSS),
+    ("/console/chart.js", SCRIPT),
+    ("/console/charts.js", SCRIPT),
+    ("/console/comparison.js", SCRIPT),
+    ("/console/connection.js", SCRIPT),
+    ("/console/console.css", CSS),
+    ("/console/cursor.js", SCRIPT),
+    ("/console/dom.js", SCRIPT),
+    ("/console/faults.js", SCRIPT),
+    ("/console/gateway.js", SCRIPT),
+    ("/console/lanes.js", SCRIPT),
+    ("/console/ledger.js", SCRIPT),
+    ("/console/main.js", SCRIPT),
+    ("/console/meter.js", SCRIPT),
+    ("/console/network.js", SCRIPT),
+    ("/console/proof.js", SCRIPT),
+    ("/console/publish.js", SCRIPT),
+    ("/console/signin.js", SCRIPT),
+    ("/console/socket.js", SCRIPT),
+    ("/console/storm.js", SCRIPT),
+    ("/console/stream.js", SCRIPT),
+    ("/console/table.js", SCRIPT),
+    ("/console/tail.js", SCRIPT),
+    ("/console/timeline.js", SCRIPT),
+    ("/console/token.js", SCRIPT),
+    ("/console/wire.js", SCRIPT),
+    ("/console/words.js", SCRIPT),
     ("/favicon.svg", SVG),
-    ("/lane.js", SCRIPT),
-    ("/token.js", SCRIPT),
-    ("/transports.js", SCRIPT),
     ("/tribus-extras.js", SCRIPT),
     ("/tribus.d.ts", TEXT),
     ("/tribus.js", SCRIPT),
-    ("/view.js", SCRIPT),
 ];
 
 #[tokio::test]
@@ -159,7 +181,7 @@ async fn what_the_page_loads_and_the_client_are_exactly_what_is_served() {
     while let Some(path) = unread.pop() {
         let asset = get(&gateway, &path).await;
         assert_eq!(asset.status(), 200, "{path}");
-        for reference in references(&body_of(asset).await) {
+        for reference in references(&path, &body_of(asset).await) {
             if found.insert(reference.clone()) {
                 unread.push(reference);
             }
@@ -197,14 +219,20 @@ async fn no_asset_names_another_host_or_holds_what_the_policy_forbids() {
     }
 }
 
-/// The paths in `href="…"`, `src="…"` and `from "./…"`; links within the page are left out.
-fn references(text: &str) -> Vec<String> {
-    ["href=\"", "src=\"", "from \"./"]
+/// The paths in `href="…"`, `src="…"` and `from "./…"` of what is served at `path`; links within the
+/// page are left out.
+fn references(path: &str, text: &str) -> Vec<String> {
+    let base = Url::parse("http://gateway").expect("a URL");
+    let base = base.join(path).expect("a path");
+    ["href=\"", "src=\"", "from \"."]
         .into_iter()
-        .flat_map(|opening| text.split(opening).skip(1))
-        .filter_map(|rest| rest.split('"').next())
+        .flat_map(|opening| {
+            let dot = if opening.ends_with('.') { "." } else { "" };
+            let found = text.split(opening).skip(1);
+            found.filter_map(move |rest| Some(format!("{dot}{}", rest.split('"').next()?)))
+        })
         .filter(|reference| !reference.starts_with('#'))
-        .map(|reference| format!("/{reference}"))
+        .map(|reference| base.join(&reference).expect("a path").path().to_owned())
         .collect()
 }
 

@@ -39,6 +39,26 @@ fn the_readme_does_what_it_says_when_it_is_run_as_written() {
     assert!(missing.is_empty(), "no longer in the README: {missing:?}");
 }
 
+/// Whoever reads the README on a slow line waits for its pictures.
+#[test]
+fn the_pictures_of_the_readme_are_there_and_small() {
+    let readme = read("README.md");
+    let pictures: Vec<&str> = readme
+        .split(['(', '"'])
+        .filter(|text| text.starts_with("docs/images/"))
+        .filter_map(|text| text.split([')', '"']).next())
+        .collect();
+    assert_eq!(pictures.len(), 3, "{pictures:?}");
+    for picture in pictures {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(picture);
+        let bytes = std::fs::metadata(&path).map_or(0, |file| file.len());
+        assert!(
+            bytes > 1024 && bytes < 200 * 1024,
+            "{picture}: {bytes} bytes"
+        );
+    }
+}
+
 /// What the README has its reader run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {

@@ -1,8 +1,10 @@
-// The strip of recent time: which transport carried the events when, and when none did.
+// What state the client was in, and when; and the strip that shows it: which transport carried the
+// events when, and when none did.
 
 import { drawn, element } from "./dom.js";
 import { NAMES, duration } from "./words.js";
 
+const KEPT = 200;
 const SPAN_MS = 120_000;
 const WIDTH = 1200;
 const HEIGHT = 20;
@@ -11,6 +13,34 @@ const NARROWEST = 4;
 
 /** What a spell is called by, and coloured after. */
 export const kindOf = ({ state, transport }) => transport ?? state;
+
+/** Spells, oldest first: `{ state, transport, reason, from, to }`, the last one without `to`. */
+export class History {
+  spells = [];
+
+  get now() {
+    return this.spells.at(-1);
+  }
+
+  /** Whether a new spell began. */
+  enter({ state, transport, reason }, at = Date.now()) {
+    const { now } = this;
+    if (now && this.#goesOn(now, state, transport)) {
+      now.reason = reason ?? now.reason;
+      return false;
+    }
+    if (now) now.to = at;
+    this.spells.push({ state, transport, reason, from: at });
+    if (this.spells.length > KEPT) this.spells.shift();
+    return true;
+  }
+
+  /** Attempts that a device makes while it is offline are no news. */
+  #goesOn(now, state, transport) {
+    const isVain = now.state === "offline" && state === "connecting" && navigator.onLine === false;
+    return isVain || (now.state === state && now.transport === transport);
+  }
+}
 
 export class Strip {
   #svg;

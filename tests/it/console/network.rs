@@ -1,0 +1,139 @@
+//! Breaking the network, and what the page says about it.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::{CLIMBS, Console, REASON, SOON, STATE};
+use crate::support::TestGateway;
+
+const HISTORY: &str = "#connection .transitions";
+
+#[tokio::test]
+async fn a_websocket_that_is_killed_comes_back() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#kill").await;
+    console.reads(HISTORY, "the WebSocket was cut").await;
+    console
+        .reads_within(CLIMBS, STATE, "Live over WebSocket")
+        .await;
+    gateway.publish("order:1", json!(null)).await;
+    console.reads("#tail-list", "order:1").await;
+    console.complains_of_nothing().await;
+}
+
+#[tokio::test]
+async fn going_offline_is_seen_and_what_was_missed_is_made_up_for() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#offline").await;
+    console.reads(STATE, "Offline").await;
+    console.reads(REASON, "no network").await;
+    console.reads("#open-now", "Nothing is open").await;
+    gateway.publish("order:1", json!(null)).await;
+    // What the page publishes takes the real network.
+    console.fill("#topic", "order:2").await;
+    console.click("#publish button[type=submit]").await;
+    console.reads("#published", "Published").await;
+    assert_eq!(console.text("#tail-list").await, "");
+    console.click("#offline").await;
+    console.reads(STATE, "Live over WebSocket").await;
+    for topic in ["order:1", "order:2"] {
+        console.reads("#tail-list", topic).await;
+    }
+    let marks = "return page.evaluate(() => document.querySelectorAll('#tail-list .mark').length);";
+    let marks = console.drive(marks, Value::Null).await;
+    assert_eq!(marks, json!(2), "both are marked as replayed");
+
+    console.click("#offline-briefly").await;
+    console.reads(STATE, "Offline").await;
+    console.reads(STATE, "Live over WebSocket").await;
+    console.complains_of_nothing().await;
+}
+
+#[tokio::test]
+async fn it_degrades_with_the_reason_and_climbs_back() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    // Back from offline, the client knows nothing of any transport.
+    console.click("#offline").await;
+    console.reads(STATE, "Offline").await;
+    console.click("#refuse").await;
+    console.click("#offline").await;
+    console.reads(STATE, "Degraded to SSE").await;
+    console.reads(REASON, "WebSockets are refused.").await;
+
+    console.click("#diagnose").await;
+    console
+        .reads("#diagnosis", "Events get through over SSE.")
+        .await;
+    console
+        .reads("#diagnosis", "WebSocket WebSockets are refused")
+        .await;
+
+    console.click("#hold").await;
+    console
+        .reads_within(CLIMBS, STATE, "Degraded to Long-poll")
+        .await;
+    gateway.publish("order:1", json!(null)).await;
+    console.reads("#tail-list", "order:1").await;
+
+    console.click("#mend").await;
+    console
+        .reads_within(CLIMBS, STATE, "Live over WebSocket")
+        .await;
+    let strip = "return page.getAttribute('#connection .strip svg', 'aria-label');";
+    let strip = console.drive(strip, Value::Null).await;
+    for name in ["WebSocket for", "SSE for", "Long-poll for", "offline for"] {
+        assert!(strip.as_str().expect("words").contains(name), "{strip}");
+    }
+    console.complains_of_nothing().await;
+}
+
+#[tokio::test]
+async fn a_stream_that_stalls_is_noticed_by_its_heartbeat() {
+    let gateway = TestGateway::with("heartbeat = \"1s\"").await;
+    let console = Console::open(&gateway).await;
+    console
+        .reads("#connection .heard", "a heartbeat is due every 1 s")
+        .await;
+    console.click("#refuse").await;
+    console.reads(STATE, "Degraded to SSE").await;
+    console.click("#stall").await;
+    console.reads(HISTORY, "it fell silent").await;
+    console
+        .reads_within(CLIMBS, STATE, "Degraded to Long-poll")
+        .await;
+    console.click("#mend").await;
+    console
+        .reads_within(CLIMBS, STATE, "Live over WebSocket")
+        .await;
+}
+
+#[tokio::test]
+async fn a_gateway_that_is_gone_is_told_and_a_gap_is_marked() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let address = gateway.address;
+    gateway.publish("order:1", json!(null)).await;
+    console.reads("#tail-list", "order:1").await;
+    gateway.stop().await;
+    console
+        .reads("#banner", "The gateway can not be reached")
+        .await;
+    let gateway = TestGateway::on(address).await;
+    let patient = Duration::from_secs(60);
+    console.reads_within(patient, STATE, "Live").await;
+    console
+        .reads_within(SOON, "#banner", "Events were missed")
+        .await;
+    console
+        .reads("#tail-list .reset", "Events were missed (unknown_log)")
+        .await;
+    gateway.publish("order:2", json!(null)).await;
+    console.reads("#tail-list", "order:2").await;
+    console.click("#banner button").await;
+    let hidden = "return page.isHidden('#banner');";
+    assert_eq!(console.drive(hidden, Value::Null).await, json!(true));
+}

@@ -1,0 +1,122 @@
+//! The test stream and its counts.
+
+use serde_json::{Value, json};
+
+use super::{CLIMBS, Console, STATE};
+use crate::support::{Claims, TestGateway};
+
+#[tokio::test]
+async fn a_storm_loses_and_repeats_nothing_and_ends_on_the_best_transport() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#storm").await;
+    for step in ["1 of 5", "2 of 5", "3 of 5", "4 of 5", "5 of 5"] {
+        console.reads("#storm-step", step).await;
+    }
+    console
+        .reads_within(
+            CLIMBS,
+            "#verdict",
+            "received, lost 0, repeated 0, in order.",
+        )
+        .await;
+    assert_eq!(console.text(STATE).await, "Live over WebSocket");
+    assert_eq!(
+        console.text("#count-published").await,
+        console.text("#count-received").await
+    );
+    let carried = console.text("#carried").await;
+    for transport in ["WebSocket", "SSE", "Long-poll"] {
+        assert!(carried.contains(transport), "{carried}");
+    }
+    let history = console.text("#connection .transitions").await;
+    for spell in ["Offline", "Degraded to SSE", "Degraded to Long-poll"] {
+        assert!(history.contains(spell), "{history}");
+    }
+    let is_mended = "return page.isDisabled('#mend');";
+    assert_eq!(console.drive(is_mended, Value::Null).await, json!(true));
+    console.complains_of_nothing().await;
+}
+
+#[tokio::test]
+async fn events_that_a_restart_loses_are_counted_as_lost() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let address = gateway.address;
+    console.click("#run").await;
+    console.reads("#carried", "Carried by WebSocket").await;
+    console.click("#offline").await;
+    console.reads(STATE, "Offline").await;
+    // A log in memory is gone with its gateway.
+    gateway.stop().await;
+    let _gateway = TestGateway::on(address).await;
+    let grows = "
+        const before = await page.textContent('#count-published');
+        await page.waitForFunction((before) => document.querySelector('#count-published').textContent !== before, before);";
+    console.drive(grows, Value::Null).await;
+    console.click("#offline").await;
+    console.reads(STATE, "Live").await;
+    console.drive(grows, Value::Null).await;
+    console.click("#run").await;
+    console.reads("#verdict", "was told of 1 gap").await;
+    let lost = console.text("#count-lost").await;
+    assert_ne!(lost, "0");
+    let verdict = "return page.getAttribute('#proof', 'data-verdict');";
+    assert_eq!(console.drive(verdict, Value::Null).await, "broken");
+}
+
+#[tokio::test]
+async fn a_token_that_grants_no_test_stream_is_told_what_is_missing() {
+    let gateway = TestGateway::start().await;
+    let claims = Claims::all("alice").with("publish", json!(["order:*"]));
+    let console = Console::open_as(&gateway, &claims).await;
+    console.reads(STATE, "Live").await;
+    console.click("#run").await;
+    console
+        .reads("#verdict", "The token grants no topics console:*")
+        .await;
+    console.reads("#verdict", "publish grants: order:*").await;
+}
+
+/// What the page counts by, with streams that are worse than any gateway's.
+#[tokio::test]
+async fn the_ledger_tells_what_was_lost_from_what_was_late_or_came_twice() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open_with(&gateway, "").await;
+    let body = "
+        const { Ledger } = await import('/console/ledger.js');
+        const told = (fill) => {
+            const ledger = new Ledger();
+            fill(ledger);
+            const { published, received, lost, repeated, disordered, onTheWay, isClean } = ledger;
+            return [published, received, lost, repeated, disordered, onTheWay, isClean];
+        };
+        const publish = (ledger, count, log = 'a') =>
+            ledger.publish(1, Array.from({ length: count }, (_, index) => `${log}-${index + 1}`));
+        const receive = (ledger, ...numbers) => numbers.forEach((number) => ledger.receive(number));
+        return {
+            clean: told((ledger) => { publish(ledger, 3); receive(ledger, 1, 2, 3); }),
+            waiting: told((ledger) => { publish(ledger, 3); receive(ledger, 1); }),
+            overtaken: told((ledger) => { publish(ledger, 4); receive(ledger, 1, 4); }),
+            twice: told((ledger) => { publish(ledger, 2); receive(ledger, 1, 2, 1, 2); }),
+            late: told((ledger) => { publish(ledger, 3); receive(ledger, 1, 3, 2); }),
+            lateTwice: told((ledger) => { publish(ledger, 3); receive(ledger, 1, 3, 2, 2); }),
+            reset: told((ledger) => { publish(ledger, 4); receive(ledger, 1); ledger.reset('a-3'); receive(ledger, 4); }),
+            restarted: told((ledger) => { publish(ledger, 2); receive(ledger, 1); ledger.reset('b-0'); }),
+            toldBefore: told((ledger) => { ledger.reset('a-2'); publish(ledger, 3); receive(ledger, 3); }),
+        };";
+    let told = console.js.run(body, Value::Null).await;
+    let expected = json!({
+        // published, received, lost, repeated, disordered, on the way, clean
+        "clean": [3, 3, 0, 0, 0, 0, true],
+        "waiting": [3, 1, 0, 0, 0, 2, true],
+        "overtaken": [4, 2, 2, 0, 0, 0, false],
+        "twice": [2, 2, 0, 2, 0, 0, false],
+        "late": [3, 3, 0, 0, 1, 0, false],
+        "lateTwice": [3, 3, 0, 1, 1, 0, false],
+        "reset": [4, 2, 2, 0, 0, 0, false],
+        "restarted": [2, 1, 1, 0, 0, 0, false],
+        "toldBefore": [3, 1, 2, 0, 0, 0, false],
+    });
+    assert_eq!(told, expected);
+}
