@@ -39,6 +39,19 @@ async fn a_storm_loses_and_repeats_nothing_and_ends_on_the_best_transport() {
 }
 
 #[tokio::test]
+async fn a_storm_that_is_stopped_leaves_the_network_well() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#storm").await;
+    console.reads("#storm-step", "3 of 5").await;
+    console.click("#run").await;
+    console.reads("#verdict", "lost 0, repeated 0").await;
+    assert_eq!(console.text("#storm-step").await, "");
+    let is_mended = "return page.isDisabled('#mend') && !await page.isChecked('#refuse');";
+    assert_eq!(console.drive(is_mended, Value::Null).await, json!(true));
+}
+
+#[tokio::test]
 async fn events_that_a_restart_loses_are_counted_as_lost() {
     let gateway = TestGateway::start().await;
     let console = Console::open(&gateway).await;
