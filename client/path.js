@@ -291,8 +291,8 @@ export class Path extends EventTarget {
     if (isOnline) this._probe();
     const { _last } = main;
     if (Date.now() - _last < TICK_MS) return;
-    if (!main._send) return main._open();
-    main._send({ type: "ping" });
+    if (main._send) main._send({ type: "ping" });
+    else main._open();
     setTimeout(() => main._last === _last && main._end(failure(SILENT)), PATIENCE_MS);
   }
 }

@@ -2,74 +2,8 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Claims, Js, TestGateway};
-
-const TRANSPORTS: [&str; 3] = ["ws", "sse", "poll"];
-
-/// Awaits in JavaScript; the deadline is that of the whole run.
-const UNTIL: &str = "
-    const until = async (check) => {
-        while (!check()) await new Promise((resolve) => setTimeout(resolve, 5));
-    };";
-
-/// Makes `state.client` with `args.transports`, and waits until it is live.
-const CONNECT: &str = "
-    const { Tribus, WebSocket } = await load();
-    state.statuses = [];
-    state.resets = [];
-    state.tokens = 0;
-    state.client = new Tribus(args.url, {
-        getToken: () => args.tokens[Math.min(state.tokens++, args.tokens.length - 1)],
-        WebSocket, ...args.options,
-    });
-    state.client.addEventListener('status', ({ detail }) => state.statuses.push(detail));
-    state.client.addEventListener('reset', ({ detail }) => state.resets.push(detail.reason));
-    const isSettled = () => /live|degraded|closed/.test(state.client.status.state);";
-
-struct Client {
-    js: Js,
-}
-
-impl Client {
-    async fn connect(gateway: &TestGateway, options: Value) -> Self {
-        Self::connect_with(gateway, &[Claims::all("alice").token()], options).await
-    }
-
-    async fn connect_with(gateway: &TestGateway, tokens: &[String], options: Value) -> Self {
-        let client = Self { js: Js::node() };
-        let args = json!({"url": gateway.url("/"), "tokens": tokens, "options": options});
-        client
-            .run(&format!("{CONNECT} await until(isSettled);"), args)
-            .await;
-        client
-    }
-
-    async fn run(&self, body: &str, args: Value) -> Value {
-        self.js.run(&format!("{UNTIL} {body}"), args).await
-    }
-
-    /// Subscribes, and pushes what comes into `state[name]`; returns once the gateway knows.
-    async fn collect(&self, name: &str, topics: Value, options: Value) {
-        let body = "
-            const got = (state[args.name] = []);
-            const one = state.client.subscribe(args.topics, {
-                ...args.options,
-                onEvent: (event) => got.push(event.data),
-                onReset: (reason) => got.push(reason),
-                onError: (error) => got.push(error.code),
-            });
-            await until(() => one.cursor || got[0]);";
-        let args = json!({"name": name, "topics": topics, "options": options});
-        self.run(body, args).await;
-    }
-
-    /// What was collected under `name`, once it is as much as `count`.
-    async fn collected(&self, name: &str, count: usize) -> Value {
-        let body =
-            "await until(() => state[args.name].length >= args.count); return state[args.name];";
-        self.run(body, json!({"name": name, "count": count})).await
-    }
-}
+use super::application::{Client, TRANSPORTS};
+use crate::support::{Claims, TestGateway};
 
 #[tokio::test]
 async fn each_subscription_gets_its_events_once_and_in_order_over_each_transport() {

@@ -25,6 +25,7 @@ pub use keys::{SigningKey, base64url};
 pub use network::{Fault, Kind, Manner, Network};
 pub use program::{Ended, Program};
 pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};
+pub use scrape::Scrape;
 pub use site::{Backend, Mood};
 pub use sse::{Sse, SseEvent};
 pub use tls::{Authority, H2, TlsFiles, read_all};
