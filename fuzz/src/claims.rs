@@ -117,6 +117,7 @@ const KNOWN: &[&str] = &[
     "jti",
     "tenant",
     "trusted",
+    "stats",
     "subscribe",
     "publish",
 ];
@@ -166,7 +167,9 @@ impl Claims {
             && ["subscribe", "publish"]
                 .iter()
                 .all(|name| !is_there(name) || self.filters(name).is_some())
-            && self.0.get("trusted").is_none_or(Value::is_boolean)
+            && ["trusted", "stats"]
+                .iter()
+                .all(|name| self.0.get(*name).is_none_or(Value::is_boolean))
             && issuer
             && self.has_audience(is_strict)
             && date("exp").is_some_and(|exp| now < millis(exp) + LEEWAY)
@@ -200,10 +203,9 @@ impl Claims {
         assert_eq!(Some(&*identity.subject), self.text("sub"));
         assert_eq!(identity.tenant.as_deref(), self.text("tenant"));
         assert_eq!(identity.token_id.as_deref(), self.text("jti"));
-        assert_eq!(
-            identity.trusted,
-            self.0.get("trusted") == Some(&Value::Bool(true))
-        );
+        let is_set = |name: &str| self.0.get(name) == Some(&Value::Bool(true));
+        assert_eq!(identity.trusted, is_set("trusted"));
+        assert_eq!(identity.stats, is_set("stats"));
         assert_eq!(
             identity.publish,
             self.filters("publish").unwrap_or_default()

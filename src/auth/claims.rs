@@ -141,6 +141,7 @@ impl ClaimPolicy {
                 .filters("publish")?
                 .unwrap_or_else(|| defaults(&self.default_publish)),
             trusted: claims.flag("trusted")?,
+            stats: claims.flag("stats")?,
             expires_at: claims.date("exp")?.or(end).ok_or(bad("exp", MISSING))?,
             token_id: claims.name("jti")?.map(Arc::from),
             limits: claims.limits()?.map(Box::new),
@@ -155,7 +156,7 @@ const fn bad(name: &'static str, problem: &'static str) -> AuthError {
 }
 
 /// The claims that Tribus reads. All others are ignored.
-const KNOWN: [&str; 11] = [
+const KNOWN: [&str; 12] = [
     "sub",
     "exp",
     "nbf",
@@ -164,6 +165,7 @@ const KNOWN: [&str; 11] = [
     "jti",
     "tenant",
     "trusted",
+    "stats",
     "subscribe",
     "publish",
     "limits",

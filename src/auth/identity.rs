@@ -23,6 +23,8 @@ pub struct Identity {
     pub publish: Vec<TopicFilter>,
     /// Whether it may say on whose behalf it publishes (`user_id`).
     pub trusted: bool,
+    /// Whether it may see what the whole node counts, which tells of other tenants too.
+    pub stats: bool,
     /// `exp` as the token has it, without leeway.
     pub expires_at: Timestamp,
     /// `jti`: what a single token is revoked by.

@@ -22,6 +22,8 @@ pub struct NewToken {
     pub tenant: Option<String>,
     /// `trusted`.
     pub trusted: bool,
+    /// `stats`.
+    pub stats: bool,
     /// From now to `exp`, which is rounded up to a whole second.
     pub ttl: Duration,
     /// `iss`.
@@ -46,6 +48,7 @@ impl NewToken {
             ("publish", json!(self.publish)),
             ("tenant", json!(self.tenant)),
             ("trusted", json!(self.trusted.then_some(true))),
+            ("stats", json!(self.stats.then_some(true))),
             ("iss", json!(self.issuer)),
             ("aud", json!(self.audience)),
             ("jti", json!(self.token_id)),

@@ -50,6 +50,7 @@ pub fn identity(subject: &str, expires_at: i64) -> Identity {
         subscribe: Vec::new(),
         publish: Vec::new(),
         trusted: false,
+        stats: false,
         expires_at: Timestamp::from_second(expires_at).expect("within range"),
         token_id: None,
         limits: None,

@@ -151,6 +151,7 @@ fn development_notice(secret: &Secret, url: &str) -> anyhow::Result<String> {
             subject: "developer".to_owned(),
             subscribe: everything.clone(),
             publish: everything,
+            stats: true,
             ttl: DEVELOPMENT_TTL,
             ..NewToken::default()
         },

@@ -33,6 +33,9 @@ pub struct Args {
     /// May say in `user_id` on whose behalf it publishes.
     #[arg(long)]
     trusted: bool,
+    /// May see what the whole node counts (`/stats`), for the charts of the page at `/`.
+    #[arg(long)]
+    stats: bool,
     /// How long the token is good: 250ms, 25s, 1h, 30d.
     #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = parse_ttl)]
     ttl: Duration,
@@ -71,6 +74,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         publish: some(args.publish),
         tenant: args.tenant,
         trusted: args.trusted,
+        stats: args.stats,
         ttl: args.ttl,
         issuer: config.auth.issuer,
         audience: config.auth.audience,

@@ -377,6 +377,7 @@ pub(super) mod tests {
             subscribe: Vec::new(),
             publish: Vec::new(),
             trusted: false,
+            stats: false,
             expires_at: Timestamp::MAX,
             token_id: None,
             limits: limits.map(Box::new),

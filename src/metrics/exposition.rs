@@ -3,10 +3,7 @@
 //! Of families with two labels only the series that have counted something are written; all others
 //! are written from the start, so that an alert sees their first increment.
 
-use std::{
-    fmt::Error,
-    sync::{PoisonError, atomic::Ordering},
-};
+use std::{fmt::Error, sync::PoisonError};
 
 use prometheus_client::{
     collector::Collector,
@@ -20,46 +17,9 @@ use super::{
     counters::{Counters, Number},
     latency::Summary,
     process::Process,
+    workers::Workers,
 };
 use crate::protocol::{ErrorCode, LimitKind, ResetReason, Transport};
-
-/// What the families with several workers read: the numbers of all of them.
-struct Workers(Vec<std::sync::Arc<Counters>>);
-
-impl Workers {
-    fn sum(&self, number: impl Fn(&Counters) -> &Number) -> u64 {
-        self.0.iter().map(|worker| number(worker).get()).sum()
-    }
-
-    /// As [`Workers::sum`], of the workers that still run.
-    fn sum_running(&self, number: impl Fn(&Counters) -> &Number) -> u64 {
-        self.running().map(|(_, worker)| number(worker).get()).sum()
-    }
-
-    fn running(&self) -> impl Iterator<Item = (usize, &Counters)> {
-        let workers = self.0.iter().map(|worker| &**worker).enumerate();
-        workers.filter(|(_, worker)| !worker.ended.load(Ordering::Relaxed))
-    }
-
-    /// Sessions of a transport that are open now.
-    fn open(&self, transport: Transport) -> u64 {
-        let at = transport as usize;
-        self.running()
-            .map(|(_, worker)| {
-                let closed: u64 = worker.closed[at].iter().map(Number::get).sum();
-                worker.opened[at].get().saturating_sub(closed)
-            })
-            .sum()
-    }
-
-    fn latency(&self, transport: Transport) -> Summary {
-        let mut summary = Summary::default();
-        for worker in &self.0 {
-            summary.add(&worker.latency[transport as usize]);
-        }
-        summary
-    }
-}
 
 /// Writes families.
 struct Page<'a, 'e>(&'a mut DescriptorEncoder<'e>);
@@ -157,8 +117,7 @@ impl Page<'_, '_> {
 
 impl Collector for Node {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), Error> {
-        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
-        let workers = Workers(workers.clone());
+        let workers = self.workers();
         let state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
         let state = state.clone();
         let mut page = Page(&mut encoder);

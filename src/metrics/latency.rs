@@ -24,7 +24,13 @@ const BOUNDS: [u64; 17] = [
     5_000_000_000,
     10_000_000_000,
 ];
-const BUCKETS: usize = BOUNDS.len() + 1;
+/// One for each bound, and one for what takes longer.
+pub const BUCKETS: usize = BOUNDS.len() + 1;
+
+/// The upper bound of each bucket but the last in seconds, ascending.
+pub fn bounds() -> [f64; BUCKETS - 1] {
+    BOUNDS.map(seconds)
+}
 
 /// Observations in buckets, written by one thread.
 #[derive(Debug, Default)]
@@ -64,7 +70,12 @@ impl Summary {
         seconds(self.nanoseconds)
     }
 
-    /// The upper bound of each bucket in seconds, and what fell into it and no lower one.
+    /// What fell into each bucket and no lower one.
+    pub(super) fn counts(&self) -> [u64; BUCKETS] {
+        self.buckets
+    }
+
+    /// [`Summary::counts`] with the upper bound of each bucket in seconds.
     pub(super) fn buckets(&self) -> [(f64, u64); BUCKETS] {
         std::array::from_fn(|at| {
             let bound = BOUNDS

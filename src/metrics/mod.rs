@@ -10,6 +10,8 @@ mod counters;
 mod exposition;
 mod latency;
 mod process;
+mod totals;
+mod workers;
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
@@ -18,6 +20,9 @@ use prometheus_client::registry::Registry;
 
 use counters::Counters;
 pub use counters::{WorkerMetrics, age};
+pub use latency::{BUCKETS, bounds};
+pub use totals::{ByTransport, Totals};
+use workers::Workers;
 
 use crate::protocol::{CloseReason, Transport};
 
@@ -74,17 +79,19 @@ pub enum Endpoint {
     Poll,
     Publish,
     Ticket,
+    Stats,
     /// The pages, and paths that do not exist.
     Other,
 }
 
 impl Endpoint {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Ws,
         Self::Events,
         Self::Poll,
         Self::Publish,
         Self::Ticket,
+        Self::Stats,
         Self::Other,
     ];
 
@@ -102,6 +109,7 @@ impl Endpoint {
             Self::Poll => "poll",
             Self::Publish => "publish",
             Self::Ticket => "ticket",
+            Self::Stats => "stats",
             Self::Other => "other",
         }
     }
@@ -112,7 +120,7 @@ impl Endpoint {
             Self::Ws => Channel::WebSocket,
             Self::Events => Channel::Sse,
             Self::Poll => Channel::Poll,
-            Self::Publish | Self::Ticket | Self::Other => Channel::Http,
+            Self::Publish | Self::Ticket | Self::Stats | Self::Other => Channel::Http,
         }
     }
 }
@@ -269,6 +277,13 @@ struct Node {
     state: Mutex<NodeState>,
 }
 
+impl Node {
+    fn workers(&self) -> Workers {
+        let workers = self.workers.read().unwrap_or_else(PoisonError::into_inner);
+        Workers::new(workers.clone())
+    }
+}
+
 impl Metrics {
     pub fn new() -> Self {
         let node = Arc::new(Node {
@@ -290,6 +305,11 @@ impl Metrics {
             .unwrap_or_else(PoisonError::into_inner)
             .push(Arc::clone(&counters));
         WorkerMetrics::new(counters)
+    }
+
+    /// What all workers have counted until now.
+    pub fn totals(&self) -> Totals {
+        Totals::of(self.node.started, &self.node.workers())
     }
 
     /// All numbers in the text format of OpenMetrics 1.0.
@@ -374,6 +394,7 @@ mod tests {
             ("/poll", Endpoint::Poll),
             ("/publish", Endpoint::Publish),
             ("/ticket", Endpoint::Ticket),
+            ("/stats", Endpoint::Stats),
             ("/", Endpoint::Other),
             ("/nowhere", Endpoint::Other),
             ("/ws/more", Endpoint::Other),

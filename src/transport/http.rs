@@ -19,7 +19,7 @@ use tokio_stream::StreamExt;
 use super::{
     connection::connection_data,
     origin::{self, Origin},
-    poll, publish, sse, ticket,
+    poll, publish, sse, stats, ticket,
     worker::{Here, Worker},
     ws,
 };
@@ -32,9 +32,6 @@ use crate::{
 /// A request body that is not there by then never comes: slow senders would hold memory. Whatever
 /// dribbles is to be cut within 30 s, its connection's end included.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
-
-/// The endpoints that [`configure`] adds.
-const CHARGING: [&str; 5] = ["/ws", "/events", "/poll", "/publish", "/ticket"];
 
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -50,7 +47,18 @@ pub fn configure(app: &mut web::ServiceConfig) {
                 .route(web::post().to(poll::poll_by_body)),
         )
         .service(endpoint("/publish", "POST").route(web::post().to(publish::publish)))
-        .service(endpoint("/ticket", "POST").route(web::post().to(ticket::issue)));
+        .service(endpoint("/ticket", "POST").route(web::post().to(ticket::issue)))
+        .service(endpoint("/stats", "GET").route(web::get().to(stats::tell)));
+}
+
+/// Whether a request gets to one of the endpoints that [`configure`] adds.
+fn is_for_an_endpoint(path: &str, method: &Method) -> bool {
+    match path {
+        "/ws" | "/stats" => method == Method::GET,
+        "/events" | "/poll" => method == Method::GET || method == Method::POST,
+        "/publish" | "/ticket" => method == Method::POST,
+        _ => false,
+    }
 }
 
 /// A resource that answers other methods than its own with what it takes.
@@ -112,11 +120,11 @@ pub async fn guard_origin(
 }
 
 /// Takes what no endpoint will from the budget of the connection: preflights, requests of foreign
-/// pages, and those for anything else. The endpoints charge for themselves, each in its own form.
+/// pages, those with a wrong method, and those for anything else. The endpoints charge for
+/// themselves, each in its own form.
 fn charge_others(request: &ServiceRequest, origin: &Origin) -> Result<(), Refusal> {
-    let charges_itself = CHARGING.contains(&request.path())
-        && matches!(*request.method(), Method::GET | Method::POST)
-        && *origin != Origin::Foreign;
+    let charges_itself =
+        is_for_an_endpoint(request.path(), request.method()) && *origin != Origin::Foreign;
     match connection_data::<Arc<ConnectionLimiter>>(request.request()) {
         Some(limiter) if !charges_itself => limiter.take_message(),
         _ => Ok(()),

@@ -14,6 +14,7 @@ mod publish;
 mod pulse;
 mod site_session;
 mod sse;
+mod stats;
 mod ticket;
 mod worker;
 mod ws;

@@ -62,6 +62,7 @@ async fn requests_during_the_drain_are_told_to_come_back() {
     for path in [
         "/publish",
         "/ticket",
+        "/stats",
         "/poll?topics=a:1",
         "/events?topics=a:1",
     ] {

@@ -77,6 +77,7 @@ async fn wrong_methods_are_405_as_json() {
         ("/poll", &["PUT", "DELETE", "PATCH"]),
         ("/publish", &["GET", "PUT", "DELETE", "PATCH"]),
         ("/ticket", &["GET", "PUT", "DELETE", "PATCH"]),
+        ("/stats", &["POST", "PUT", "DELETE", "PATCH"]),
     ] {
         for method in methods {
             let response = ask(&gateway, &format!("{method} {path}?topics=a:1"), "\r\n").await;
@@ -88,7 +89,12 @@ async fn wrong_methods_are_405_as_json() {
 #[tokio::test]
 async fn head_is_a_wrong_method_without_a_body_and_the_connection_goes_on() {
     let gateway = TestGateway::start().await;
-    for path in ["/events?topics=a:1", "/poll?topics=a:1", "/publish"] {
+    for path in [
+        "/events?topics=a:1",
+        "/poll?topics=a:1",
+        "/publish",
+        "/stats",
+    ] {
         let mut raw = Raw::connect(&gateway).await;
         raw.request(&format!("HEAD {path}"), "\r\n").await;
         let (status, _) = raw.response_head().await;
@@ -121,6 +127,7 @@ async fn the_codes_of_400_are_the_same_on_every_endpoint() {
         ),
         ("GET /events?what=x", "\r\n".to_owned(), "bad_request"),
         ("GET /poll?what=x", "\r\n".to_owned(), "bad_request"),
+        ("GET /stats?tenant=x", "\r\n".to_owned(), "bad_request"),
         ("POST /events", with_body("x"), "bad_request"),
         ("POST /poll", with_body("x"), "bad_request"),
         ("POST /publish", with_body("[]"), "bad_request"),
@@ -139,6 +146,7 @@ async fn without_a_token_every_endpoint_is_401() {
         "POST /events HTTP/1.1\r\nHost: x\r\nContent-Length: 0",
         "POST /poll HTTP/1.1\r\nHost: x\r\nContent-Length: 0",
         "POST /ticket HTTP/1.1\r\nHost: x\r\nContent-Length: 0",
+        "GET /stats HTTP/1.1\r\nHost: x",
     ] {
         assert_error(&ask_bare(&gateway, head).await, 401, "unauthorized");
     }

@@ -27,7 +27,7 @@ fn hook(backend: &Backend, keys: &str) -> String {
 
 /// The claims of someone who may do everything.
 fn all(subject: &str) -> Value {
-    json!({"sub": subject, "subscribe": ["**"], "publish": ["**"]})
+    json!({"sub": subject, "subscribe": ["**"], "publish": ["**"], "stats": true})
 }
 
 fn header(session: &str) -> Credentials {
@@ -102,6 +102,12 @@ async fn the_claims_are_those_of_a_token() {
     assert_eq!(ws.ask(publish("chat:1")).await["type"], "published");
     assert_eq!(ws.ask(publish("chat:2")).await["code"], "forbidden");
     gateway.publish("order:1", json!("no tenant")).await;
+    let answer = gateway.knock(Door::Stats, &header("s1")).await;
+    assert_eq!(
+        answer,
+        Answer::refused(403, "forbidden"),
+        "no claim `stats`"
+    );
     let of_acme = Claims::all("backend").with("tenant", json!("acme"));
     let body = json!({"topic": "order:1", "data": "of acme"}).to_string();
     assert_eq!(gateway.post_as(&of_acme, &body).await.0, 200);
@@ -341,7 +347,7 @@ async fn a_request_that_another_site_caused_is_refused_without_asking() {
             "no page can add the header: {door:?}"
         );
     }
-    for door in [Door::Ws, Door::Events, Door::Poll] {
+    for door in [Door::Ws, Door::Events, Door::Poll, Door::Stats] {
         for ambient in [cookie("s1"), basic.clone()] {
             assert_eq!(gateway.knock(door, &ambient).await, Answer::LetIn);
         }
@@ -612,6 +618,7 @@ async fn answers_that_are_no_good_let_nobody_in_and_do_not_harm_others() {
         claims("publish", Value::Null),
         claims("tenant", json!(1)),
         claims("trusted", json!("true")),
+        claims("stats", json!("true")),
         claims("exp", json!("tomorrow")),
         claims("exp", Value::Null),
         claims("jti", json!(1)),

@@ -27,6 +27,7 @@ mod security;
 mod slow;
 mod smoke;
 mod standstill;
+mod stats;
 mod streams;
 mod subscriptions;
 mod support;

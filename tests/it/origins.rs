@@ -183,7 +183,7 @@ fn varies_by_origin(headers: &HeaderMap) -> bool {
 #[tokio::test]
 async fn a_preflight_is_answered_without_authentication() {
     let gateway = gateway().await;
-    for path in ["/ws", "/events", "/poll", "/publish", "/ticket"] {
+    for path in ["/ws", "/events", "/poll", "/publish", "/ticket", "/stats"] {
         let request = gateway.http.request(Method::OPTIONS, gateway.url(path));
         let answer = request
             .header("Origin", APP)
@@ -243,6 +243,8 @@ async fn every_answer_to_an_allowed_page_can_be_read_by_it_errors_too() {
             200,
         ),
         (Method::POST, format!("/ticket?token={token}"), 200),
+        (Method::GET, format!("/stats?token={token}"), 200),
+        (Method::GET, "/stats".to_owned(), 401),
         (Method::GET, "/poll?topics=order:1".to_owned(), 401),
         (Method::GET, "/events?topics=order:1".to_owned(), 401),
         (Method::POST, "/publish".to_owned(), 401),
@@ -275,6 +277,7 @@ async fn a_page_that_is_not_allowed_reads_nothing() {
     let token = Claims::all("alice").token();
     for (method, path) in [
         (Method::GET, format!("/poll?topics=order:1&token={token}")),
+        (Method::GET, format!("/stats?token={token}")),
         (Method::GET, "/nowhere".to_owned()),
         (Method::POST, "/publish".to_owned()),
     ] {

@@ -57,6 +57,7 @@ fn claims_of_the_wrong_type_are_refused_by_name() {
         ("jti", vec![json!(1), json!([])]),
         ("tenant", vec![json!(1), json!(["acme"])]),
         ("trusted", vec![json!("true"), json!(1), json!([])]),
+        ("stats", vec![json!("true"), json!(1), json!([])]),
         (
             "subscribe",
             vec![text.clone(), json!([1]), json!([null]), json!({})],

@@ -231,6 +231,7 @@ fn signed_tokens_come_back_whole() {
         publish: Some(Vec::new()),
         tenant: Some("acme".to_owned()),
         trusted: true,
+        stats: true,
         ttl: std::time::Duration::from_secs(60),
         issuer: Some("https://issuer.example".to_owned()),
         audience: Some("tribus".to_owned()),
@@ -248,7 +249,7 @@ fn signed_tokens_come_back_whole() {
     let order = crate::topic::TopicFilter::parse("order:1").expect("a filter");
     assert!(identity.may_subscribe(&order) && !identity.may_publish("order:1"));
     assert_eq!(identity.tenant.as_deref(), Some("acme"));
-    assert!(identity.trusted);
+    assert!(identity.trusted && identity.stats);
     assert_eq!(identity.token_id.as_deref(), Some("t1"));
     let ttl = identity.expires_at.duration_since(before).as_secs_f64();
     assert!((60.0..62.0).contains(&ttl), "{ttl}");

@@ -108,6 +108,8 @@ async fn claims_of_the_wrong_type_make_a_token_bad() {
         ("tenant", json!("")),
         ("trusted", json!("true")),
         ("trusted", json!(1)),
+        ("stats", json!("true")),
+        ("stats", json!(null)),
         ("subscribe", json!("**")),
         ("subscribe", json!({"order:*": true})),
         ("subscribe", json!(["order:*", 7])),

@@ -320,6 +320,7 @@ async fn a_printed_token_says_what_was_asked_for_and_opens_the_gateway() {
         "--tenant",
         "acme",
         "--trusted",
+        "--stats",
         "--ttl",
         "10m",
         "--jti",
@@ -341,7 +342,10 @@ async fn a_printed_token_says_what_was_asked_for_and_opens_the_gateway() {
         (&claims["tenant"], &claims["jti"]),
         (&"acme".into(), &"t-1".into())
     );
-    assert_eq!(claims["trusted"], true);
+    assert_eq!(
+        (&claims["trusted"], &claims["stats"]),
+        (&true.into(), &true.into())
+    );
     let ttl = claims["exp"].as_i64().unwrap() - claims["iat"].as_i64().unwrap();
     assert!((600..=601).contains(&ttl), "{ttl}");
     for door in Door::ALL {

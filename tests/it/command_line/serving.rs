@@ -56,6 +56,9 @@ async fn without_a_key_it_prints_a_link_and_a_token_that_work_and_says_loudly_wh
         .await
         .unwrap();
     assert_eq!(page["events"][0]["topic"], "any:thing");
+    let stats = http.get(format!("{url}/stats")).bearer_auth(&token);
+    let stats: Value = stats.send().await.unwrap().json().await.unwrap();
+    assert_eq!(stats["published"], 1);
     program.signal("INT");
     assert_eq!(program.ended().await.code, Some(0));
 }
@@ -264,7 +267,9 @@ async fn drive_requests(gateway: &Serving, good: &str) -> Vec<String> {
     let expired = Claims::all("alice").expiring_in(-60).token();
     let garbage = "garbagegarbagegarbagegarbagegarba".to_owned();
     let mut secrets = vec![good.to_owned(), bad, expired, garbage];
-    for path in ["/poll", "/events", "/publish", "/ticket", "/ws", "/nowhere"] {
+    for path in [
+        "/poll", "/events", "/publish", "/ticket", "/stats", "/ws", "/nowhere",
+    ] {
         for secret in secrets.clone() {
             for method in [reqwest::Method::GET, reqwest::Method::POST] {
                 let request = || http.request(method.clone(), gateway.url(path)).body("{}");

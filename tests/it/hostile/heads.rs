@@ -184,6 +184,7 @@ async fn an_oversize_credential_is_unauthorized_wherever_it_stands() {
         ("POST", "/poll"),
         ("POST", "/publish"),
         ("POST", "/ticket"),
+        ("GET", "/stats"),
     ] {
         for (place, query, header) in [
             (

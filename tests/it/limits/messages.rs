@@ -41,6 +41,8 @@ async fn what_no_endpoint_answers_is_a_request_too() {
         ("OPTIONS /poll", "\r\n", 204),
         ("GET /poll", "Origin: https://evil.example\r\n\r\n", 403),
         ("DELETE /poll", "\r\n", 405),
+        ("GET /publish", "\r\n", 405),
+        ("POST /stats", "Content-Length: 0\r\n\r\n", 405),
     ] {
         let mut flooder = Raw::connect(&gateway).await;
         let mut budget = Budget::of(10);
@@ -69,6 +71,7 @@ async fn a_flood_of_requests_on_one_connection_is_429_and_other_connections_go_o
             "Content-Length: 15\r\n\r\n{\"topic\":\"a:1\"}",
         ),
         ("POST /ticket", "Content-Length: 0\r\n\r\n"),
+        ("GET /stats", "\r\n"),
     ];
     for (line, rest) in requests {
         let mut flooder = Raw::connect(&gateway).await;

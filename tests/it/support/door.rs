@@ -11,6 +11,7 @@ pub enum Door {
     Poll,
     Publish,
     Ticket,
+    Stats,
 }
 
 /// What a client shows at a door.
@@ -29,12 +30,13 @@ pub enum Answer {
 }
 
 impl Door {
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Ws,
         Self::Events,
         Self::Poll,
         Self::Publish,
         Self::Ticket,
+        Self::Stats,
     ];
 
     pub fn path(self) -> &'static str {
@@ -44,6 +46,7 @@ impl Door {
             Self::Poll => "/poll",
             Self::Publish => "/publish",
             Self::Ticket => "/ticket",
+            Self::Stats => "/stats",
         }
     }
 
@@ -71,7 +74,7 @@ impl Door {
             credentials.query("topics=order:1")
         ));
         let request = match self {
-            Self::Ws | Self::Events | Self::Poll => gateway.http.get(url),
+            Self::Ws | Self::Events | Self::Poll | Self::Stats => gateway.http.get(url),
             Self::Publish => gateway.http.post(url).body(r#"{"topic":"order:1"}"#),
             Self::Ticket => gateway.http.post(url),
         };

@@ -7,11 +7,12 @@ pub const SECRET: &str = "a-secret-for-tests-of-more-than-32-bytes";
 pub struct Claims(pub Map<String, Value>);
 
 impl Claims {
-    /// May subscribe and publish everything, for an hour.
+    /// May subscribe and publish everything and see the node's numbers, for an hour.
     pub fn all(subject: &str) -> Self {
         Self::new(subject)
             .with("subscribe", json!(["**"]))
             .with("publish", json!(["**"]))
+            .with("stats", json!(true))
     }
 
     /// May do nothing, for an hour.
