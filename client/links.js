@@ -1,5 +1,5 @@
 // The three ways to a gateway. Each opens one link, which emits the gateway's frames in the terms of the
-// WebSocket, and ends once, with what ended it. None knows what the others do.
+// WebSocket, and ends once, with what ended it, or nothing where the client did. None knows what the others do.
 
 import { isAfter, sameLog } from "./cursor.js";
 import { failure, TribusError } from "./error.js";
@@ -43,7 +43,7 @@ class Link {
     this._ended = true;
     this._abort?.abort();
     this._stop?.();
-    if (error) this._onEnd(this._verdict ? new TribusError(this._verdict) : error);
+    this._onEnd(error && this._verdict ? new TribusError(this._verdict) : error);
   }
 }
 

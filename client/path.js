@@ -111,7 +111,7 @@ export class Path extends EventTarget {
     };
     const timer = setTimeout(() => next(silence(link)), patience);
     const link = this._try(transport, CANDIDATE_MS, false, (link) => this._adopt(link), (error) => {
-      if (round !== this._round) return;
+      if (!error || round !== this._round) return;
       if (error.code !== "network") return this._judge(error);
       next(error.message);
       if (this._candidates.size) return;
@@ -123,7 +123,7 @@ export class Path extends EventTarget {
 
   /**
    * Opens a link over `transport`; `bare`: without subscriptions. Once it delivers something, `onReady` is told,
-   * and may adopt it before anything else of it is read.
+   * and may adopt it before anything else of it is read; else `onFailed`, without an error where the client ended it.
    */
   _try(transport, ms, bare, onReady, onFailed) {
     const done = () => {
@@ -141,8 +141,8 @@ export class Path extends EventTarget {
       },
       _onEnd: (error) => {
         done();
-        if (link === this._main) this._ended(link, error);
-        else onFailed(error);
+        if (link !== this._main) onFailed(error);
+        else if (error) this._ended(link, error);
       },
     });
     const timer = setTimeout(() => link._end(failure(silence(link))), ms);

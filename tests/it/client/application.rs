@@ -33,7 +33,7 @@ const SETTLED: &str = "await until(() => /live|degraded|closed/.test(state.clien
 
 pub struct Client {
     pub js: Arc<Js>,
-    page: usize,
+    pub page: usize,
 }
 
 impl Client {
