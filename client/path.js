@@ -103,7 +103,7 @@ export class Path extends EventTarget {
     if (round !== this._round || this._main || !transport) return;
     let isNext;
     const next = (why) => {
-      if (isNext || round !== this._round) return;
+      if (isNext || round !== this._round || this._main) return;
       isNext = true;
       clearTimeout(timer);
       if (!isOffline()) this._bad[transport] = why;

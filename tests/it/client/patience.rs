@@ -13,7 +13,7 @@ use tokio::{
 };
 
 use super::application::{Client, TRANSPORTS};
-use crate::support::{Claims, Fault, Js, Manner, Network, TestGateway, within};
+use crate::support::{Claims, Fault, Js, Manner, Network, Scrape, TestGateway, within};
 
 async fn begin(url: &str, options: Value) -> Client {
     let tokens = [Claims::all("alice").token()];
@@ -120,6 +120,33 @@ async fn a_stream_that_was_cut_is_asked_for_again_when_it_said() {
     assert!(waited >= Duration::from_millis(1400), "{waited:?}");
 }
 
+/// What the client waits for a transport before it tries the next one beside it.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+#[tokio::test]
+async fn a_drop_after_a_while_is_no_fault_of_the_transport() {
+    let gateway = TestGateway::start().await;
+    for transport in ["ws", "sse"] {
+        let network = Network::before(&gateway).await;
+        if transport == "sse" {
+            network.set([Fault::RefuseUpgrades]);
+        }
+        let client = begin(&network.url("/"), json!({})).await;
+        client.collect("all", json!(["order:*"]), json!({})).await;
+        tokio::time::sleep(PATIENCE + Duration::from_millis(500)).await;
+        network.set([Fault::Offline(Manner::Reset)]);
+        client
+            .run("await until(() => state.errors[0]);", Value::Null)
+            .await;
+        network.set((transport == "sse").then_some(Fault::RefuseUpgrades));
+        gateway.publish("order:1", json!(1)).await;
+        client.collected("all", 1).await;
+        let seen = "return [...new Set(state.statuses.map(({ transport }) => transport))].filter(Boolean);";
+        let seen = client.run(seen, Value::Null).await;
+        assert_eq!(seen, json!([transport]));
+    }
+}
+
 #[tokio::test]
 async fn a_page_of_a_captive_portal_is_no_gateway() {
     let portal = "<!doctype html><title>Welcome to our Wi-Fi</title>";
@@ -191,15 +218,20 @@ async fn an_abort_signal_ends_a_loop_and_its_subscription() {
         state.ended = ended;";
     client.run(body, Value::Null).await;
     gateway.publish("order:1", json!(1)).await;
+    // The loop has it, for this one was told of it after the loop.
     client
-        .collect("seen", json!("order:*"), json!({"rewind": 1}))
+        .collect("seen", json!("order:1"), json!({"rewind": 1}))
         .await;
     client.collected("seen", 1).await;
+    let filters = |scrape: &Scrape| scrape.value("tribus_subscriptions");
+    assert_eq!(filters(&gateway.scrape().await), 3.0);
     let got = client
         .run("state.abort.abort(); return state.ended;", Value::Null)
         .await;
     assert_eq!(got, json!([1]));
-    client.run("state.client.close();", Value::Null).await;
+    gateway
+        .scrape_until("the filter to be gone", |scrape| filters(scrape) == 2.0)
+        .await;
 }
 
 #[tokio::test]
