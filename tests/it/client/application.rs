@@ -45,15 +45,24 @@ impl Client {
     /// Each call of `getToken` gets the next of these, and then the last.
     pub async fn connect_with(gateway: &TestGateway, tokens: &[String], options: Value) -> Self {
         let js = Arc::new(Js::node());
-        let client = Self::begin(js, 0, &gateway.url("/"), tokens, options).await;
-        client.run(SETTLED, Value::Null).await;
-        client
+        Self::settled(js, 0, &gateway.url("/"), tokens, options).await
     }
 
     /// In this page of Chromium, once it is live.
     pub async fn in_page(js: &Arc<Js>, page: usize, options: Value) -> Self {
         let tokens = [Claims::all("alice").token()];
-        let client = Self::begin(js.clone(), page, "/", &tokens, options).await;
+        Self::settled(js.clone(), page, "/", &tokens, options).await
+    }
+
+    /// Once it is live, or closed for good.
+    pub async fn settled(
+        js: Arc<Js>,
+        page: usize,
+        url: &str,
+        tokens: &[String],
+        options: Value,
+    ) -> Self {
+        let client = Self::begin(js, page, url, tokens, options).await;
         client.run(SETTLED, Value::Null).await;
         client
     }

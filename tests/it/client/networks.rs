@@ -261,15 +261,12 @@ impl Report {
                 of(chromium).as_secs_f32()
             )
         };
+        let lost = format!("0 and 0 of {}", self.events);
+        let (first, back) = (both(|report| report.first), both(|report| report.back));
         record(
             "networks",
-            &[
-                self.name,
-                &self.settled,
-                &both(|report| report.first),
-                &format!("0 and 0 of {}", self.events),
-                &both(|report| report.back),
-            ],
+            &[self.name, &self.settled, &lost],
+            &[&first, &back],
         );
     }
 }

@@ -202,6 +202,16 @@ async fn a_login_that_fails_for_a_moment_is_tried_again() {
 }
 
 #[tokio::test]
+async fn a_platform_without_websockets_goes_on_without() {
+    let gateway = TestGateway::start().await;
+    let options = json!({"WebSocket": null});
+    let client = Client::connect(&gateway, options).await;
+    let status = client.run("return state.client.status;", Value::Null).await;
+    let expected = json!({"state": "degraded", "transport": "sse", "reason": "no WebSocket here"});
+    assert_eq!(status, expected);
+}
+
+#[tokio::test]
 async fn an_abort_signal_ends_a_loop_and_its_subscription() {
     let gateway = TestGateway::start().await;
     let client = Client::connect(&gateway, json!({})).await;
