@@ -8,7 +8,7 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test client bench lint deny fuzz release
+.PHONY: run test client results bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
@@ -24,6 +24,11 @@ test: fuzz/Cargo.lock | rust
 # Builds static/tribus.js from client/; a test tells when that was forgotten.
 client:
 	sh scripts/client.sh
+
+# Runs the client's tests and puts what they measured into README.md.
+results: | rust
+	sh scripts/test-tools.sh
+	sh scripts/results.sh
 
 lint: fuzz/Cargo.lock | rust
 	$(CARGO) fmt --check

@@ -5,13 +5,22 @@ const TRIAL_MS = 5000;
 
 export const diagnose = async (client) => {
   const begun = Date.now();
-  const tried = client._all.map((transport) => new Promise((resolve) =>
-    client._try(transport, TRIAL_MS, true, (link) => {
+  const tried = client._all.map((transport) => new Promise((resolve) => {
+    let works;
+    const attempt = () => client._try(transport, TRIAL_MS, true, (link) => {
+      works = true;
+      resolve({ transport, works, ms: Date.now() - begun, reason: "works" });
       link._end();
-      resolve({ transport, works: true, ms: Date.now() - begun, reason: "works" });
-    }, ({ message, code }) =>
+    }, (error) => {
+      if (works) return;
+      // The client's own connection was lost meanwhile, and all trials with it.
+      if (!error) return queueMicrotask(attempt);
+      const { message, code } = error;
       // An answer of the gateway's passed the network.
-      resolve({ transport, works: false, reason: code === "network" ? message : `the gateway answered: ${message}` }))));
+      resolve({ transport, works: false, reason: code === "network" ? message : `the gateway answered: ${message}` });
+    });
+    attempt();
+  }));
   const transports = await Promise.all(tried);
   const online = globalThis.navigator?.onLine !== false;
   const list = transports.map(({ transport, reason }) => `${NAMES[transport]}: ${reason}`).join("; ");

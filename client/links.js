@@ -1,5 +1,5 @@
 // The three ways to a gateway. Each opens one link, which emits the gateway's frames in the terms of the
-// WebSocket, and ends once, with what ended it. None knows what the others do.
+// WebSocket, and ends once, with what ended it, or nothing where the client did. None knows what the others do.
 
 import { isAfter, sameLog } from "./cursor.js";
 import { failure, TribusError } from "./error.js";
@@ -41,9 +41,8 @@ class Link {
   _end(error) {
     if (this._ended) return;
     this._ended = true;
-    this._abort?.abort();
     this._stop?.();
-    if (error) this._onEnd(this._verdict ? new TribusError(this._verdict) : error);
+    this._onEnd(error && this._verdict ? new TribusError(this._verdict) : error);
   }
 }
 
@@ -55,9 +54,11 @@ class WebSocketLink extends Link {
   _filters = new Set();
 
   _open(token) {
+    const { WebSocket } = this._client._options;
+    if (!WebSocket) throw failure("no WebSocket here");
     const url = this._client._url("ws");
     url.protocol = url.protocol.replace("http", "ws");
-    const socket = new (this._client._options.WebSocket)(url.href);
+    const socket = new WebSocket(url.href);
     this._stop = () => socket.close();
     this._send = (frame) => socket.readyState === 1 && socket.send(JSON.stringify(frame));
     socket.onopen = () => {
@@ -154,8 +155,9 @@ class WebSocketLink extends Link {
 /** What streams and polls share: requests that carry all subscriptions, made again when these change. */
 class RequestLink extends Link {
   _open() {
-    this._abort?.abort();
-    const abort = (this._abort = new AbortController());
+    this._stop?.();
+    const abort = new AbortController();
+    this._stop = () => abort.abort();
     this._asked = this._subscriptions;
     this._joined = new Set(this._asked.filter(({ _at }) => _at));
     this._cursor = resumeOf(this._asked);

@@ -103,7 +103,7 @@ export class Path extends EventTarget {
     if (round !== this._round || this._main || !transport) return;
     let isNext;
     const next = (why) => {
-      if (isNext || round !== this._round) return;
+      if (isNext || round !== this._round || this._main) return;
       isNext = true;
       clearTimeout(timer);
       if (!isOffline()) this._bad[transport] = why;
@@ -111,7 +111,7 @@ export class Path extends EventTarget {
     };
     const timer = setTimeout(() => next(silence(link)), patience);
     const link = this._try(transport, CANDIDATE_MS, false, (link) => this._adopt(link), (error) => {
-      if (round !== this._round) return;
+      if (!error || round !== this._round) return;
       if (error.code !== "network") return this._judge(error);
       next(error.message);
       if (this._candidates.size) return;
@@ -123,7 +123,7 @@ export class Path extends EventTarget {
 
   /**
    * Opens a link over `transport`; `bare`: without subscriptions. Once it delivers something, `onReady` is told,
-   * and may adopt it before anything else of it is read.
+   * and may adopt it before anything else of it is read; else `onFailed`, without an error where the client ended it.
    */
   _try(transport, ms, bare, onReady, onFailed) {
     const done = () => {
@@ -141,8 +141,8 @@ export class Path extends EventTarget {
       },
       _onEnd: (error) => {
         done();
-        if (link === this._main) this._ended(link, error);
-        else onFailed(error);
+        if (link !== this._main) onFailed(error);
+        else if (error) this._ended(link, error);
       },
     });
     const timer = setTimeout(() => link._end(failure(silence(link))), ms);
@@ -291,8 +291,8 @@ export class Path extends EventTarget {
     if (isOnline) this._probe();
     const { _last } = main;
     if (Date.now() - _last < TICK_MS) return;
-    if (!main._send) return main._open();
-    main._send({ type: "ping" });
+    if (main._send) main._send({ type: "ping" });
+    else main._open();
     setTimeout(() => main._last === _last && main._end(failure(SILENT)), PATIENCE_MS);
   }
 }

@@ -22,7 +22,7 @@ private_names() {
     grep -ohE '\b_[A-Za-z]+' "$1" | LC_ALL=C sort | uniq -c | LC_ALL=C sort -k1,1nr -k2 | awk '{ print $2 }'
 }
 { private_names "$work/tribus.js"; private_names "$work/tribus-extras.js"; } | awk '
-    BEGIN { letters = "etaoinsrhldcumfpgwybvkxjqzETAOINSRHLDCUMFPGWYBVKXJQZ" }
+    BEGIN { letters = "etsirnaochldupmfgbyvwkxjqzETSIRNAOCHLDUPMFGBYVWKXJQZ" }
     seen[$1]++ { next }
     {
         first = substr(letters, count % 52 + 1, 1)
@@ -34,7 +34,7 @@ private_names() {
 
 for name in tribus tribus-extras; do
     "$programs/terser" "$work/$name.js" --module --ecma 2022 \
-        --compress passes=4,ecma=2022,pure_getters,unsafe,unsafe_arrows,hoist_props=false,keep_fargs=false \
+        --compress passes=4,ecma=2022,pure_getters,unsafe,unsafe_arrows,hoist_props=false,keep_fargs=false,lhs_constants=false \
         --mangle --mangle-props regex=/^_/ --name-cache "$work/names.json" \
         --output "$out/$name.js"
 done

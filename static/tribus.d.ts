@@ -55,9 +55,12 @@ export interface Options {
   credentials?: RequestCredentials;
   /** Share one connection between the browser's tabs of one gateway and subject. Default: false. */
   shareTabs?: boolean;
-  /** Keep each subscription's position in `sessionStorage`, so that a reload misses nothing. A string names what is kept, where a page has several clients. Default: false. */
+  /**
+   * Keep each subscription's position in `sessionStorage`, so that a reload misses nothing; where it says itself where it begins, it begins there.
+   * A string names what is kept, where a page has several clients. Default: false.
+   */
   persist?: boolean | string;
-  /** Give up after so many attempts to connect in a row. Default: never. */
+  /** Give up after so many attempts to connect in a row; those of a device without a network do not count. Default: never. */
   maxAttempts?: number;
   /** Events that wait for a subscriber that is slow, each; beyond it, the subscriber gets a reset `lagged`. Default: 1024. */
   buffer?: number;
@@ -163,7 +166,10 @@ export class Tribus extends EventTarget {
   subscribe<Data = any>(topics: string | readonly string[], options: BatchOptions<Data>): Subscription<TribusEvent<Data>[]>;
   subscribe<Data = any>(topics: string | readonly string[], options?: SubscribeOptions<Data> | ((event: TribusEvent<Data>) => void)): Subscription<TribusEvent<Data>>;
 
-  /** Tries again over whichever transport works until the gateway has answered; counts once. Rejects with a TribusError. */
+  /**
+   * Tries again for about a minute, over whichever transport works; counts once. Rejects with a TribusError; its code `network` leaves
+   * open whether the event was published: again with the same `key` it counts once.
+   */
   publish(topic: string, data?: unknown, options?: PublishOptions): Promise<{ id: string; duplicate?: boolean }>;
 
   /** Now, instead of waiting; also after a refused login or `maxAttempts`, not after `close()`. */

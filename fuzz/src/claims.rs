@@ -108,6 +108,28 @@ fn strict() -> &'static Authenticator {
 /// The claims in which the gateway is interested, each there at most once.
 struct Claims(HashMap<String, Value>);
 
+/// What the `limits` claim may set.
+const LIMITS: &[&str] = &[
+    "publish_events_per_second",
+    "publish_burst",
+    "connects_per_second",
+    "connect_burst",
+    "connections_per_subject",
+    "polls_per_subject",
+];
+
+fn are_limits(claim: &Value) -> bool {
+    let fits = |value: &Value| {
+        let number = value.as_u64().unwrap_or_default();
+        (1..=u64::from(u32::MAX)).contains(&number)
+    };
+    claim.as_object().is_some_and(|limits| {
+        limits
+            .iter()
+            .all(|(name, value)| LIMITS.contains(&name.as_str()) && fits(value))
+    })
+}
+
 const KNOWN: &[&str] = &[
     "sub",
     "exp",
@@ -120,6 +142,7 @@ const KNOWN: &[&str] = &[
     "stats",
     "subscribe",
     "publish",
+    "limits",
 ];
 
 impl Claims {
@@ -170,6 +193,7 @@ impl Claims {
             && ["trusted", "stats"]
                 .iter()
                 .all(|name| self.0.get(*name).is_none_or(Value::is_boolean))
+            && self.0.get("limits").is_none_or(are_limits)
             && issuer
             && self.has_audience(is_strict)
             && date("exp").is_some_and(|exp| now < millis(exp) + LEEWAY)

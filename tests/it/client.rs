@@ -1,5 +1,8 @@
 //! The JavaScript client, against the real gateway.
 
+mod application;
 mod delivery;
 mod networks;
 mod package;
+mod pages;
+mod patience;

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
 
 use self::terminal::{Running, Shell};
-use crate::support::{Answer, Backend, Credentials, Door, Mood, TestGateway, Ws};
+use crate::support::{Answer, Backend, Credentials, Door, Js, Mood, TestGateway, Ws};
 
 #[test]
 fn the_readme_does_what_it_says_when_it_is_run_as_written() {
@@ -22,7 +22,7 @@ fn the_readme_does_what_it_says_when_it_is_run_as_written() {
         match block.language {
             "sh" => reader.paste(block.text),
             "console" => reader.compare_session(block.text),
-            "js" => reader.request_as_event_source(block.text),
+            "js" => reader.run_in_browser(block.text),
             "toml" => reader.configure_a_hook(block.text),
             "json" => reader.read_of_the_hook(block.text),
             "" if block.text.contains('▶') => {}
@@ -257,28 +257,44 @@ impl Reader {
         self.receive();
     }
 
-    /// As a browser would, which has no header to put a token into.
-    fn request_as_event_source(&mut self, script: &str) {
-        let ticket = self.shell.output(
-            r#"curl "$TRIBUS_URL/ticket" -H "Authorization: Bearer $TRIBUS_TOKEN" -d '{"use":"stream"}'"#,
+    /// In a page of the gateway that has a token, and something to do with what comes.
+    fn run_in_browser(&mut self, script: &str) {
+        let [url, token] = ["TRIBUS_URL", "TRIBUS_TOKEN"]
+            .map(|name| self.shell.output(&format!("echo ${name}")).concat());
+        // What runs is the body of a function, which no module can be imported into by a statement.
+        let script = script.replace(
+            "import { Tribus } from ",
+            "const { Tribus } = await import(",
         );
-        let ticket = json(&ticket.concat());
-        let ticket = ticket["ticket"].as_str().expect("a ticket");
-        let (_, address) = script.split_once("EventSource(`").expect("an EventSource");
-        let (address, _) = address.split_once("`)").expect("its address");
-        assert!(address.contains("${ticket}"), "{address}");
-        let address = address.replace("${ticket}", ticket);
-        let mut source = self.shell.start(&format!(
-            "curl -N \"$TRIBUS_URL{address}\" -H 'Accept: text/event-stream'"
-        ));
-        source.line_with("event: live");
-        self.shell
-            .output("./target/release/tribus publish order:7 --event order:seen");
-        source.line_with(&format!("data: {ENVELOPE}"));
-        let frame = source.frame();
-        let named = frame.iter().find(|line| line.starts_with("event:"));
-        assert_eq!(named, None, "`onmessage` gets only events without a name");
-        self.receive();
+        let script = script.replace("(\"/tribus.js\";", "(\"/tribus.js\");");
+        let begin = format!(
+            "const shown = (state.shown = []);
+             const show = (topic, data) => shown.push([topic, data]);
+             const reload = () => shown.push('reload');
+             const token = args;
+             state.script = (async () => {{ {script} }})().catch((error) => shown.push(error.message));"
+        );
+        let shown = "return state.shown[0] ?? null;";
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
+        let js = runtime.block_on(async {
+            let js = Js::chromium(&url);
+            js.run(&begin, token.into()).await;
+            js
+        });
+        // Until it has subscribed nobody shows anything.
+        let seen = loop {
+            self.shell
+                .output(r#"./target/release/tribus publish order:7 '"seen"'"#);
+            self.receive();
+            let seen = runtime.block_on(js.run(shown, Value::Null));
+            if !seen.is_null() {
+                break seen;
+            }
+        };
+        assert_eq!(seen, serde_json::json!(["order:7", "seen"]));
     }
 
     fn use_real_keys(&mut self, text: &str, steps: &[Step]) {

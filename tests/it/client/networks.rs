@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Claims, Fault, Js, Manner, Network, TestGateway};
+use crate::support::{Claims, Fault, Js, Manner, Network, TestGateway, record};
 
 const FIRST_EVENT: Duration = Duration::from_secs(5);
 const BACK_ON_WEBSOCKET: Duration = Duration::from_secs(30);
@@ -20,6 +20,8 @@ const BEGIN: &str = "
     const { Tribus, WebSocket } = await load();
     const begun = Date.now();
     state.client = new Tribus(args.url, { getToken: () => args.token, WebSocket });
+    state.statuses = [];
+    state.client.addEventListener('status', ({ detail }) => state.statuses.push({ ...detail, after: Date.now() - begun }));
     state.got = {};
     for (const [name, topics, options] of [
         ['pattern', 'order:*', {}],
@@ -42,6 +44,8 @@ struct Weather {
     faults: Vec<Fault>,
     /// The transport it settles on, and how its reason begins; where the network leaves one standing.
     settles: Option<(&'static str, &'static str)>,
+    /// The network is as it is for so long, instead of coming and going.
+    steady: Option<Duration>,
 }
 
 fn weather(
@@ -53,6 +57,7 @@ fn weather(
         name,
         faults,
         settles,
+        steady: None,
     }
 }
 
@@ -154,6 +159,23 @@ async fn bad_lines_are_survived() {
     .await;
 }
 
+/// As many proxies do: a stream is not at fault that lives so long each time.
+#[tokio::test]
+async fn streams_that_are_cut_every_thirty_seconds_are_kept() {
+    let after = Duration::from_secs(30);
+    let faults = vec![Fault::RefuseUpgrades, Fault::CutResponses { after }];
+    let cut = weather(
+        "responses cut at 30 s, upgrades refused",
+        faults,
+        Some(("sse", REFUSED)),
+    );
+    run([Weather {
+        steady: Some(2 * after + Duration::from_secs(5)),
+        ..cut
+    }])
+    .await;
+}
+
 #[tokio::test]
 async fn publishing_passes_where_bodies_do_not() {
     let gateway = TestGateway::start().await;
@@ -179,20 +201,82 @@ enum Host {
 }
 
 async fn run<const COUNT: usize>(weathers: [Weather; COUNT]) {
-    for host in [Host::Node, Host::Chromium] {
-        let networks = weathers.clone().map(|weather| survive(weather, host));
-        let reports = futures_util::future::join_all(networks).await;
-        let failures: Vec<String> = reports.into_iter().flatten().collect();
-        assert!(failures.is_empty(), "{}", failures.join("\n"));
+    let survivals = weathers.map(|weather| async move {
+        // One after the other where time matters, beside each other where it is only waited for.
+        match weather.steady {
+            Some(_) => {
+                let (node, chromium) = tokio::join!(
+                    survive(&weather, Host::Node),
+                    survive(&weather, Host::Chromium)
+                );
+                [node, chromium]
+            }
+            None => [
+                survive(&weather, Host::Node).await,
+                survive(&weather, Host::Chromium).await,
+            ],
+        }
+    });
+    let reports = futures_util::future::join_all(survivals).await;
+    for [node, chromium] in &reports {
+        node.record(chromium);
+    }
+    let failures: Vec<&String> = reports
+        .iter()
+        .flatten()
+        .flat_map(|report| &report.failures)
+        .collect();
+    assert!(failures.is_empty(), "{failures:#?}");
+}
+
+/// What the client did on one network.
+struct Report {
+    name: &'static str,
+    host: Host,
+    /// Over which it went on, and what it said of the better ones.
+    settled: String,
+    first: Duration,
+    events: usize,
+    back: Duration,
+    failures: Vec<String>,
+}
+
+impl Report {
+    fn check(&mut self, is_good: bool, what: impl FnOnce() -> String) {
+        if !is_good {
+            let failure = format!("{} in {:?}: {}", self.name, self.host, what());
+            self.failures.push(failure);
+        }
+    }
+
+    /// A row of the table in README.md; what is counted there was checked to be so.
+    fn record(&self, chromium: &Self) {
+        if !self.failures.is_empty() || !chromium.failures.is_empty() {
+            return;
+        }
+        let both = |of: fn(&Self) -> Duration| {
+            format!(
+                "{:.1} s, {:.1} s",
+                of(self).as_secs_f32(),
+                of(chromium).as_secs_f32()
+            )
+        };
+        let lost = format!("0 and 0 of {}", self.events);
+        let (first, back) = (both(|report| report.first), both(|report| report.back));
+        record(
+            "networks",
+            &[self.name, &self.settled, &lost],
+            &[&first, &back],
+        );
     }
 }
 
-/// What went wrong on this network.
-async fn survive(weather: Weather, host: Host) -> Vec<String> {
+async fn survive(weather: &Weather, host: Host) -> Report {
     let Weather {
         name,
         faults,
         settles,
+        steady,
     } = weather;
     let gateway = TestGateway::with("heartbeat = \"1s\"").await;
     let network = Network::before(&gateway).await;
@@ -209,11 +293,14 @@ async fn survive(weather: Weather, host: Host) -> Vec<String> {
         json!({"url": network.url("/"), "token": Claims::all("alice").token(), "cursor": start});
     js.run(BEGIN, args).await;
 
-    let mut failures = Vec::new();
-    let mut check = |is_good: bool, what: String| {
-        if !is_good {
-            failures.push(format!("{name} in {host:?}: {what}"));
-        }
+    let mut report = Report {
+        name,
+        host,
+        settled: "whichever gets through".to_owned(),
+        first: Duration::ZERO,
+        events: 0,
+        back: Duration::ZERO,
+        failures: Vec::new(),
     };
     let first = until(
         FIRST_EVENT,
@@ -221,56 +308,58 @@ async fn survive(weather: Weather, host: Host) -> Vec<String> {
         |first| !first.is_null(),
     )
     .await;
-    check(first.is_ok(), format!("no event within {FIRST_EVENT:?}"));
+    report.check(first.is_ok(), || format!("no event within {FIRST_EVENT:?}"));
+    let first = first.ok().and_then(|first| first.as_u64());
+    report.first = Duration::from_millis(first.unwrap_or(0));
     if let Some((transport, reason)) = settles {
-        let settled = until(
-            BACK_ON_WEBSOCKET,
-            || status(&js),
-            |status| {
-                status["transport"] == transport
-                    && status["reason"]
-                        .as_str()
-                        .unwrap_or_default()
-                        .starts_with(reason)
-            },
-        )
-        .await;
-        check(
-            settled.is_ok(),
-            format!("expected {transport} ({reason}): {settled:?}"),
-        );
-    }
-    for round in 0..ROUNDS {
-        let other = match round % 3 {
-            0 => vec![Fault::Offline(Manner::Silent)],
-            1 => vec![Fault::Offline(Manner::Reset)],
-            _ => vec![],
+        let is_settled = |status: &Value| {
+            let told = status["reason"].as_str().unwrap_or_default();
+            status["transport"] == *transport && told.starts_with(reason)
         };
-        for spell in [faults.clone(), other] {
-            network.set(spell);
-            expected.publish(&gateway, EVENTS / ROUNDS / 2).await;
-            sleep(SPELL).await;
-        }
+        let settled = until(BACK_ON_WEBSOCKET, || status(&js), is_settled).await;
+        report.check(settled.is_ok(), || {
+            format!("expected {transport} ({reason}): {settled:?}")
+        });
+        report.settled = told(&settled.unwrap_or_else(|status| status));
+    }
+    match steady {
+        Some(long) => endure(*long, &gateway, &mut expected).await,
+        None => come_and_go(&network, faults, &gateway, &mut expected).await,
+    }
+    if let (Some(_), Some((transport, _))) = (steady, settles) {
+        let statuses = js.run("return state.statuses;", Value::Null).await;
+        let mut seen = statuses
+            .as_array()
+            .expect("a list")
+            .iter()
+            .map(|status| &status["transport"]);
+        let stayed = seen.all(|seen| seen.is_null() || seen == transport);
+        report.check(stayed, || {
+            format!("it did not stay where it was: {statuses}")
+        });
     }
     // Faults of requests do not strike while the client is on its WebSocket.
     network.set(faults.clone());
     let through = network.gateway(&gateway);
     if faults.contains(&Fault::SwallowBodies) {
         let (status, _) = through.post("{\"topic\":\"order:1\"}").await;
-        check(status == 400, format!("a body passed: {status}"));
+        report.check(status == 400, || format!("a body passed: {status}"));
     }
     if faults.contains(&Fault::BufferResponses) {
         let claims = Claims::all("bob");
         let stream = through.get("/events", "topics=order:*", &claims);
         let is_held = timeout(SPELL, stream).await.is_err();
-        check(is_held, "a stream came through".to_owned());
+        report.check(is_held, || "a stream came through".to_owned());
     }
-    for fault in &faults {
-        check(network.struck(fault) > 0, format!("{fault:?} never struck"));
+    for fault in faults {
+        let struck = network.struck(fault);
+        report.check(struck > 0, || format!("{fault:?} never struck"));
     }
     network.clear();
+    let cleared = Instant::now();
     // A socket that died in silence counts as live until its heartbeat is overdue.
     expected.publish(&gateway, 1).await;
+    report.events = expected.everything.len();
     let all = until(
         BACK_ON_WEBSOCKET,
         || js.run("return state.got;", Value::Null),
@@ -278,16 +367,58 @@ async fn survive(weather: Weather, host: Host) -> Vec<String> {
     )
     .await;
     if let Err(got) = all {
-        check(false, expected.difference(&got));
+        report.check(false, || expected.difference(&got));
     }
+    let left = BACK_ON_WEBSOCKET.saturating_sub(cleared.elapsed());
     let back = until(
-        BACK_ON_WEBSOCKET,
+        left,
         || status(&js),
         |status| status["state"] == "live" && status["transport"] == "ws",
     )
     .await;
-    check(back.is_ok(), format!("not back on WebSocket: {back:?}"));
-    failures
+    report.check(back.is_ok(), || format!("not back on WebSocket: {back:?}"));
+    report.back = cleared.elapsed();
+    report
+}
+
+/// The faults, again and again, with another weather between them.
+async fn come_and_go(
+    network: &Network,
+    faults: &[Fault],
+    gateway: &TestGateway,
+    expected: &mut Expected,
+) {
+    for round in 0..ROUNDS {
+        let other = match round % 3 {
+            0 => vec![Fault::Offline(Manner::Silent)],
+            1 => vec![Fault::Offline(Manner::Reset)],
+            _ => vec![],
+        };
+        for spell in [faults.to_vec(), other] {
+            network.set(spell);
+            expected.publish(gateway, EVENTS / ROUNDS / 2).await;
+            sleep(SPELL).await;
+        }
+    }
+}
+
+async fn endure(long: Duration, gateway: &TestGateway, expected: &mut Expected) {
+    for _ in 0..EVENTS {
+        expected.publish(gateway, 1).await;
+        sleep(long / EVENTS as u32).await;
+    }
+}
+
+fn told(status: &Value) -> String {
+    let transport = match status["transport"].as_str() {
+        Some("ws") => "WebSocket",
+        Some("sse") => "SSE",
+        _ => "long-poll",
+    };
+    match status["reason"].as_str() {
+        Some(reason) => format!("{transport}: \"{reason}\""),
+        None => transport.to_owned(),
+    }
 }
 
 async fn status(js: &Js) -> Value {

@@ -43,12 +43,53 @@ fn the_client_is_within_its_budget() {
 
 #[test]
 fn an_application_gets_strict_types() {
+    check_types(Path::new("tests/js/types.ts"));
+}
+
+/// What the examples leave to the application.
+const APPLICATION: &str = r#"
+    import { Tribus } from "tribus-client";
+    interface Order { id: number; status: string }
+    declare const signal: AbortSignal;
+    declare const fetchMyToken: () => Promise<string>;
+    declare const show: (what: unknown, value: unknown) => void;
+    declare const draw: (what: unknown, value: unknown) => Promise<void>;
+    declare const reload: (reason?: string) => void;
+"#;
+
+#[test]
+fn the_examples_of_the_documentation_have_the_types_of_the_client() {
+    let docs = fs::read_to_string(project().join("docs/client.md")).expect("docs/client.md");
+    let blocks: Vec<&str> = docs
+        .split("```ts\n")
+        .skip(1)
+        .filter_map(|rest| rest.split("\n```").next())
+        .collect();
+    assert!(blocks.len() > 1, "{} examples", blocks.len());
+    let place = tempfile::tempdir().expect("a folder");
+    let modules = place.path().join("node_modules");
+    fs::create_dir(&modules).expect("a folder");
+    std::os::unix::fs::symlink(project().join("static"), modules.join("tribus-client"))
+        .expect("a link");
+    let imports = |line: &&str| !line.starts_with("import ");
+    let text: Vec<&str> = blocks
+        .iter()
+        .flat_map(|block| block.lines())
+        .filter(imports)
+        .collect();
+    let example = place.path().join("example.mts");
+    fs::write(&example, format!("{APPLICATION}{}", text.join("\n"))).expect("a file");
+    check_types(&example);
+}
+
+fn check_types(file: &Path) {
     let mut tsc = Command::new("tests/js/node_modules/.bin/tsc");
     tsc.args([
         "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
     ])
     .args(["--lib", "es2023,dom,dom.iterable,esnext.disposable"])
-    .args(["--types", "", "--ignoreConfig", "tests/js/types.ts"]);
+    .args(["--types", "", "--ignoreConfig"])
+    .arg(file);
     succeed(&mut tsc);
 }
 
