@@ -21,7 +21,8 @@ export class Tail {
   /** `onFollow` is told `{ topics, cursor }` when other topics are asked for. */
   constructor({ onFollow }) {
     this.onFollow = onFollow;
-    byId("follow").addEventListener("submit", handled(() => onFollow(this.wanted)));
+    byId("follow").addEventListener("submit", handled(() => this.#follow()));
+    byId("topics").addEventListener("input", ({ target }) => target.setCustomValidity(""));
     byId("text-filter").addEventListener("input", () => this.#showAll());
     byId("pause").addEventListener("click", () => this.#pause(!this.#isPaused));
     byId("clear").addEventListener("click", () => this.clear());
@@ -53,6 +54,13 @@ export class Tail {
     this.#total = 0;
     this.#pause(false);
     this.#showAll();
+  }
+
+  #follow() {
+    const { wanted } = this;
+    const field = byId("topics");
+    if (!wanted.topics.length) field.setCustomValidity("Name a topic filter, such as order:* or **");
+    if (field.reportValidity()) this.onFollow(wanted);
   }
 
   #push(entry) {
@@ -103,7 +111,7 @@ function itemOf({ frame, replayed, transport, reset }) {
     element("span", { className: "name", text: frame.event }), " ",
     ...(replayed ? [replayMark(), " "] : []),
     element("span", { className: "preview", text: previewOf(frame.data) }),
-    element("span", { className: "visually-hidden", text: ` over ${NAMES[transport]}` }));
+    element("span", { className: "visually-hidden", text: transport ? ` over ${NAMES[transport]}` : "" }));
   // Hundreds of stops for the Tab key would bar the way to the rest of the page.
   summary.tabIndex = -1;
   const details = element("details", {}, summary);
@@ -111,7 +119,7 @@ function itemOf({ frame, replayed, transport, reset }) {
   details.addEventListener("toggle", () => {
     details.append(element("pre", { text: JSON.stringify(frame, null, 2) }));
   }, { once: true });
-  return element("li", { "data-lane": transport }, details);
+  return element("li", { "data-lane": transport ?? "" }, details);
 }
 
 /** Through the rows, from the list itself; Enter opens one, as of any `summary`. */

@@ -83,6 +83,10 @@ async fn the_tail_follows_other_topics_and_shows_only_what_is_asked_for() {
     assert!(!live.as_str().expect("a row").contains("replayed"));
     assert!(!console.text("#tail-list").await.contains("user:"));
 
+    console.fill("#topics", " , ").await;
+    console.click("#follow button").await;
+    gateway.publish("order:4", json!(null)).await;
+    console.reads("#tail-list", "order:4").await;
     console.fill("#topics", "no good").await;
     console.click("#follow button").await;
     console
