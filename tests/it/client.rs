@@ -3,3 +3,4 @@
 mod delivery;
 mod networks;
 mod package;
+mod react;
