@@ -368,10 +368,14 @@ class Invalidations {
     this.#pending = new Map(pending.flatMap(({ all }) => all.map((key) => [idOf(key), { key, all, due }])));
   }
 
+  /** What waits for nothing but its time. */
+  #ready() {
+    return this.#holds.size ? [] : [...this.#pending].filter(([id]) => !this.#running.has(id));
+  }
+
   #schedule() {
-    const dues = [...this.#pending].filter(([id]) => !this.#running.has(id)).map(([, { due }]) => due);
-    const next = Math.min(...dues);
-    if (this.#holds.size || !dues[0] || (this.#timer && this.#wakesAt <= next)) return;
+    const next = Math.min(...this.#ready().map(([, { due }]) => due));
+    if (next === Infinity || (this.#timer && this.#wakesAt <= next)) return;
     clearTimeout(this.#timer);
     this.#wakesAt = next;
     this.#timer = setTimeout(() => this.#flush(), next - Date.now());
@@ -379,9 +383,7 @@ class Invalidations {
 
   #flush() {
     this.#timer = undefined;
-    if (this.#holds.size) return;
-    for (const [id, { key, due }] of this.#pending)
-      if (due <= Date.now() && !this.#running.has(id)) this.#run(id, key);
+    for (const [id, { key, due }] of this.#ready()) if (due <= Date.now()) this.#run(id, key);
     this.#schedule();
   }
 

@@ -7,12 +7,12 @@ import { renderToString } from "react-dom/server.browser";
 import { QueryClient, QueryClientProvider, useMutation, useQuery } from "@tanstack/react-query";
 import useSWR, { SWRConfig, useSWRConfig } from "swr";
 import {
-  swr, tanstackQuery, TribusProvider, useTribus, useTribusEvent, useTribusInvalidation, useTribusStatus,
+  invalidateOn, swr, tanstackQuery, TribusProvider, useTribus, useTribusEvent, useTribusInvalidation, useTribusStatus,
 } from "tribus-client/react";
 
 const { Activity = React.Fragment, StrictMode, useEffect, useState } = React;
 
-const app = (globalThis.app = { records: {}, complaints: [], version: React.version });
+const app = (globalThis.app = { records: {}, complaints: [], version: React.version, close() {} });
 
 /** `renders`: those that were committed. */
 const useRecord = (name, value) => {
@@ -143,6 +143,7 @@ app.swrCache = () => swrCache;
 app.queryClient = new QueryClient();
 
 app.prefetch = () => app.queryClient.prefetchQuery({ queryKey: KEY, queryFn: load });
+app.invalidateOn = invalidateOn;
 app.invalidate = (key) => tanstackQuery(app.queryClient)(key);
 
 const begin = (show) => {
@@ -155,14 +156,19 @@ const begin = (show) => {
 };
 
 app.open = (client) =>
-  begin((place) => createRoot(place).render(<StrictMode><Page client={client} /></StrictMode>));
+  begin((place) => {
+    const root = createRoot(place);
+    app.close = () => root.unmount();
+    root.render(<StrictMode><Page client={client} /></StrictMode>);
+  });
 
 app.html = (parts) => renderToString(<StrictMode><Page client={null} parts={parts} /></StrictMode>);
 
 app.hydrate = (client, parts, html) =>
   begin((place) => {
     place.innerHTML = html;
-    hydrateRoot(place, <StrictMode><Page client={client} parts={parts} /></StrictMode>);
+    const root = hydrateRoot(place, <StrictMode><Page client={client} parts={parts} /></StrictMode>);
+    app.close = () => root.unmount();
   });
 
 /** As a component without a provider does it. */

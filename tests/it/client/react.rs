@@ -68,9 +68,9 @@ const OPEN: &str = "
     const { Tribus } = await load();
     state.sent = [];
     state.begun = [];
-    state.tokens = args.tokens;
+    state.token = args.token;
     state.client = new Tribus('/', {
-        getToken: () => state.tokens[0],
+        getToken: () => state.token,
         WebSocket: class extends WebSocket {
             constructor(url) {
                 super(url);
@@ -92,25 +92,33 @@ struct Page {
 }
 
 impl Page {
+    /// One that is not there, for such have no policy.
+    async fn of(gateway: &TestGateway) -> Self {
+        let js = Js::chromium(&gateway.url("/no-such-page"));
+        Self { js }
+    }
+
+    /// With a client that may do everything, and nothing shown yet.
     async fn open(gateway: &TestGateway, react: React) -> Self {
-        Self::open_with(gateway, react, &[Claims::all("alice").token()]).await
-    }
-
-    async fn open_with(gateway: &TestGateway, react: React, tokens: &[String]) -> Self {
-        let page = Self::blank(gateway, react).await;
-        page.run(OPEN, json!({"tokens": tokens})).await;
-        page.run("app.open(state.client);", Value::Null).await;
-        page.run("await until(() => app.show);", Value::Null).await;
+        let page = Self::of(gateway).await;
+        page.begin(react, &Claims::all("alice")).await;
         page
     }
 
-    /// With the bundle, but no client yet. The page is one that is not there, for such have no policy.
-    async fn blank(gateway: &TestGateway, react: React) -> Self {
-        let page = Self {
-            js: Js::chromium(&gateway.url("/no-such-page")),
-        };
-        page.js.run(&react.bundle(), Value::Null).await;
-        page
+    /// Begins anew, with this React, and a client of its own.
+    async fn begin(&self, react: React, claims: &Claims) {
+        self.load(react).await;
+        self.run(OPEN, json!({"token": claims.token()})).await;
+        self.run("app.open(state.client);", Value::Null).await;
+        self.run("await until(() => app.show);", Value::Null).await;
+    }
+
+    /// Only the bundle; what was there before is gone.
+    async fn load(&self, react: React) {
+        let close =
+            "globalThis.app?.close(); state.client?.close(); document.body.textContent = '';";
+        self.run(close, Value::Null).await;
+        self.js.run(&react.bundle(), Value::Null).await;
     }
 
     async fn run(&self, body: &str, args: Value) -> Value {

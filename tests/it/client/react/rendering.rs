@@ -26,8 +26,9 @@ async fn publish_at_once(gateway: &TestGateway, events: impl Iterator<Item = (St
 #[tokio::test]
 async fn a_component_renders_and_updates_under_strict_mode_with_each_react() {
     let gateway = TestGateway::start().await;
+    let page = Page::of(&gateway).await;
     for react in React::BOTH {
-        let page = Page::open(&gateway, react).await;
+        page.begin(react, &Claims::all("alice")).await;
         let version = page.value("app.version").await;
         let begins = if react == React::Newest { "19." } else { "18." };
         assert!(version.as_str().expect("text").starts_with(begins));
@@ -48,6 +49,8 @@ async fn a_component_renders_and_updates_under_strict_mode_with_each_react() {
         );
         let status = page.value("records.feed.value.status.state").await;
         assert_eq!(status, "live");
+        page.run("state.client.close();", Value::Null).await;
+        page.shows("status", "closed ").await;
         page.assert_no_complaints().await;
     }
 }
@@ -142,6 +145,7 @@ async fn a_server_renders_what_the_page_then_takes_over() {
         json!({"kind": "query", "name": "query", "topics": ["order:*"]}),
     ];
     parts.as_array_mut().expect("a list").extend(others);
+    let page = Page::of(&gateway).await;
     for react in React::BOTH {
         let node = Js::node();
         node.run(&react.bundle(), Value::Null).await;
@@ -154,8 +158,8 @@ async fn a_server_renders_what_the_page_then_takes_over() {
             json!([])
         );
 
-        let page = Page::blank(&gateway, react).await;
-        let open = json!({"tokens": [Claims::all("alice").token()]});
+        page.load(react).await;
+        let open = json!({"token": Claims::all("alice").token()});
         page.run(super::OPEN, open).await;
         page.run(
             "await until(() => state.client.status.state === 'live');

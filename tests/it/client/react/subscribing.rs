@@ -35,8 +35,9 @@ async fn await_subscribers(gateway: &TestGateway, filter: &str, count: u64) {
 #[tokio::test]
 async fn components_that_want_the_same_share_one_subscription_until_the_last_has_gone() {
     let gateway = TestGateway::start().await;
+    let page = Page::of(&gateway).await;
     for react in React::BOTH {
-        let page = Page::open(&gateway, react).await;
+        page.begin(react, &Claims::all("alice")).await;
         let options = json!({"events": ["message", "paid"]});
         let reordered = json!({"events": ["paid", "message"]});
         let all = json!([
@@ -69,7 +70,10 @@ async fn components_that_want_the_same_share_one_subscription_until_the_last_has
         assert_eq!(page.value(SUBSCRIBES).await, 1, "{react:?}");
         assert_eq!(subscribers(&gateway, "order:*").await, 1);
 
-        page.show(json!([all[1]])).await;
+        // One stays, and takes the place of another that goes.
+        let mut stays = all[1].clone();
+        stays["id"] = json!("another");
+        page.show(json!([stays])).await;
         page.until("!document.getElementById('one')", Value::Null)
             .await;
         gateway.publish("user:1", json!(6)).await;
@@ -86,9 +90,10 @@ async fn components_that_want_the_same_share_one_subscription_until_the_last_has
 #[tokio::test]
 async fn events_that_come_while_components_mount_again_come_once_and_in_order() {
     let gateway = TestGateway::start().await;
+    let page = Page::of(&gateway).await;
     for react in React::BOTH {
         let start = gateway.publish("before", json!(0)).await;
-        let page = Page::open(&gateway, react).await;
+        page.begin(react, &Claims::all("alice")).await;
         let options = json!({"cursor": start, "limit": 1000});
         let count = 120;
         let publishing = async {
@@ -216,10 +221,9 @@ async fn a_restart_of_the_gateway_is_a_reset_in_the_state_and_by_the_callback() 
 #[tokio::test]
 async fn a_refused_topic_is_an_error_in_the_state_and_by_the_callback() {
     let gateway = TestGateway::start().await;
-    let token = Claims::new("alice")
-        .with("subscribe", json!(["order:*"]))
-        .token();
-    let page = Page::open_with(&gateway, React::Newest, &[token]).await;
+    let claims = Claims::new("alice").with("subscribe", json!(["order:*"]));
+    let page = Page::of(&gateway).await;
+    page.begin(React::Newest, &claims).await;
     page.show(json!([
         part("feed", "refused", json!(["secret:*"]), json!({})),
         part("feed", "granted", json!(["order:*"]), json!({})),
@@ -245,7 +249,7 @@ async fn a_refused_topic_is_an_error_in_the_state_and_by_the_callback() {
 #[tokio::test]
 async fn a_client_that_was_closed_and_comes_back_goes_on_where_it_stood() {
     let gateway = TestGateway::start().await;
-    let page = Page::open_with(&gateway, React::Newest, &[Claims::all("alice").token()]).await;
+    let page = Page::open(&gateway, React::Newest).await;
     page.show_live(json!([
         part("feed", "feed", json!(["order:*"]), json!({})),
         part("listener", "listener", json!(["order:*"]), json!({})),
@@ -258,8 +262,8 @@ async fn a_client_that_was_closed_and_comes_back_goes_on_where_it_stood() {
     let told = "[records.feed.value.status.state, records.feed.errors.length]";
     assert_eq!(page.value(told).await, json!(["closed", 1]));
     gateway.publish("order:1", json!(2)).await;
-    let login = "state.tokens = args; state.client.reconnect();";
-    page.run(login, json!([Claims::all("bob").token()])).await;
+    let login = "state.token = args; state.client.reconnect();";
+    page.run(login, json!(Claims::all("bob").token())).await;
     page.shows("feed", "1 2").await;
     page.until("!records.feed.value.error", Value::Null).await;
     gateway.publish("order:1", json!(3)).await;
