@@ -12,12 +12,14 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-const ASSETS: [(&str, &str); 11] = [
+const ASSETS: [(&str, &str); 13] = [
     ("/", HTML),
     ("/console.css", CSS),
     ("/console.js", SCRIPT),
     ("/favicon.svg", SVG),
     ("/lane.js", SCRIPT),
+    ("/react.d.ts", TEXT),
+    ("/react.js", SCRIPT),
     ("/token.js", SCRIPT),
     ("/transports.js", SCRIPT),
     ("/tribus-extras.js", SCRIPT),
@@ -43,8 +45,14 @@ async fn every_asset_is_served_without_a_token_as_what_it_is() {
     }
 }
 
-/// The JavaScript client, for pages of any origin.
-const CLIENT: [&str; 3] = ["/tribus-extras.js", "/tribus.d.ts", "/tribus.js"];
+/// The JavaScript client and its hooks, for pages of any origin.
+const CLIENT: [&str; 5] = [
+    "/react.d.ts",
+    "/react.js",
+    "/tribus-extras.js",
+    "/tribus.d.ts",
+    "/tribus.js",
+];
 
 #[tokio::test]
 async fn pages_of_other_origins_may_load_the_client_and_nothing_else() {

@@ -1,6 +1,7 @@
-//! What is published: the two modules, their size, and their types.
+//! What is published: the two modules, their size, and their types; the hooks, and theirs.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -43,13 +44,24 @@ fn the_client_is_within_its_budget() {
 
 #[test]
 fn an_application_gets_strict_types() {
+    succeed(tsc().arg("tests/js/types.ts"));
+}
+
+#[test]
+fn an_application_gets_strict_types_for_react_by_the_name_of_the_package() {
+    // The package is a link to static/, and the types of React are to be found beside the link.
+    let options = ["--preserveSymlinks", "--jsx", "react-jsx"];
+    succeed(tsc().args(options).arg("tests/js/types-react.tsx"));
+}
+
+fn tsc() -> Command {
     let mut tsc = Command::new("tests/js/node_modules/.bin/tsc");
     tsc.args([
         "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
     ])
     .args(["--lib", "es2023,dom,dom.iterable,esnext.disposable"])
-    .args(["--types", "", "--ignoreConfig", "tests/js/types.ts"]);
-    succeed(&mut tsc);
+    .args(["--types", "", "--ignoreConfig"]);
+    tsc
 }
 
 #[tokio::test]
@@ -62,6 +74,29 @@ async fn the_modules_export_what_their_types_say() {
         )
         .await;
     assert_eq!(exports, json!(["Tribus", "TribusError", "default"]));
+}
+
+#[test]
+fn the_hooks_export_what_their_types_say_and_import_react_alone() {
+    let read = |name: &str| fs::read_to_string(project().join("static").join(name));
+    let module = read("react.js").expect("the hooks");
+    let types = read("react.d.ts").expect("their types");
+    let exports = names_after("export const ", &module);
+    assert!(exports.contains("useTribus"), "{exports:?}");
+    assert_eq!(exports, names_after("export function ", &types));
+    let imports: Vec<&str> = module
+        .lines()
+        .filter(|line| line.contains(" from \""))
+        .collect();
+    assert_eq!(imports, ["} from \"react\";"]);
+}
+
+/// The names that follow where a line begins like this.
+fn names_after<'a>(opening: &str, text: &'a str) -> BTreeSet<&'a str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix(opening))
+        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+        .collect()
 }
 
 #[test]
@@ -90,6 +125,8 @@ fn npm_would_publish_exactly_the_client() {
         names,
         [
             "package.json",
+            "react.d.ts",
+            "react.js",
             "tribus-extras.js",
             "tribus.d.ts",
             "tribus.js"

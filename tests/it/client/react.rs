@@ -2,6 +2,7 @@
 //! oldest React that they are for, and rendered in Node.
 
 mod caches;
+mod example;
 mod rendering;
 mod subscribing;
 
