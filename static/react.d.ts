@@ -78,7 +78,7 @@ export interface UseTribusEventOptions extends Following, Beginning {}
 export function useTribusEvent<Data = any>(topics: Topics, onEvent: (event: TribusEvent<Data>) => void, options?: UseTribusEventOptions): void;
 
 export interface InvalidationOptions<Key = any, Data = any> extends Omit<Following, "client"> {
-  /** What these topics can change, all of it: invalidated by each event, when the subscription has begun, and by a reset. */
+  /** What these topics can change, all of it, at least one: invalidated by each event, when the subscription has begun, and by a reset. */
   keys: readonly Key[];
   /** What this event changes, where that is less than `keys`; nothing: `keys`. */
   keysOf?: (event: TribusEvent<Data>) => readonly Key[] | undefined;

@@ -121,8 +121,8 @@ class Feed {
       ...options,
       onEvent: (event) => this.#keep(event),
       onReset: (reason) => this.#reset(reason),
-      onError: (error) => this.#fail(error),
-      onRestart: () => this.#fail(undefined),
+      onError: (error) => this.#setError(error),
+      onRestart: () => this.#setError(undefined),
     });
   }
 
@@ -165,7 +165,7 @@ class Feed {
     for (const { current } of this.#members.keys()) call(current.onReset, this.#gap.reason);
   }
 
-  #fail(error) {
+  #setError(error) {
     this.#error = error;
     if (error) for (const { current } of this.#members.keys()) call(current.onError, error);
     this.#changed();
@@ -194,15 +194,15 @@ class Feed {
 export const useTribusEvent = (topics, onEvent, options = {}) => {
   const client = useTribusClient(options.client);
   const latest = useLatest({ ...options, onEvent });
-  useFollower(client, keyOf(topics, options), latest, {
+  const [handlers] = useState(() => ({
     onEvent: (event) => latest.current.onEvent(event),
     onReset: (reason) => (latest.current.onReset ?? warnOfGap)(reason),
-  });
+  }));
+  useFollower(client, keyOf(topics, options), latest, handlers);
 };
 
 /** Follows what `key` names while it is mounted; where it is mounted again, from where it was left. */
 const useFollower = (client, key, latest, handlers) => {
-  const heard = useLatest(handlers);
   const left = useRef({});
   useEffect(() => {
     if (!client || !key) return undefined;
@@ -210,17 +210,15 @@ const useFollower = (client, key, latest, handlers) => {
     const isSame = left.current.client === client && left.current.key === key;
     const follower = new Follower(client, topics, {
       ...options,
+      ...handlers,
       cursor: (isSame && left.current.cursor) || latest.current.cursor,
-      onEvent: (event) => heard.current.onEvent(event),
-      onReset: (reason) => heard.current.onReset(reason),
-      onBegin: () => heard.current.onBegin?.(),
       onError: (error) => (latest.current.onError ?? complain)(error),
     });
     return () => {
       left.current = { client, key, cursor: follower.cursor };
       follower.close();
     };
-  }, [client, key, latest, heard]);
+  }, [client, key, latest, handlers]);
 };
 
 /** A subscription that goes on where it stood, also where its client was closed and came back. */
@@ -289,6 +287,7 @@ class Follower {
 // Caches of other libraries
 
 export const useTribusInvalidation = (topics, options) => {
+  checkKeys(options);
   const client = useTribusClient(options.client);
   const latest = useLatest(options);
   const [{ handlers, handle }] = useState(() => ruleOf(() => latest.current));
@@ -298,10 +297,16 @@ export const useTribusInvalidation = (topics, options) => {
 };
 
 export const invalidateOn = (client, topics, options) => {
+  checkKeys(options);
   const { handlers, handle } = ruleOf(() => options);
   const { events, tags, cursor, onError = complain } = options;
   const follower = new Follower(client, topics, { events, tags, cursor, onError, ...handlers });
   return { ...handle, close: () => follower.close() };
+};
+
+/** With none, a gap would leave everything as it was. */
+const checkKeys = ({ keys }) => {
+  if (!keys?.length) throw new TypeError("tribus: keys is empty: give those that cover all that these topics change");
 };
 
 /**
@@ -343,7 +348,7 @@ class Invalidations {
   want(wanted, { keys: all, throttle = THROTTLE_MS }) {
     for (const key of wanted) {
       const id = idOf(key);
-      const due = Math.max(Date.now(), (this.#times.get(id) ?? 0) + throttle);
+      const due = Math.max(performance.now(), (this.#times.get(id) ?? -throttle) + throttle);
       this.#pending.set(id, { key, all, due: Math.min(due, this.#pending.get(id)?.due ?? due) });
     }
     if (this.#pending.size > MOST_KEYS) this.#widen();
@@ -378,12 +383,12 @@ class Invalidations {
     if (next === Infinity || (this.#timer && this.#wakesAt <= next)) return;
     clearTimeout(this.#timer);
     this.#wakesAt = next;
-    this.#timer = setTimeout(() => this.#flush(), next - Date.now());
+    this.#timer = setTimeout(() => this.#flush(), next - performance.now());
   }
 
   #flush() {
     this.#timer = undefined;
-    for (const [id, { key, due }] of this.#ready()) if (due <= Date.now()) this.#run(id, key);
+    for (const [id, { key, due }] of this.#ready()) if (due <= performance.now()) this.#run(id, key);
     this.#schedule();
   }
 
@@ -391,7 +396,7 @@ class Invalidations {
     this.#pending.delete(id);
     this.#running.add(id);
     this.#times.delete(id);
-    this.#times.set(id, Date.now());
+    this.#times.set(id, performance.now());
     if (this.#times.size > MOST_KEYS) this.#times.delete(this.#times.keys().next().value);
     let timer;
     const patience = new Promise((resolve) => (timer = setTimeout(resolve, PATIENCE_MS)));

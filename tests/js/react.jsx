@@ -14,9 +14,11 @@ const { Activity = React.Fragment, StrictMode, useEffect, useState } = React;
 
 const app = (globalThis.app = { records: {}, complaints: [], version: React.version, close() {} });
 
+const recordOf = (name) => (app.records[name] ??= { renders: 0, value: {}, resets: [], errors: [], got: [] });
+
 /** `renders`: those that were committed. */
 const useRecord = (name, value) => {
-  const record = (app.records[name] ??= { renders: 0, resets: [], errors: [], got: [] });
+  const record = recordOf(name);
   useEffect(() => {
     record.renders += 1;
     record.value = value;
@@ -27,7 +29,7 @@ const useRecord = (name, value) => {
 // Inline arrays and objects throughout, as people write them.
 
 const Feed = ({ name, topics, options }) => {
-  const record = (app.records[name] ??= { renders: 0, resets: [], errors: [], got: [] });
+  const record = recordOf(name);
   const state = useTribus(topics && [...topics], {
     ...options,
     onReset: (reason) => record.resets.push(reason),

@@ -200,6 +200,13 @@ async fn mistakes_are_told_where_they_are_made() {
             "{told}"
         );
     }
+    let nothing = "try { app.invalidateOn(null, 'order:*', { keys: [] }); } catch ({ message }) { return message; }";
+    let told = node.run(nothing, Value::Null).await;
+    assert!(
+        told.as_str()
+            .expect("text")
+            .starts_with("tribus: keys is empty")
+    );
     let fine = node
         .run(attempt, json!(["order:*", {"client": null}]))
         .await;
