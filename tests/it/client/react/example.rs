@@ -145,6 +145,19 @@ async fn the_example_shows_a_payment_in_advance_and_takes_it_back_where_it_fails
 }
 
 #[tokio::test]
+async fn the_example_takes_back_what_failed_also_where_it_can_not_load_anew() {
+    let example = Example::start().await;
+    example.until("count() === 3").await;
+    let hang = "
+        const { fetch } = window;
+        window.fetch = (path, init) => (path === '/api/orders' && !init ? new Promise(() => {}) : fetch(path, init));";
+    example.page.run(hang, Value::Null).await;
+    example.click("[data-order='3'] button").await;
+    example.until("order(3) === 'paid'").await;
+    example.until("order(3) === 'Pay'").await;
+}
+
+#[tokio::test]
 async fn the_example_loads_anew_when_events_were_missed() {
     let mut example = Example::start().await;
     example.until("count() === 3").await;
