@@ -16,9 +16,9 @@ struct Assets;
 /// What is for the npm registry, and is not served.
 const PACKAGE: &str = "package.json";
 
-/// The JavaScript client begins with this. Pages of other origins may load it from the gateway, so
-/// that they need no copy of their own that grows old.
-const CLIENT: &str = "tribus";
+/// The JavaScript client and its hooks begin with these. Pages of other origins may load them from the
+/// gateway, so that they need no copy of their own that grows old.
+const CLIENT: [&str; 2] = ["tribus", "react."];
 
 /// Scripts and styles come from the gateway alone, connections go to it alone (`'self'` covers its
 /// WebSocket too), and no text of an event can become markup.
@@ -60,7 +60,7 @@ async fn asset(request: HttpRequest) -> HttpResponse {
             .finish();
     }
     let mut response = HttpResponse::Ok();
-    if path.starts_with(CLIENT) {
+    if CLIENT.iter().any(|name| path.starts_with(name)) {
         response
             .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
             .insert_header((header::CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"));

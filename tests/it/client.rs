@@ -6,3 +6,4 @@ mod networks;
 mod package;
 mod pages;
 mod patience;
+mod react;

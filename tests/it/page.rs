@@ -12,7 +12,7 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 const TEXT: &str = "text/plain; charset=utf-8";
 
-const ASSETS: [(&str, &str); 33] = [
+const ASSETS: [(&str, &str); 35] = [
     ("/", HTML),
     ("/console/banner.js", SCRIPT),
     ("/console/cards.css", CSS),
@@ -43,6 +43,8 @@ const ASSETS: [(&str, &str); 33] = [
     ("/console/wire.js", SCRIPT),
     ("/console/words.js", SCRIPT),
     ("/favicon.svg", SVG),
+    ("/react.d.ts", TEXT),
+    ("/react.js", SCRIPT),
     ("/tribus-extras.js", SCRIPT),
     ("/tribus.d.ts", TEXT),
     ("/tribus.js", SCRIPT),
@@ -65,8 +67,14 @@ async fn every_asset_is_served_without_a_token_as_what_it_is() {
     }
 }
 
-/// The JavaScript client, for pages of any origin.
-const CLIENT: [&str; 3] = ["/tribus-extras.js", "/tribus.d.ts", "/tribus.js"];
+/// The JavaScript client and its hooks, for pages of any origin.
+const CLIENT: [&str; 5] = [
+    "/react.d.ts",
+    "/react.js",
+    "/tribus-extras.js",
+    "/tribus.d.ts",
+    "/tribus.js",
+];
 
 #[tokio::test]
 async fn pages_of_other_origins_may_load_the_client_and_nothing_else() {

@@ -1,6 +1,7 @@
-//! What is published: the two modules, their size, and their types.
+//! What is published: the two modules, their size, and their types; the hooks, and theirs.
 
 use std::{
+    collections::BTreeSet,
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
@@ -43,7 +44,7 @@ fn the_client_is_within_its_budget() {
 
 #[test]
 fn an_application_gets_strict_types() {
-    check_types(Path::new("tests/js/types.ts"));
+    succeed(tsc().arg("tests/js/types.ts"));
 }
 
 /// What the examples leave to the application.
@@ -79,18 +80,24 @@ fn the_examples_of_the_documentation_have_the_types_of_the_client() {
         .collect();
     let example = place.path().join("example.mts");
     fs::write(&example, format!("{APPLICATION}{}", text.join("\n"))).expect("a file");
-    check_types(&example);
+    succeed(tsc().arg(&example));
 }
 
-fn check_types(file: &Path) {
+#[test]
+fn an_application_gets_strict_types_for_react_by_the_name_of_the_package() {
+    // The package is a link to static/, and the types of React are to be found beside the link.
+    let options = ["--preserveSymlinks", "--jsx", "react-jsx"];
+    succeed(tsc().args(options).arg("tests/js/types-react.tsx"));
+}
+
+fn tsc() -> Command {
     let mut tsc = Command::new("tests/js/node_modules/.bin/tsc");
     tsc.args([
         "--strict", "--noEmit", "--target", "es2022", "--module", "nodenext",
     ])
     .args(["--lib", "es2023,dom,dom.iterable,esnext.disposable"])
-    .args(["--types", "", "--ignoreConfig"])
-    .arg(file);
-    succeed(&mut tsc);
+    .args(["--types", "", "--ignoreConfig"]);
+    tsc
 }
 
 #[tokio::test]
@@ -103,6 +110,29 @@ async fn the_modules_export_what_their_types_say() {
         )
         .await;
     assert_eq!(exports, json!(["Tribus", "TribusError", "default"]));
+}
+
+#[test]
+fn the_hooks_export_what_their_types_say_and_import_react_alone() {
+    let read = |name: &str| fs::read_to_string(project().join("static").join(name));
+    let module = read("react.js").expect("the hooks");
+    let types = read("react.d.ts").expect("their types");
+    let exports = names_after("export const ", &module);
+    assert!(exports.contains("useTribus"), "{exports:?}");
+    assert_eq!(exports, names_after("export function ", &types));
+    let imports: Vec<&str> = module
+        .lines()
+        .filter(|line| line.contains(" from \""))
+        .collect();
+    assert_eq!(imports, ["} from \"react\";"]);
+}
+
+/// The names that follow where a line begins like this.
+fn names_after<'a>(opening: &str, text: &'a str) -> BTreeSet<&'a str> {
+    text.lines()
+        .filter_map(|line| line.strip_prefix(opening))
+        .filter_map(|rest| rest.split(|c: char| !c.is_ascii_alphanumeric()).next())
+        .collect()
 }
 
 #[test]
@@ -131,6 +161,8 @@ fn npm_would_publish_exactly_the_client() {
         names,
         [
             "package.json",
+            "react.d.ts",
+            "react.js",
             "tribus-extras.js",
             "tribus.d.ts",
             "tribus.js"

@@ -34,7 +34,12 @@ impl TestGateway {
 
     /// Starts where another one was.
     pub async fn on(address: SocketAddr) -> Self {
-        let mut config = Self::config("");
+        Self::on_with(address, "").await
+    }
+
+    /// As [`TestGateway::on`], with keys of the configuration.
+    pub async fn on_with(address: SocketAddr, toml: &str) -> Self {
+        let mut config = Self::config(toml);
         config.listen = address.to_string();
         Self::run(config).await
     }
