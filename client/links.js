@@ -55,7 +55,7 @@ class WebSocketLink extends Link {
 
   _open(token) {
     const { WebSocket } = this._client._options;
-    if (!WebSocket) throw failure("no WebSocket here");
+    if (!WebSocket) throw failure("no WebSocket");
     const url = this._client._url("ws");
     url.protocol = url.protocol.replace("http", "ws");
     const socket = new WebSocket(url.href);

@@ -263,7 +263,7 @@ export class Path extends EventTarget {
   }
 
   get _pathPlace() {
-    return `tribus:path:${this._base}`;
+    return `tribus:path:${this._base}${this._all}`;
   }
 
   // Watching

@@ -71,7 +71,7 @@ export class Subscription {
   _reset(reason, cursor) {
     this._at = cursor;
     if (this._queue.size > this._options.buffer) this._queue.clear();
-    this._queue.set({}, { _reason: reason });
+    this._queue.set({}, { _reason: reason, id: cursor });
     this._schedule();
   }
 
@@ -101,11 +101,11 @@ export class Subscription {
     for (const [key, item] of this._queue) {
       if (item._reason && items[0]) break;
       this._queue.delete(key);
+      this._given = item.id;
       if (item._reason) {
         if (onReset) call(onReset, item._reason);
-        else console.warn(`tribus: missed events of ${this.topics}: ${item._reason}; set onReset`);
+        else console.warn(`tribus: ${this.topics}: ${item._reason}; set onReset`);
       } else {
-        this._given = item.id;
         items.push(item);
         if (!batch) return item;
       }
@@ -147,7 +147,11 @@ export class Subscription {
     clearTimeout(this._timer);
     this._timer = undefined;
     if (error) this._hand();
-    else this._queue.clear();
+    else {
+      // What was not given is not behind the cursor.
+      this._at = this.cursor;
+      this._queue.clear();
+    }
     this._options.signal?.removeEventListener("abort", this.close);
     this._onClose?.(this);
     this._finish();

@@ -239,6 +239,26 @@ async fn a_slow_loop_is_told_what_it_missed() {
 }
 
 #[tokio::test]
+async fn the_cursor_of_a_subscription_is_behind_nothing_that_was_not_given() {
+    let gateway = TestGateway::start().await;
+    let client = Client::connect(&gateway, json!({})).await;
+    let begin = "
+        state.one = state.client.subscribe('order:*', { throttle: 60000, onEvent: () => {}, onReset: () => {} });
+        await until(() => state.one.cursor);
+        state.begun = state.one.cursor;";
+    client.run(begin, Value::Null).await;
+    client.collect("all", json!(["order:*"]), json!({})).await;
+    gateway.publish("order:1", json!(1)).await;
+    client.collected("all", 1).await;
+    let cursors = "
+        const before = state.one.cursor;
+        state.one.close();
+        return [before === state.begun, state.one.cursor === state.begun];";
+    let is_kept = client.run(cursors, Value::Null).await;
+    assert_eq!(is_kept, json!([true, true]));
+}
+
+#[tokio::test]
 async fn busy_topics_come_as_their_newest_or_in_batches() {
     let gateway = TestGateway::start().await;
     let client = Client::connect(&gateway, json!({})).await;

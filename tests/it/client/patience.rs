@@ -207,7 +207,7 @@ async fn a_platform_without_websockets_goes_on_without() {
     let options = json!({"WebSocket": null});
     let client = Client::connect(&gateway, options).await;
     let status = client.run("return state.client.status;", Value::Null).await;
-    let expected = json!({"state": "degraded", "transport": "sse", "reason": "no WebSocket here"});
+    let expected = json!({"state": "degraded", "transport": "sse", "reason": "no WebSocket"});
     assert_eq!(status, expected);
 }
 
