@@ -265,8 +265,8 @@ impl Report {
         let (first, back) = (both(|report| report.first), both(|report| report.back));
         record(
             "networks",
-            &[self.name, &self.settled, &lost],
-            &[&first, &back],
+            &[self.name],
+            &[&self.settled, &lost, &first, &back],
         );
     }
 }
