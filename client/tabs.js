@@ -39,8 +39,9 @@ export class Tabs {
       // The path tries again, alone.
     }
     if (client._isClosed) return;
-    const { sub, tenant } = client._claimsOf(token);
-    this._key = `tribus:${client._base}:${JSON.stringify([tenant, sub])}`;
+    // Whose connection it would be is not known, and nobody gets another one's events.
+    if (!client._claimsOf(token).sub) return client._begin();
+    this._key = this._keyOf(token);
     const channel = (this._channel = new BroadcastChannel(this._key));
     channel.onmessage = ({ data }) => this._receive(data);
     const watch = setInterval(() => this._watch(), WATCH_EVERY_MS);
@@ -67,9 +68,24 @@ export class Tabs {
     this._others.forEach((served) => served.forEach((one) => one.close()));
     this._others.clear();
     // What a client without a connection does in `reconnect()`.
-    this._client._begin = () => this._channel.postMessage({ reconnect: 1 });
+    this._client._begin = () => this._reconnect();
     this._stand();
     this._update();
+  }
+
+  /** A follower's `reconnect()`: the leader's, or, where this tab has logged in as someone else, one of its own. */
+  async _reconnect() {
+    const client = this._client;
+    const token = await client._getToken().catch(() => undefined);
+    if (!this._channel || client._isClosed) return;
+    if (this._keyOf(token) === this._key) return this._channel.postMessage({ reconnect: 1 });
+    this._leave();
+    client._begin();
+  }
+
+  _keyOf(token) {
+    const { sub, tenant } = this._client._claimsOf(token);
+    return `tribus:${this._client._base}:${JSON.stringify([tenant, sub])}`;
   }
 
   /** For the connection: when the leader goes, or at once. */

@@ -134,7 +134,8 @@ export class Tribus extends Path {
   _getToken() {
     return (this._token ??= (async () => {
       try {
-        const token = await this._options.getToken?.();
+        // A turn later, so that what it throws at once is not kept as the token.
+        const token = await (await this._options).getToken?.();
         if (token) this._refreshBefore(token);
         return token;
       } catch (error) {

@@ -312,6 +312,44 @@ async fn a_refused_subscription_of_one_tab_is_refused_there_alone() {
     }
 }
 
+#[tokio::test]
+async fn tabs_of_two_users_or_of_unknown_ones_share_nothing() {
+    let gateway = TestGateway::start().await;
+    let js = chromium(&gateway).await;
+    let token = |subject: &str| {
+        let grants = json!([format!("{subject}:*")]);
+        Claims::new(subject).with("subscribe", grants).token()
+    };
+    // The first login fails in both tabs, so that whose they are is not known yet.
+    let begin = "
+        const { Tribus, WebSocket } = await load();
+        let calls = 0;
+        state.client = new Tribus('/', {
+            shareTabs: true, WebSocket,
+            getToken: () => { if ((calls += 1) === 1) throw Error('busy'); return args; },
+        });
+        await until(() => state.client.status.state === 'live');";
+    let mut tabs = Vec::new();
+    for (page, subject) in ["alice", "bob"].into_iter().enumerate() {
+        let tab = Client {
+            js: js.clone(),
+            page,
+        };
+        tab.run(begin, json!(token(subject))).await;
+        tabs.push(tab);
+    }
+    tabs[0].collect("own", json!("alice:*"), json!({})).await;
+    tabs[1].collect("own", json!("bob:*"), json!({})).await;
+    tabs[1]
+        .collect("foreign", json!("alice:*"), json!({}))
+        .await;
+    gateway.publish("alice:1", json!("secret")).await;
+    gateway.publish("bob:1", json!("hello")).await;
+    assert_eq!(tabs[0].collected("own", 1).await, json!(["secret"]));
+    assert_eq!(tabs[1].collected("own", 1).await, json!(["hello"]));
+    assert_eq!(tabs[1].collected("foreign", 1).await, json!(["forbidden"]));
+}
+
 /// What the heap may grow by between two thousand and ten thousand more events: what is measured
 /// is some ten kilobytes, and one event that was kept each time would be two megabytes.
 const GROWTH_BYTES: f64 = 500_000.0;
