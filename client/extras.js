@@ -5,6 +5,7 @@ import { Tabs } from "./tabs.js";
 
 export { diagnose } from "./diagnose.js";
 export { native } from "./native.js";
+export { publish } from "./publish.js";
 export { sift } from "./sift.js";
 
 /** Adds what the client's options ask for, and begins. */
@@ -14,6 +15,8 @@ export const extend = (client) => {
   if (persist) client._additions.push(new Persist(client));
   // For the subscriptions that were made meanwhile.
   client._additions.forEach((addition) => addition._update());
+  // `reconnect()` did not wait for this.
+  if (client._life) return;
   if (!shareTabs || !globalThis.navigator?.locks) return client._begin();
   const tabs = new Tabs(client);
   client._additions.push(tabs);

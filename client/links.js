@@ -2,13 +2,16 @@
 // WebSocket, and ends once, with what ended it, or nothing where the client did. None knows what the others do.
 
 import { isAfter, sameLog } from "./cursor.js";
-import { failure, TribusError } from "./error.js";
+import { failure, isOfSubscription, TribusError } from "./error.js";
 import { requestFor, resumeOf, startOf, subscriptionsOf } from "./wire.js";
 
 /** The longest frame that is collected, in UTF-16 units; the gateway's own limit is far below. */
 const LONGEST_FRAME = 1 << 24;
 const POLL_SECONDS = 25;
-const POLL_MAX = 1000;
+/** Small enough for a narrow line within the time that a poll has. */
+const POLL_MAX = 100;
+/** Subscriptions that are asked for in one message, which has a size limit. */
+const GROUP = 200;
 
 /** What every transport builds on. */
 class Link {
@@ -81,7 +84,7 @@ class WebSocketLink extends Link {
     const groups = new Map();
     for (const one of all)
       if (!this._asked.has(one)) {
-        const start = JSON.stringify(startOf(one));
+        const start = JSON.stringify([startOf(one), (all.indexOf(one) / GROUP) | 0]);
         groups.set(start, [...(groups.get(start) ?? []), one]);
       }
     groups.forEach((group) => this._ask(group));
@@ -96,13 +99,17 @@ class WebSocketLink extends Link {
     const subscriptions = subscriptionsOf(group, this._subscriptions);
     this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, (frame, forget) => {
       const { type, cursor } = frame;
+      group = group.filter(({ _ended }) => !_ended);
       if (type === "reset") frame._group = group;
       if (type === "live") forget();
       if (type === "error") {
         forget();
+        const half = group.length >> 1;
+        // What may pass is no answer to the subscription.
+        if (!isOfSubscription(frame.code)) this._end(new TribusError(frame));
         // One that may not subscribe keeps out nobody who asked together with it.
-        if (group[1]) group.forEach((one) => this._ask([one]));
-        else group[0]._fail(new TribusError(frame));
+        else if (half) [group.slice(half), group.slice(0, half)].forEach((some) => this._ask(some));
+        else group[0]?._fail(new TribusError(frame));
       }
       if (type === "subscribed")
         for (const one of group)
@@ -194,11 +201,11 @@ class RequestLink extends Link {
   async _begin(signal) {
     for (const one of this._asked) {
       const { cursor, rewind } = startOf(one);
-      if (!one._at && (cursor || rewind)) {
+      if (!one._at && (cursor || rewind || this._cursor)) {
         const page = await this._page([one], { cursor, rewind, wait: 0, max: POLL_MAX }, signal);
         if (signal.aborted) return;
         one._at ??= "";
-        page.events?.forEach((event) => one._offer(event));
+        page.events?.forEach((event) => this._client._take(event, [one]));
         one._at = page.cursor;
         this._joined.add(one);
       }

@@ -24,6 +24,8 @@ const PROBE_EVERY_MS = 8000;
 const PROBE_EVERY_AT_MOST_MS = 18e3;
 const BACKOFF_MS = 500;
 const BACKOFF_AT_MOST_MS = 20e3;
+/** However long a wait is asked for; timers count in 32 bits. */
+const WAIT_AT_MOST_MS = 36e5;
 const REMEMBER_MS = 600e3;
 const TICK_MS = 1000;
 const SILENT = "it fell silent";
@@ -41,7 +43,7 @@ export class Path extends EventTarget {
   _candidates = new Set();
   /** For the time to wait: in a row, but for links that lived briefly. */
   _failures = 0;
-  /** Since the last link, for `maxAttempts`. */
+  /** That failed in a row, for `maxAttempts`; the loss of a link is none. */
   _attempts = 0;
 
   _begin() {
@@ -84,7 +86,6 @@ export class Path extends EventTarget {
   async _connect() {
     this._clear();
     const round = this._round;
-    this._attempts += 1;
     this._say("connecting", undefined, this._reason);
     let token;
     try {
@@ -110,11 +111,13 @@ export class Path extends EventTarget {
       this._raceWith(rest, round, STAGGER_MS);
     };
     const timer = setTimeout(() => next(silence(link)), patience);
+    // Trials of others, which are candidates too, must not be waited for.
+    round._racing = (round._racing ?? 0) + 1;
     const link = this._try(transport, CANDIDATE_MS, false, (link) => this._adopt(link), (error) => {
       if (!error || round !== this._round) return;
       if (error.code !== "network") return this._judge(error);
       next(error.message);
-      if (this._candidates.size) return;
+      if (--round._racing) return;
       // Every transport failed, so none is to blame.
       this._bad = {};
       this._again(error);
@@ -160,7 +163,7 @@ export class Path extends EventTarget {
     for (const one of this._candidates) one._end();
     this._candidates.clear();
     this._failures = Math.min(this._failures, STRIKES);
-    this._attempts = 0;
+    this._attempts = -1;
     this._wasRefused = false;
     link._since = Date.now();
     write(this._pathPlace, { bad: this._bad, until: Date.now() + REMEMBER_MS });
@@ -200,9 +203,10 @@ export class Path extends EventTarget {
       this._token = undefined;
       return this._again(error, 0);
     }
-    if (isOfSubscription(error.code))
-      return this._extras().then(({ sift }) => sift(this, error)).catch(() => this._again(error));
-    this._again(error);
+    if (!isOfSubscription(error.code)) return this._again(error);
+    const round = this._round;
+    this._say("connecting", undefined, error.message);
+    this._extras().then(({ sift }) => round === this._round && sift(this, error)).catch(() => round === this._round && this._again(error));
   }
 
   _again(error, ms = error.retryAfterMs) {
@@ -211,12 +215,12 @@ export class Path extends EventTarget {
     this._failures += 1;
     this._dispatch("error", error);
     const offline = isOffline();
-    if (this._attempts >= maxAttempts && !offline)
+    if (!offline && ++this._attempts >= maxAttempts)
       return this._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
     this._say(offline ? "offline" : "connecting", undefined, error.message);
     // A device without a network says when it has one.
     const most = offline ? BACKOFF_AT_MOST_MS : Math.min(BACKOFF_AT_MOST_MS, BACKOFF_MS * 2 ** this._failures);
-    this._retry = setTimeout(() => this._connect(), ms ?? Math.random() * most);
+    this._retry = setTimeout(() => this._connect(), Math.min(ms ?? Math.random() * most, WAIT_AT_MOST_MS));
   }
 
   // Climbing back
@@ -232,7 +236,7 @@ export class Path extends EventTarget {
     this._probes += 1;
     const main = this._main;
     for (const transport of this._all.slice(0, this._all.indexOf(main._transport))) {
-      if ((await this._survives(transport)) && (await this._climbs(transport, main))) return;
+      if ((await this._survives(transport)) && this._main === main && (await this._climbs(transport, main))) return;
       if (this._main !== main) return;
     }
     this._probeLater();
@@ -259,7 +263,10 @@ export class Path extends EventTarget {
         if (isWanted) this._adopt(link);
         else link._end();
         resolve(isWanted);
-      }, () => resolve()));
+      }, (error) => {
+        if (error) this._bad[transport] = error.message;
+        resolve();
+      }));
   }
 
   get _pathPlace() {

@@ -21,19 +21,19 @@ export class Persist {
     globalThis.addEventListener?.("pagehide", () => this._client._isClosed || this._save());
   }
 
-  /** What says where it begins is not told otherwise; what was closed begins anew. */
+  /** What says where it begins is not told otherwise. A position is for those that are there when it is first asked for. */
   _update() {
+    const used = [];
     for (const one of this._client._subscriptions) {
       if (this._known.has(one)) continue;
       this._known.add(one);
       const { cursor, rewind } = one._options;
-      if (!cursor && !rewind) one._at ??= this._stored[keyOf(one)];
+      if (cursor || rewind) continue;
+      one._at ??= this._stored[keyOf(one)];
+      used.push(keyOf(one));
     }
-    for (const one of this._known)
-      if (one._ended) {
-        this._known.delete(one);
-        delete this._stored[keyOf(one)];
-      }
+    for (const key of used) delete this._stored[key];
+    for (const one of this._known) if (one._ended) this._known.delete(one);
   }
 
   _save() {

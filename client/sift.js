@@ -3,6 +3,9 @@
 import { isOfSubscription } from "./error.js";
 import { requestFor, startOf } from "./wire.js";
 
+/** For each answer. */
+const PATIENCE_MS = 10_000;
+
 /** Ends those that would be refused alone; the others go on. */
 export const sift = async (client, refusal) => {
   const round = client._round;
@@ -11,7 +14,7 @@ export const sift = async (client, refusal) => {
   for (const one of [nothing, ...client._subscriptions])
     try {
       const { cursor } = startOf(one);
-      await client._request("poll", requestFor([one], { cursor, wait: 0, max: 1 }));
+      await client._request("poll", requestFor([one], { cursor, wait: 0, max: 1 }), AbortSignal.timeout(PATIENCE_MS));
     } catch (error) {
       if (!isOfSubscription(error.code)) break;
       if (one === nothing) return client._stop(`refused: ${error.message}`, error);

@@ -60,6 +60,7 @@ export class Subscription {
 
   /** Nothing up to here is missing, for the gateway says so. Whether it is further than before. */
   _advance(cursor) {
+    if (this._ended) return false;
     // Positions of two logs have no order: whatever lies between them was missed.
     if (this._at && !sameLog(cursor, this._at)) this._reset("unknown_log", cursor);
     if (!isAfter(cursor, this._at)) return false;
@@ -76,6 +77,7 @@ export class Subscription {
   }
 
   _schedule() {
+    if (this._ended) return;
     const wait = this._options.throttle || this._options.batch;
     if (!wait) this._hand();
     else

@@ -152,7 +152,7 @@ export class Tabs {
     }
     const one = this._own.get(number);
     if (!one || one._ended) return;
-    if (at) (one._at ? one._advance(at) : (one._at = at));
+    if (at && !reset) (one._at ? one._advance(at) : (one._at = at));
     if (event && one._offer(event)) client._dispatch("event", event);
     if (reset) {
       one._reset(reset, at);
@@ -175,7 +175,8 @@ export class Tabs {
       if (!wants.some((want) => want.number === number)) {
         one.close();
         served.delete(number);
-      }
+      // Quiet ones come on too.
+      } else if (one.cursor) this._channel.postMessage({ to, number, at: one.cursor });
     });
     for (const { number, topics, ...options } of wants)
       if (!served.has(number)) served.set(number, this._subscribe(topics, options, (message) =>
@@ -198,9 +199,11 @@ export class Tabs {
       return isTaken;
     };
     one._advance = (cursor) => {
+      // After the reset that it may be.
+      const isFurther = _advance.call(one, cursor);
       // An event is told as such.
       if (!isOffering) tell({ at: cursor });
-      return _advance.call(one, cursor);
+      return isFurther;
     };
     one._reset = (reason, cursor) => {
       _reset.call(one, reason, cursor);

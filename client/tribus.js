@@ -2,12 +2,13 @@
 
 import { failure, TribusError } from "./error.js";
 import { Path } from "./path.js";
-import { publish } from "./publish.js";
 import { Subscription } from "./subscription.js";
 
 export { TribusError };
 
 const BUFFER = 1024;
+/** For a `getToken` that never answers. */
+const TOKEN_MS = 20e3;
 /** Timers count in 32 bits. */
 const LONGEST_TIMER_MS = 2 ** 31 - 1;
 
@@ -36,14 +37,14 @@ export class Tribus extends Path {
       transports: ["ws", "sse", "poll"], buffer: BUFFER, WebSocket, EventSource,
       fetch, ...options,
     };
-    this._base = new URL(url, globalThis.document?.baseURI);
+    this._base = new URL(`${url}`.replace(/^ws/, "http"), globalThis.document?.baseURI);
     if (!this._base.pathname.endsWith("/")) this._base.pathname += "/";
     this._all = this._options.transports;
     const { persist, shareTabs } = this._options;
     if (persist || shareTabs)
       this._extras().then(({ extend }) => extend(this)).catch((error) => {
         this._dispatch("error", error);
-        this._begin();
+        this._isClosed || this._life || this._begin();
       });
     else this._begin();
   }
@@ -60,8 +61,8 @@ export class Tribus extends Path {
     return subscription;
   }
 
-  publish(...event) {
-    return publish(this, ...event);
+  async publish(...event) {
+    return (await this._extras()).publish(this, ...event);
   }
 
   reconnect() {
@@ -134,8 +135,11 @@ export class Tribus extends Path {
   _getToken() {
     return (this._token ??= (async () => {
       try {
-        // A turn later, so that what it throws at once is not kept as the token.
-        const token = await (await this._options).getToken?.();
+        const token = await Promise.race([
+          // A turn later, so that what it throws at once is not kept as the token.
+          Promise.resolve(this._options).then((options) => options.getToken?.()),
+          new Promise((_, reject) => (AbortSignal.timeout(TOKEN_MS).onabort = () => reject(failure("no answer")))),
+        ]);
         if (token) this._refreshBefore(token);
         return token;
       } catch (error) {
@@ -149,9 +153,9 @@ export class Tribus extends Path {
     const left = claimsOf(token).exp * 1e3 - Date.now();
     clearTimeout(this._refresh);
     // Where the clocks disagree, the gateway tells when it is over.
-    if (left > 0)
+    if (left > 0 && this.status.state !== "closed")
       this._refresh = setTimeout(async () => {
-        this._token = undefined;
+        this._token = this._wasRefused = undefined;
         try {
           const fresh = await this._getToken();
           if (fresh !== token) this._main?._renew(fresh);

@@ -1,11 +1,11 @@
 //! What an application gets from the client, over each transport, in Node.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 
 use super::application::{Client, TRANSPORTS};
-use crate::support::{Claims, Js, TestGateway, record};
+use crate::support::{Claims, Fault, Js, Network, TestGateway, record};
 
 #[tokio::test]
 async fn each_subscription_gets_its_events_once_and_in_order_over_each_transport() {
@@ -319,4 +319,62 @@ async fn close_ends_loops_and_connection() {
         status,
         json!({"state": "closed", "reason": "close() was called"})
     );
+}
+
+/// What the client does not do once it is closed, however far it had come.
+#[tokio::test]
+async fn nothing_comes_after_an_end() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        client.collect("all", json!(["order:*"]), json!({})).await;
+        let body = "
+            state.late = [];
+            const under = state.client.subscribe('order:*', { onEvent: ({ data }) => state.late.push(data) });
+            await null;
+            await null;
+            under.close();
+            const first = state.client.subscribe('order:*', { onEvent: ({ data }) => { state.late.push(data); first.close(); } });
+            await until(() => first.cursor);";
+        client.run(body, Value::Null).await;
+        let events: Vec<Value> = (0..5)
+            .map(|number| json!({"topic": "order:1", "data": number}))
+            .collect();
+        gateway.post(&json!(events).to_string()).await;
+        client.collected("all", 5).await;
+        let late = client.run("return state.late;", Value::Null).await;
+        assert_eq!(late, json!([0]), "{transport}");
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_begins_over_a_busy_long_poll_of_a_slow_line() {
+    let gateway = TestGateway::start().await;
+    let network = Network::before(&gateway).await;
+    network.set([Fault::Latency {
+        delay: Duration::from_millis(150),
+        jitter: Duration::ZERO,
+    }]);
+    let through = network.gateway(&gateway);
+    let client = Client::connect(&through, json!({"transports": ["poll"]})).await;
+    client.collect("all", json!(["order:*"]), json!({})).await;
+    // There is something new whenever a poll comes.
+    let busy = async {
+        loop {
+            gateway.publish("order:1", json!(1)).await;
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+    };
+    let begins = client.collect("late", json!(["order:1"]), json!({}));
+    tokio::select! {
+        () = busy => {}
+        () = begins => {}
+    }
+    gateway.publish("order:1", json!("last")).await;
+    client
+        .run(
+            "await until(() => state.late.at(-1) === 'last');",
+            Value::Null,
+        )
+        .await;
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep, timeout};
 
-use crate::support::{Claims, Fault, Js, Manner, Network, TestGateway, record};
+use crate::support::{Claims, DEADLINE, Fault, Js, Manner, Network, TestGateway, record};
 
 const FIRST_EVENT: Duration = Duration::from_secs(5);
 const BACK_ON_WEBSOCKET: Duration = Duration::from_secs(30);
@@ -359,16 +359,8 @@ async fn survive(weather: &Weather, host: Host) -> Report {
     let cleared = Instant::now();
     // A socket that died in silence counts as live until its heartbeat is overdue.
     expected.publish(&gateway, 1).await;
-    report.events = expected.everything.len();
-    let all = until(
-        BACK_ON_WEBSOCKET,
-        || js.run("return state.got;", Value::Null),
-        |got| *got == expected.json(),
-    )
-    .await;
-    if let Err(got) = all {
-        report.check(false, || expected.difference(&got));
-    }
+    let all = expected.arrive(&js).await;
+    report.check(all.is_ok(), || all.err().unwrap_or_default());
     let left = BACK_ON_WEBSOCKET.saturating_sub(cleared.elapsed());
     let back = until(
         left,
@@ -378,6 +370,11 @@ async fn survive(weather: &Weather, host: Host) -> Report {
     .await;
     report.check(back.is_ok(), || format!("not back on WebSocket: {back:?}"));
     report.back = cleared.elapsed();
+    // The last climb is one more seam.
+    expected.publish(&gateway, 1).await;
+    report.events = expected.everything.len();
+    let all = expected.arrive(&js).await;
+    report.check(all.is_ok(), || all.err().unwrap_or_default());
     report
 }
 
@@ -433,7 +430,7 @@ async fn until<F: Future<Output = Value>>(
 ) -> Result<Value, Value> {
     let end = Instant::now() + deadline;
     loop {
-        let answer = timeout(deadline, ask()).await.expect("an answer");
+        let answer = timeout(DEADLINE, ask()).await.expect("an answer");
         if is_good(&answer) {
             return Ok(answer);
         }
@@ -470,6 +467,16 @@ impl Expected {
             }
             self.everything.push(id);
         }
+    }
+
+    /// Waits until all of it has come, and nothing else; else what is wrong.
+    async fn arrive(&self, js: &Js) -> Result<(), String> {
+        let got = until(
+            BACK_ON_WEBSOCKET,
+            || js.run("return state.got;", Value::Null),
+            |got| *got == self.json(),
+        );
+        got.await.map(drop).map_err(|got| self.difference(&got))
     }
 
     fn json(&self) -> Value {

@@ -306,3 +306,56 @@ async fn diagnosis_tells_what_a_network_allows_and_why() {
         "{summary}"
     );
 }
+
+#[tokio::test]
+async fn an_attempt_that_fails_during_a_diagnosis_is_made_again() {
+    let gateway = TestGateway::start().await;
+    let client = Client {
+        js: Arc::new(Js::node()),
+        page: 0,
+    };
+    // The attempt fails while the diagnosis still waits for its own.
+    let body = "
+        const { Tribus } = await load();
+        let calls = 0;
+        let fail;
+        const slowFetch = (url, { signal, ...init }) => {
+            calls += 1;
+            if (calls > 2) return fetch(url, { signal, ...init });
+            return new Promise((_, reject) => {
+                if (calls === 1) fail = reject;
+                else signal.onabort = reject;
+            });
+        };
+        const client = new Tribus(args.url, { getToken: () => args.token, transports: ['poll'], fetch: slowFetch });
+        await until(() => calls === 1);
+        const diagnosis = client.diagnose();
+        await until(() => calls === 2);
+        fail(Error('cut'));
+        await until(() => client.status.state === 'live');
+        await diagnosis;";
+    let args = json!({"url": gateway.url("/"), "token": Claims::all("alice").token()});
+    client.run(body, args).await;
+}
+
+#[tokio::test]
+async fn a_closed_client_asks_for_no_token() {
+    let client = Client {
+        js: Arc::new(Js::node()),
+        page: 0,
+    };
+    let body = "
+        const { Tribus, WebSocket } = await load();
+        let calls = 0;
+        let give;
+        const getToken = () => new Promise((resolve) => { calls += 1; give = resolve; });
+        const client = new Tribus('http://127.0.0.1:9', { getToken, WebSocket });
+        await until(() => give);
+        client.close();
+        give(args);
+        await new Promise((resolve) => setTimeout(resolve, 2500));
+        return [calls, client.status.state];";
+    let token = Claims::all("alice").expiring_in(2).token();
+    let got = client.run(body, json!(token)).await;
+    assert_eq!(got, json!([1, "closed"]));
+}
