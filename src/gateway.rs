@@ -372,6 +372,7 @@ fn settings(config: &Config) -> Settings {
         heartbeat: config.heartbeat.0,
         cookie: config.auth.cookie.clone(),
         allowed_origins: config.auth.allowed_origins.0.clone(),
+        is_open_file: page::is_client,
         subscriptions: SubscriptionLimits {
             subscriptions: limits.subscriptions,
             patterns: limits.patterns,

@@ -76,7 +76,8 @@ pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
 }
 
 /// Answers preflights, refuses foreign origins, and puts CORS headers on every response, errors
-/// too.
+/// too. The preflight of a foreign page passes, so that its script can read why what follows is
+/// refused: that happens here, whatever the request carries, and before anything is done for it.
 pub async fn guard_origin(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -88,17 +89,21 @@ pub async fn guard_origin(
     let mut response = if let Err(refusal) = charge_others(&request, &origin) {
         worker.note_refusal(endpoint, &refusal, address);
         request.error_response(refusal).map_into_right_body()
-    } else if origin == Origin::Foreign {
+    } else if request.method() == Method::OPTIONS {
+        if origin == Origin::Foreign {
+            worker.warn_of_origin(request.head());
+        }
+        request
+            .into_response(HttpResponse::NoContent().finish())
+            .map_into_right_body()
+    } else if origin == Origin::Foreign && !is_open_to_all(&request, &worker) {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
             "this origin may not connect: add it to auth.allowed_origins",
         );
         worker.note_refusal(endpoint, &refusal, address);
+        worker.warn_of_origin(request.head());
         request.error_response(refusal).map_into_right_body()
-    } else if request.method() == Method::OPTIONS {
-        request
-            .into_response(HttpResponse::NoContent().finish())
-            .map_into_right_body()
     } else {
         match next.call(request).await {
             Ok(response) => {
@@ -129,6 +134,12 @@ fn charge_others(request: &ServiceRequest, origin: &Origin) -> Result<(), Refusa
         Some(limiter) if !charges_itself => limiter.take_message(),
         _ => Ok(()),
     }
+}
+
+/// Whether pages of any origin may load it.
+fn is_open_to_all(request: &ServiceRequest, worker: &Worker) -> bool {
+    let is_open_file = worker.shared.settings.is_open_file;
+    is_open_file(request.path()) && matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
 fn as_refusal(error: &actix_web::Error) -> Option<&Refusal> {
