@@ -15,13 +15,14 @@ IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 run: | rust
 	$(CARGO) run --release -- serve
 
-# Everything that CI runs besides formatting and lints.
+# Everything that CI runs besides formatting and lints. First installs what the tests use: by apt-get, as root,
+# and from npm and PyPI; see scripts/test-tools.sh.
 test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
 	$(CARGO) test --lib $(IN_FUZZ)
 
-# Builds static/tribus.js from client/; a test tells when that was forgotten.
+# Builds static/tribus.js from client/, with npm; a test tells when that was forgotten.
 client:
 	sh scripts/client.sh
 

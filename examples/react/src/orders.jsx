@@ -91,5 +91,6 @@ const Happened = () => {
 
 const Status = () => {
   const { state, transport, reason } = useTribusStatus();
-  return <span className={`status ${state}`} title={reason}>{state}{transport && ` over ${transport}`}</span>;
+  const why = state !== "live" && reason;
+  return <span className={`status ${state}`}>{state}{transport && ` over ${transport}`}{why && `: ${why}`}</span>;
 };
