@@ -43,7 +43,7 @@ mod tests {
             "INFO",
             "off",
             "info,tribus=debug",
-            "warn, tribus::auth=trace",
+            "warn,tribus::auth=trace",
             "tribus[{a=1,b=2}]=debug,info",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
