@@ -76,8 +76,7 @@ pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
 }
 
 /// Answers preflights, refuses foreign origins, and puts CORS headers on every response, errors
-/// too. The preflight of a foreign page passes, so that its script can read why what follows is
-/// refused: that happens here, whatever the request carries, and before anything is done for it.
+/// too. A foreign page's script can not read why it is refused: the log says it.
 pub async fn guard_origin(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -89,13 +88,6 @@ pub async fn guard_origin(
     let mut response = if let Err(refusal) = charge_others(&request, &origin) {
         worker.note_refusal(endpoint, &refusal, address);
         request.error_response(refusal).map_into_right_body()
-    } else if request.method() == Method::OPTIONS {
-        if origin == Origin::Foreign {
-            worker.warn_of_origin(request.head());
-        }
-        request
-            .into_response(HttpResponse::NoContent().finish())
-            .map_into_right_body()
     } else if origin == Origin::Foreign && !is_open_to_all(&request, &worker) {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
@@ -104,6 +96,10 @@ pub async fn guard_origin(
         worker.note_refusal(endpoint, &refusal, address);
         worker.warn_of_origin(request.head());
         request.error_response(refusal).map_into_right_body()
+    } else if request.method() == Method::OPTIONS {
+        request
+            .into_response(HttpResponse::NoContent().finish())
+            .map_into_right_body()
     } else {
         match next.call(request).await {
             Ok(response) => {

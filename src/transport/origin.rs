@@ -70,28 +70,18 @@ fn is_own(origin: &str, headers: &HeaderMap, uri: &Uri) -> bool {
 
 pub fn add_cors_headers(headers: &mut HeaderMap, origin: &Origin, worker: &Worker) {
     headers.append(header::VARY, HeaderValue::from_static("Origin"));
-    let (origin, is_allowed) = match origin {
-        Origin::Absent => return,
-        Origin::Allowed(origin) => (origin.clone(), true),
-        // It reads why it is refused, and the files that are for everyone. Never with credentials:
-        // a browser sends no cookies to `*`, nor keeps its answer for longer than some seconds.
-        Origin::Foreign => (HeaderValue::from_static("*"), false),
+    let Origin::Allowed(origin) = origin else {
+        return;
     };
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
+    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin.clone());
     for (name, value) in [
+        (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true"),
         (header::ACCESS_CONTROL_ALLOW_METHODS, ALLOWED_METHODS),
         (header::ACCESS_CONTROL_ALLOW_HEADERS, ALLOWED_HEADERS),
         (header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED_HEADERS),
+        (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE),
     ] {
         headers.insert(name, HeaderValue::from_static(value));
-    }
-    if is_allowed {
-        for (name, value) in [
-            (header::ACCESS_CONTROL_ALLOW_CREDENTIALS, "true"),
-            (header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_MAX_AGE),
-        ] {
-            headers.insert(name, HeaderValue::from_static(value));
-        }
     }
     let hook = worker.shared.authenticator.hook();
     for name in hook.iter().flat_map(|hook| hook.headers()) {

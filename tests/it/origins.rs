@@ -264,16 +264,8 @@ async fn every_answer_to_an_allowed_page_can_be_read_by_it_errors_too() {
     }
 }
 
-/// `*` is what browsers never send cookies to.
-fn is_readable_without_credentials(headers: &HeaderMap) -> bool {
-    headers
-        .get("access-control-allow-origin")
-        .is_some_and(|origin| origin == "*")
-        && !headers.contains_key("access-control-allow-credentials")
-}
-
 #[tokio::test]
-async fn a_page_that_is_not_allowed_reads_why_and_nothing_else() {
+async fn a_page_that_is_not_allowed_reads_nothing() {
     let gateway = gateway().await;
     let token = Claims::all("alice").token();
     for (method, path) in [
@@ -284,38 +276,20 @@ async fn a_page_that_is_not_allowed_reads_why_and_nothing_else() {
         (Method::GET, "/tribus.js.map".to_owned()),
         (Method::POST, "/tribus.js".to_owned()),
         (Method::POST, "/publish".to_owned()),
+        (Method::OPTIONS, "/publish".to_owned()),
     ] {
         let answer = ask(&gateway, method, &path, Some("https://evil.example")).await;
         assert_eq!(answer.status(), 403, "{path}");
         let headers = answer.headers();
-        assert!(is_readable_without_credentials(headers), "{path}");
+        assert!(
+            !headers.contains_key("access-control-allow-origin"),
+            "{path}"
+        );
         assert!(varies_by_origin(headers), "{path}");
         let error: serde_json::Value = answer.json().await.unwrap();
         assert_eq!(error["code"], "forbidden", "{path}");
         let message = error["message"].as_str().unwrap();
         assert!(message.contains("auth.allowed_origins"), "{message}");
-    }
-}
-
-/// Else the browser would say that the preflight failed, and nobody could read why.
-#[tokio::test]
-async fn the_preflight_of_a_page_that_is_not_allowed_passes_and_brings_it_to_the_refusal() {
-    let gateway = gateway().await;
-    for path in ["/events", "/poll", "/publish", "/ticket"] {
-        let answer = ask(
-            &gateway,
-            Method::OPTIONS,
-            path,
-            Some("https://evil.example"),
-        )
-        .await;
-        assert_eq!(answer.status(), 204, "{path}");
-        let headers = answer.headers();
-        assert!(is_readable_without_credentials(headers), "{path}");
-        let allowed = list(headers, "access-control-allow-headers");
-        assert!(allowed.contains(&"authorization".to_owned()), "{path}");
-        // What was learnt so would outlive the entry in the list that makes it wrong.
-        assert!(!headers.contains_key("access-control-max-age"), "{path}");
     }
 }
 
@@ -331,26 +305,24 @@ async fn pages_of_every_origin_may_load_the_client() {
         for method in [Method::GET, Method::HEAD] {
             let answer = ask(&gateway, method, path, Some("http://localhost:3000")).await;
             assert_eq!(answer.status(), 200, "{path}");
-            assert!(is_readable_without_credentials(answer.headers()), "{path}");
+            let headers = answer.headers();
+            assert_eq!(headers["access-control-allow-origin"], "*", "{path}");
+            assert!(
+                !headers.contains_key("access-control-allow-credentials"),
+                "{path}"
+            );
         }
     }
 }
 
 #[tokio::test]
-async fn in_a_browser_a_page_of_another_origin_loads_the_client_and_is_told_to_be_allowed() {
+async fn in_a_browser_a_page_of_another_origin_loads_the_client() {
     let [page, gateway] = [TestGateway::start().await, TestGateway::start().await];
     // An error is a page without a policy of its own.
     let js = Js::chromium(&page.url("/a-page-of-its-own"));
-    let args = json!({"url": gateway.url(""), "token": Claims::all("alice").token()});
-    let body = "
-        const { Tribus } = await import(`${args.url}/tribus.js`);
-        const answer = await fetch(`${args.url}/poll?topics=order:1`, {
-            headers: { Authorization: `Bearer ${args.token}` },
-        });
-        return [typeof Tribus, answer.status, (await answer.json()).message];";
-    let told = js.run(body, args).await;
-    let message = "this origin may not connect: add it to auth.allowed_origins";
-    assert_eq!(told, json!(["function", 403, message]));
+    let body = "return typeof (await import(`${args}/tribus.js`)).Tribus;";
+    let told = js.run(body, json!(gateway.url(""))).await;
+    assert_eq!(told, "function");
 }
 
 #[tokio::test]
