@@ -133,3 +133,7 @@ async fn the_ledger_tells_what_was_lost_from_what_was_late_or_came_twice() {
     });
     assert_eq!(told, expected);
 }
+            answerLost: told((ledger) => { publish(ledger, 2); receive(ledger, 1, 2, 3, 4); }),
+            answerLate: told((ledger) => { receive(ledger, 1, 2, 3); publish(ledger, 4); }),
+        "answerLost": [4, 4, 0, 0, 0, 0, true],
+        "answerLate": [4, 3, 0, 0, 0, 1, true],
