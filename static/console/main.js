@@ -29,7 +29,7 @@ const comparison = new Comparison({ network });
 const charts = new Charts();
 const proof = new ProofView({ network, hint: () => `${grantsHint("publish")} ${grantsHint("subscribe")}` });
 const publishing = new PublishForm({ hint: () => grantsHint("publish") });
-new FaultControls(network);
+new FaultControls({ network, onSet: () => proof.calm() });
 
 /** Who is signed in, and what is connected for them: `{ token, client, wire, gateway, subscription }`. */
 let session = null;

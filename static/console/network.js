@@ -20,6 +20,7 @@ export class Network extends EventTarget {
   #sockets = new Set();
   /** Streams and polls under way, each with what cuts it. */
   #requests = new Set();
+  #returning;
 
   get faults() {
     return { ...this.#faults };
@@ -43,6 +44,7 @@ export class Network extends EventTarget {
 
   /** These faults, and those that were there. */
   set(faults) {
+    if ("offline" in faults) clearTimeout(this.#returning);
     const before = this.#faults;
     this.#faults = { ...before, ...faults };
     const began = (fault) => this.#faults[fault] && !before[fault];
@@ -55,6 +57,12 @@ export class Network extends EventTarget {
 
   mend() {
     this.become({});
+  }
+
+  /** For so long, unless it is said otherwise meanwhile. */
+  goOffline(ms) {
+    this.set({ offline: true });
+    this.#returning = setTimeout(() => this.set({ offline: false }), ms);
   }
 
   killSockets() {

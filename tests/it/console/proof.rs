@@ -51,6 +51,84 @@ async fn a_storm_that_is_stopped_leaves_the_network_well() {
     assert_eq!(console.drive(is_mended, Value::Null).await, json!(true));
 }
 
+/// More is published than before.
+const GROWS: &str = "
+    const before = await page.textContent('#count-published');
+    await page.waitForFunction((before) => document.querySelector('#count-published').textContent !== before, before);";
+
+#[tokio::test]
+async fn what_has_not_come_is_not_praised() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let verdict = "return page.getAttribute('#proof', 'data-verdict');";
+    console.click("#offline").await;
+    console.reads(STATE, "Offline").await;
+    console.click("#run").await;
+    console
+        .reads("#verdict", "Waiting for the client to be connected")
+        .await;
+    assert_eq!(console.drive(verdict, Value::Null).await, "none");
+    console.click("#offline").await;
+    console.reads("#carried", "Carried by").await;
+    assert_eq!(console.drive(verdict, Value::Null).await, "clean");
+
+    console.click("#offline").await;
+    console.reads(STATE, "Offline").await;
+    console.drive(GROWS, Value::Null).await;
+    console.click("#run").await;
+    console.reads("#verdict", "on its way").await;
+    let idle = "return [await page.isDisabled('#run'), await page.isDisabled('#storm')];";
+    let idle = console.drive(idle, Value::Null).await;
+    assert_eq!(idle, json!([true, true]), "there is nothing to stop");
+    console
+        .reads_within(CLIMBS, "#verdict", "had not come after 30 s")
+        .await;
+    assert_eq!(console.drive(verdict, Value::Null).await, "late");
+}
+
+#[tokio::test]
+async fn who_signs_out_before_a_storm_has_begun_leaves_it_to_the_next() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#offline").await;
+    console.reads(STATE, "Offline").await;
+    console.click("#storm").await;
+    console
+        .reads("#verdict", "Waiting for the client to be connected")
+        .await;
+    console.click("#forget").await;
+    console.fill("#token", &Claims::all("bob").token()).await;
+    console.click("#sign-in button").await;
+    console.reads(STATE, "Live over WebSocket").await;
+    console.click("#storm").await;
+    console.reads("#storm-step", "1 of 5").await;
+    console.complains_of_nothing().await;
+}
+
+#[tokio::test]
+async fn a_storm_is_over_when_someone_sets_the_network_by_hand() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#storm").await;
+    console.reads("#storm-step", "3 of 5").await;
+    console.click("#hold").await;
+    let is_over = "
+        await page.waitForFunction(() => !document.querySelector('#storm').disabled);
+        return [await page.textContent('#storm-step'), await page.isChecked('#refuse'), await page.isChecked('#hold')];";
+    let told = console.drive(is_over, Value::Null).await;
+    assert_eq!(told, json!(["", false, true]));
+    assert_eq!(console.text("#run").await, "Stop", "the stream goes on");
+
+    // Nor does a short absence end in the middle of it.
+    console.click("#offline-briefly").await;
+    console.click("#storm").await;
+    console.reads("#storm-step", "3 of 5").await;
+    let is_refused = "return [await page.isChecked('#refuse'), await page.isChecked('#offline')];";
+    let told = console.drive(is_refused, Value::Null).await;
+    assert_eq!(told, json!([true, false]));
+    console.complains_of_nothing().await;
+}
+
 #[tokio::test]
 async fn events_that_a_restart_loses_are_counted_as_lost() {
     let gateway = TestGateway::start().await;
@@ -63,13 +141,10 @@ async fn events_that_a_restart_loses_are_counted_as_lost() {
     // A log in memory is gone with its gateway.
     gateway.stop().await;
     let _gateway = TestGateway::on(address).await;
-    let grows = "
-        const before = await page.textContent('#count-published');
-        await page.waitForFunction((before) => document.querySelector('#count-published').textContent !== before, before);";
-    console.drive(grows, Value::Null).await;
+    console.drive(GROWS, Value::Null).await;
     console.click("#offline").await;
     console.reads(STATE, "Live").await;
-    console.drive(grows, Value::Null).await;
+    console.drive(GROWS, Value::Null).await;
     console.click("#run").await;
     console.reads("#verdict", "was told of 1 gap").await;
     let lost = console.text("#count-lost").await;
