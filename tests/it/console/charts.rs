@@ -51,6 +51,27 @@ async fn a_token_without_the_claim_is_told_so_and_asks_once() {
 }
 
 #[tokio::test]
+async fn the_numbers_of_a_gateway_that_is_gone_are_called_old() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let address = gateway.address;
+    console.reads("#retained", "0 events retained").await;
+    assert_eq!(console.text("#charts-note").await, "");
+    gateway.stop().await;
+    console
+        .reads(
+            "#charts-note",
+            "can not be reached. These are the numbers of",
+        )
+        .await;
+    let _gateway = TestGateway::on(address).await;
+    let is_fresh = "
+        await page.waitForFunction(() => document.querySelector('#charts-note').textContent === '');
+        return page.isVisible('#charts-body');";
+    assert_eq!(console.drive(is_fresh, Value::Null).await, json!(true));
+}
+
+#[tokio::test]
 async fn rates_and_quantiles_are_those_between_two_answers() {
     let gateway = TestGateway::start().await;
     let console = Console::open_with(&gateway, "").await;
