@@ -110,11 +110,14 @@ export class Network extends EventTarget {
     const request = { path: url.pathname.split("/").at(-1), cut };
     // All polls of a client are one link, which a page that came leaves open.
     const link = request.path === "poll" ? "poll" : request;
+    const cutOff = () => end(true);
     const end = (broken) => {
+      // The client's own signal may live for hours, and keeps all who listen to it.
+      signal.removeEventListener("abort", cutOff);
       if (link === request || broken) wire.closed(link);
       if (this.#requests.delete(request)) this.changed();
     };
-    signal.addEventListener("abort", () => end(true));
+    signal.addEventListener("abort", cutOff);
     this.#requests.add(request);
     this.changed();
     try {

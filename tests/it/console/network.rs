@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CLIMBS, Console, REASON, SOON, STATE};
+use super::{CLIMBS, Console, LANES_LIVE, REASON, SOON, STATE};
 use crate::support::TestGateway;
 
 const HISTORY: &str = "#connection .transitions";
@@ -110,6 +110,37 @@ async fn a_stream_that_stalls_is_noticed_by_its_heartbeat() {
     console
         .reads_within(CLIMBS, STATE, "Live over WebSocket")
         .await;
+}
+
+/// The client's signal for its polls lives as long as its connection.
+#[tokio::test]
+async fn polls_leave_no_listeners_behind() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.drive(LANES_LIVE, Value::Null).await;
+    let count = "
+        await page.evaluate(() => {
+            window.listeners = 0;
+            for (const [name, step] of [['addEventListener', 1], ['removeEventListener', -1]]) {
+                const real = AbortSignal.prototype[name];
+                AbortSignal.prototype[name] = function (...given) {
+                    window.listeners += step;
+                    return real.apply(this, given);
+                };
+            }
+        });";
+    console.drive(count, Value::Null).await;
+    for number in 1..=20 {
+        gateway.publish("order:1", json!(number)).await;
+        let came = format!("{number} event");
+        console
+            .reads(".lane[data-lane='poll'] .counts", &came)
+            .await;
+    }
+    let left = console
+        .drive("return page.evaluate('listeners');", Value::Null)
+        .await;
+    assert!(left.as_i64().expect("a number") < 5, "{left} listeners");
 }
 
 #[tokio::test]
