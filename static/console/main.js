@@ -61,6 +61,7 @@ function signOut() {
   comparison.leave();
   charts.stop();
   proof.follow(null);
+  publishing.follow(null);
   tail.clear();
   session?.client.close();
   session = null;
@@ -119,7 +120,7 @@ async function positionOf(subscription) {
   return null;
 }
 
-/** Says when the gateway is gone; a network that was broken on purpose needs no message. */
+/** Says when the gateway is gone, and shows out whose client has ended; a network that was broken on purpose needs no message. */
 function watch({ client }) {
   let timer;
   let isShown = false;
@@ -129,6 +130,9 @@ function watch({ client }) {
     if (state === "live" || state === "degraded") {
       if (isShown) banner.show(null);
       isShown = false;
+    } else if (state === "closed") {
+      // A subscription knows more of it, but there need be none.
+      queueMicrotask(() => client === session?.client && expel({ code: "closed", message: reason ?? "closed" }));
     } else if (state === "connecting") {
       timer = setTimeout(() => {
         if (network.isBroken || client !== session?.client) return;

@@ -92,3 +92,58 @@ async fn is_signed_out(console: &Console) -> bool {
     let body = "return await page.isVisible('#sign-in') && !await page.isVisible('#connection');";
     console.drive(body, Value::Null).await == json!(true)
 }
+/// No subscription is there to be told.
+#[tokio::test]
+async fn a_client_that_ends_while_it_follows_nothing_is_shown_out() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.fill("#topics", "no good").await;
+#[tokio::test]
+async fn a_diagnosis_is_not_shown_to_who_signs_in_meanwhile() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#refuse").await;
+    console.click("#hold").await;
+    console.click("#diagnose").await;
+    console.reads("#diagnosis", "Trying each transport").await;
+    let other = "await page.evaluate((hash) => { location.hash = hash; }, args);";
+    let link = format!("token={}", Claims::all("bob").token());
+    console.drive(other, json!(link)).await;
+    console.reads("#holder-name", "bob").await;
+    let is_over = "
+        await page.waitForFunction(() => !document.querySelector('#diagnose').disabled);
+        return page.isHidden('#diagnosis');";
+    assert_eq!(console.drive(is_over, Value::Null).await, json!(true));
+}
+
+#[tokio::test]
+async fn a_series_ends_when_its_publisher_signs_out() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#series").await;
+    console.reads("#published", "1 of 10").await;
+    console.click("#forget").await;
+    let is_over = "await page.waitForFunction(() => !document.querySelector('#series').disabled);";
+    console.drive(is_over, Value::Null).await;
+    let page = gateway
+        .get(
+            "/poll",
+            "topics=**&cursor=earliest",
+            &Claims::all("backend"),
+        )
+        .await;
+    let page: Value = page.json().await.expect("JSON");
+    let events = page["events"].as_array().expect("events").len();
+    assert!((1..5).contains(&events), "{events} published");
+    assert_eq!(console.text("#published").await, "");
+}
+
+    console.click("#follow button").await;
+    console.reads("#banner", "refused the topics").await;
+    gateway.revoke(json!({"sub": "alice"})).await;
+    console.reads("#banner", "The client has ended").await;
+    console.reads("#banner", "Revoked").await;
+    assert!(is_signed_out(&console).await);
+    console.complains_of_nothing().await;
+}
+
