@@ -138,6 +138,45 @@ async fn the_tail_keeps_no_more_rows_than_it_shows() {
     assert_eq!(console.drive(rows, Value::Null).await, json!(200));
 }
 
+#[tokio::test]
+async fn a_tail_that_stood_still_for_long_says_what_it_does_not_keep() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.fill("#text-filter", "tea").await;
+    gateway.publish("order:first", json!("tea")).await;
+    console.reads("#tail-list", "order:first").await;
+    console.click("#pause").await;
+    let batch: Vec<Value> = (0..700)
+        .map(|number| {
+            let data = if number % 100 == 0 { "tea" } else { "coffee" };
+            json!({"topic": format!("order:{number}"), "data": data})
+        })
+        .collect();
+    let (status, _) = gateway.post(&json!(batch).to_string()).await;
+    assert_eq!(status, 200);
+    console
+        .reads(
+            "#tail-count",
+            "paused, 700 waiting, the newest 500 are kept",
+        )
+        .await;
+    console.click("#pause").await;
+    console.reads("#tail-list", "order:600").await;
+    let rows = "
+        return page.evaluate(() => [...document.querySelectorAll('#tail-list li')].map((row) =>
+            (row.querySelector('.topic') ?? row).textContent));";
+    let expected = json!([
+        "order:600",
+        "order:500",
+        "order:400",
+        "order:300",
+        "order:200",
+        "200 events came here, and are no longer kept.",
+        "order:first",
+    ]);
+    assert_eq!(console.drive(rows, Value::Null).await, expected);
+}
+
 /// A browser has six connections to one host, over HTTP/1.1, for all its tabs.
 #[tokio::test]
 async fn one_tab_at_a_time_has_its_lanes_open() {
