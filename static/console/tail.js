@@ -1,7 +1,7 @@
 // The live tail: what the main client receives, newest first, filtered by topic at the gateway and by text here.
 
 import { byId, element, handled, onceAFrame, say } from "./dom.js";
-import { NAMES, plural } from "./words.js";
+import { NAMES, plural, preciseClock } from "./words.js";
 
 /** As many are kept to be filtered, and as many of them shown. */
 const KEPT = 500;
@@ -110,7 +110,7 @@ export class Tail {
 function itemOf({ frame, replayed, transport, reset }) {
   if (reset) return element("li", { className: "reset", text: reset });
   const summary = element("summary", {},
-    element("time", { text: frame.timestamp.slice(11, 23), title: frame.timestamp }), " ",
+    element("time", { text: preciseClock(frame.timestamp), title: frame.timestamp }), " ",
     element("span", { className: "topic", text: frame.topic }), " ",
     element("span", { className: "name", text: frame.event }), " ",
     ...(replayed ? [replayMark(), " "] : []),

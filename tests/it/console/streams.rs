@@ -177,6 +177,28 @@ async fn a_tail_that_stood_still_for_long_says_what_it_does_not_keep() {
     assert_eq!(console.drive(rows, Value::Null).await, expected);
 }
 
+#[tokio::test]
+async fn times_are_those_of_the_readers_zone() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let travel = "await cdp.send('Emulation.setTimezoneOverride', { timezoneId: 'Asia/Kolkata' });";
+    console.drive(travel, Value::Null).await;
+    let link = format!("#token={}", Claims::all("alice").token());
+    console.visit(0, &link).await;
+    console.reads(STATE, "Live over WebSocket").await;
+    let event = json!({"topic": "order:1", "timestamp": "2026-01-25T18:30:00.123Z"});
+    let (status, _) = gateway.post(&event.to_string()).await;
+    assert_eq!(status, 200);
+    console.reads("#tail-list time", "00:00:00.123").await;
+    let title = console
+        .drive(
+            "return page.getAttribute('#tail-list time', 'title');",
+            Value::Null,
+        )
+        .await;
+    assert_eq!(title, "2026-01-25T18:30:00.123Z");
+}
+
 /// A browser has six connections to one host, over HTTP/1.1, for all its tabs.
 #[tokio::test]
 async fn one_tab_at_a_time_has_its_lanes_open() {
