@@ -199,6 +199,23 @@ async fn times_are_those_of_the_readers_zone() {
     assert_eq!(title, "2026-01-25T18:30:00.123Z");
 }
 
+#[tokio::test]
+async fn a_tab_that_is_left_at_once_keeps_no_place_for_its_lanes() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open_with(&gateway, "").await;
+    let in_and_out = "
+        await page.evaluate((token) => {
+            document.querySelector('#token').value = token;
+            document.querySelector('#sign-in').requestSubmit();
+            document.querySelector('#forget').click();
+        }, args);";
+    let token = Claims::all("alice").token();
+    console.drive(in_and_out, json!(token)).await;
+    console.visit(1, &format!("#token={token}")).await;
+    console.reads_in(1, SOON, STATE, "Live").await;
+    console.js.drive(1, LANES_LIVE, Value::Null).await;
+}
+
 /// A browser has six connections to one host, over HTTP/1.1, for all its tabs.
 #[tokio::test]
 async fn one_tab_at_a_time_has_its_lanes_open() {
