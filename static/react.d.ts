@@ -3,8 +3,13 @@
 import type { ReactElement, ReactNode } from "react";
 import type { ResetReason, Status, Tribus, TribusError, TribusEvent } from "./tribus.js";
 
-/** Topic filters, as an inline array too: what is named is compared, not the array. Nothing, or an empty array: none yet. */
-export type Topics = string | readonly string[] | null | undefined | false;
+type NotYet = null | undefined | false | "";
+
+/**
+ * Topic filters, as an inline array too: what is named is compared, not the array. What is not known yet is left out; nothing, or
+ * an empty array: none yet.
+ */
+export type Topics = string | readonly (string | NotYet)[] | NotYet;
 
 /**
  * The client for all hooks below. Make it outside of components, since it connects at once and `close()` is for good.

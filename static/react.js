@@ -69,7 +69,7 @@ export const useTribus = (topics, options = {}) => {
 
 /** What is the same subscription has the same key, in whichever order and objects it was named. */
 const keyOf = (topics, { events, tags, cursor, rewind, throttle }, more) => {
-  const wanted = [...new Set([topics || []].flat())].sort();
+  const wanted = [...new Set([topics].flat().filter(Boolean))].sort();
   return wanted[0] && JSON.stringify({
     topics: wanted,
     events: events && [...events].sort(),

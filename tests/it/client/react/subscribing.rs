@@ -177,7 +177,13 @@ async fn other_topics_are_another_subscription_and_no_topics_are_none() {
     let gateway = TestGateway::start().await;
     let page = Page::open(&gateway, React::Newest).await;
     let shown = |topics: Value| json!([part("feed", "feed", topics, json!({}))]);
-    for none in [Value::Null, json!([]), json!("")] {
+    for none in [
+        Value::Null,
+        json!([]),
+        json!(""),
+        json!([null]),
+        json!([false, ""]),
+    ] {
         page.show(shown(none)).await;
         page.shows("feed", "").await;
     }
@@ -191,6 +197,18 @@ async fn other_topics_are_another_subscription_and_no_topics_are_none() {
     page.shows("feed", "2").await;
     await_subscribers(&gateway, "order:*", 0).await;
     assert_eq!(subscribers(&gateway, "user:*").await, 1);
+    // As `user && topicOf(user)` makes it.
+    for unknown in [Value::Null, json!(false), json!("")] {
+        page.show(shown(json!([unknown, "order:*"]))).await;
+        await_subscribers(&gateway, "order:*", 1).await;
+        gateway.publish("order:1", json!(3)).await;
+        page.shows("feed", "3").await;
+        page.show(shown(json!([]))).await;
+        await_subscribers(&gateway, "order:*", 0).await;
+    }
+    page.assert_no_complaints().await;
+}
+
 }
 
 #[tokio::test]
