@@ -85,7 +85,7 @@ export function useTribusEvent<Data = any>(topics: Topics, onEvent: (event: Trib
 export interface InvalidationOptions<Key = any, Data = any> extends Omit<Following, "client"> {
   /** What these topics can change, all of it, at least one: invalidated by each event, when the subscription has begun, and by a reset. */
   keys: readonly Key[];
-  /** What this event changes, where that is less than `keys`; nothing: `keys`. */
+  /** What this event changes, where that is less than `keys`; nothing: `keys`, as where it throws. */
   keysOf?: (event: TribusEvent<Data>) => readonly Key[] | undefined;
   /**
    * Makes what has this key be loaded anew, by a request that begins after this call. `tanstackQuery` and `swr` give one; each

@@ -320,7 +320,7 @@ const ruleOf = (optionsOf) => {
   const want = (keys) => gatherer().want(keys, optionsOf());
   const handlers = {
     onBegin: () => want(optionsOf().keys),
-    onEvent: (event) => want(optionsOf().keysOf?.(event) ?? optionsOf().keys),
+    onEvent: (event) => want(changedBy(event, optionsOf())),
     onReset: (reason) => {
       want(optionsOf().keys);
       optionsOf().onReset?.(reason);
@@ -351,6 +351,16 @@ class Invalidations {
       const due = Math.max(performance.now(), (this.#times.get(id) ?? -throttle) + throttle);
       this.#pending.set(id, { key, all, due: Math.min(due, this.#pending.get(id)?.due ?? due) });
     }
+/** All of them, where the application's function does not know this event. */
+const changedBy = (event, { keysOf, keys }) => {
+  try {
+    return keysOf?.(event) ?? keys;
+  } catch (error) {
+    complain(error);
+    return keys;
+  }
+};
+
     if (this.#pending.size > MOST_KEYS) this.#widen();
     this.#schedule();
   }
