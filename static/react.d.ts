@@ -70,7 +70,8 @@ export interface TribusState<Data = any> {
 
 /**
  * What comes of these topics, as state. Components that want the same share one subscription and what it has kept; it
- * ends a second after the last of them has gone. Renders at most once a frame, however busy the topics are.
+ * ends a second after the last of them has gone. A component that is hidden for longer (`<Activity>`) and shown again has
+ * what came meanwhile. Renders at most once a frame, however busy the topics are.
  */
 export function useTribus<Data = any>(topics: Topics, options?: UseTribusOptions): TribusState<Data>;
 

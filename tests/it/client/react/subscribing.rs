@@ -209,6 +209,31 @@ async fn other_topics_are_another_subscription_and_no_topics_are_none() {
     page.assert_no_complaints().await;
 }
 
+#[tokio::test]
+async fn a_list_that_is_hidden_and_shown_again_has_what_came_meanwhile() {
+    let gateway = TestGateway::start().await;
+    let page = Page::open(&gateway, React::Newest).await;
+    let shown = |is_hidden: bool| {
+        let options = json!({"rewind": 10});
+        let mut part = part("feed", "feed", json!(["order:*"]), options);
+        part["isHidden"] = json!(is_hidden);
+        json!([part])
+    };
+    gateway.publish("order:1", json!(1)).await;
+    page.show_live(shown(false)).await;
+    page.shows("feed", "1").await;
+    gateway.publish("order:1", json!(2)).await;
+    page.shows("feed", "1 2").await;
+    page.show(shown(true)).await;
+    await_subscribers(&gateway, "order:*", 0).await;
+    gateway.publish("order:1", json!(3)).await;
+    gateway.publish("order:1", json!(4)).await;
+    page.show(shown(false)).await;
+    page.shows("feed", "3 4").await;
+    gateway.publish("order:1", json!(5)).await;
+    page.shows("feed", "3 4 5").await;
+    page.until("!records.feed.value.reset", Value::Null).await;
+    page.assert_no_complaints().await;
 }
 
 #[tokio::test]
