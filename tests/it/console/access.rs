@@ -83,6 +83,19 @@ async fn the_first_stop_skips_to_the_connection() {
     );
 }
 
+#[tokio::test]
+async fn a_state_that_lasts_is_announced_with_its_reason() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.reads("#announcer", "Live over WebSocket.").await;
+    console.click("#offline").await;
+    console
+        .reads("#announcer", "Offline. There is no network.")
+        .await;
+    console.click("#offline").await;
+    console.reads("#announcer", "Live over WebSocket.").await;
+}
+
 /// Which replace the page's backgrounds by the system's.
 #[tokio::test]
 async fn a_switch_shows_its_state_in_forced_colours_too() {

@@ -58,6 +58,43 @@ async fn going_offline_is_seen_and_what_was_missed_is_made_up_for() {
 }
 
 #[tokio::test]
+async fn each_transport_marks_what_it_makes_up_for_and_nothing_else() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.drive(LANES_LIVE, Value::Null).await;
+    console.click("#offline").await;
+    console.reads("#open-now", "Nothing is open").await;
+    gateway.publish("order:1", json!(null)).await;
+    console.click("#offline").await;
+    let marked = "await page.waitForFunction(() => document.querySelectorAll('#arrivals .replay').length === 3);";
+    console.drive(marked, Value::Null).await;
+    console.drive(LANES_LIVE, Value::Null).await;
+    gateway.publish("order:2", json!(null)).await;
+    let ticked = "await page.waitForFunction(() => document.querySelectorAll('#arrivals .tick').length === 3);";
+    console.drive(ticked, Value::Null).await;
+}
+
+#[tokio::test]
+async fn the_history_is_bounded_and_goes_on_where_nothing_changed() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open_with(&gateway, "").await;
+    let body = "
+        const { History } = await import('/console/timeline.js');
+        const history = new History();
+        const began = [];
+        for (const reason of [undefined, 'refused', undefined])
+            began.push(history.enter({ state: 'connecting', reason }));
+        const { reason } = history.now;
+        for (let count = 0; count < 300; count += 1) {
+            history.enter({ state: 'live', transport: 'ws' });
+            history.enter({ state: 'degraded', transport: 'sse' });
+        }
+        return [began, reason, history.spells.length];";
+    let told = console.js.run(body, Value::Null).await;
+    assert_eq!(told, json!([[true, false, false], "refused", 200]));
+}
+
+#[tokio::test]
 async fn it_degrades_with_the_reason_and_climbs_back() {
     let gateway = TestGateway::start().await;
     let console = Console::open(&gateway).await;

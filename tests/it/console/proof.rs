@@ -154,6 +154,30 @@ async fn events_that_a_restart_loses_are_counted_as_lost() {
 }
 
 #[tokio::test]
+async fn a_publish_whose_answer_is_lost_is_repeated_and_counts_once() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let lose = "
+        let count = 0;
+        await page.route('**/publish', async (route) => {
+            count += 1;
+            if (count > 3) return route.continue();
+            await route.fetch();
+            await route.abort();
+        });";
+    console.drive(lose, Value::Null).await;
+    console.click("#run").await;
+    console.reads("#carried", "Carried by").await;
+    console.drive(GROWS, Value::Null).await;
+    console.drive(GROWS, Value::Null).await;
+    console.drive(GROWS, Value::Null).await;
+    console.click("#run").await;
+    console
+        .reads("#verdict", "received, lost 0, repeated 0, in order.")
+        .await;
+}
+
+#[tokio::test]
 async fn a_token_that_grants_no_test_stream_is_told_what_is_missing() {
     let gateway = TestGateway::start().await;
     let claims = Claims::all("alice").with("publish", json!(["order:*"]));

@@ -241,3 +241,46 @@ async fn one_tab_at_a_time_has_its_lanes_open() {
     console.click("#publish button[type=submit]").await;
     console.reads("#published", "Published").await;
 }
+
+/// What lanes may bring, and no gateway of a test does.
+#[tokio::test]
+async fn the_table_of_arrivals_is_bounded_and_tells_what_was_missed_or_came_twice() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open_with(&gateway, "").await;
+    let body = "
+        const { Table } = await import('/console/table.js');
+        const root = document.createElement('table');
+        root.createTHead().insertRow();
+        const body = root.createTBody();
+        const [ws, sse] = ['ws', 'sse'].map((key) => ({ key, name: key, origin: null, cursor: null }));
+        const table = new Table(root, [ws, sse]);
+        const event = (number) => ({ id: `a-${number}`, topic: 'order:1', event: 'paid', data: number });
+        const shown = async () => {
+            await new Promise((resolve) => requestAnimationFrame(() => requestAnimationFrame(resolve)));
+            return [...body.rows].map((row) => [...row.cells].slice(1).map(({ className }) => className).join(' '));
+        };
+        const told = { again: [table.add(ws, event(1)), table.add(ws, event(1)), table.add(sse, event(1), true)] };
+        table.add(ws, event(2));
+        table.add(ws, event(3));
+        table.addReset(sse, 'a-2');
+        told.cells = await shown();
+        for (let number = 4; number <= 150; number += 1) table.add(ws, event(number));
+        told.rows = (await shown()).length;
+        told.forgotten = table.add(sse, event(5));
+        told.rowsAfter = (await shown()).length;
+        table.hide();
+        table.add(sse, event(150));
+        table.add(ws, event(151));
+        told.afterHiding = await shown();
+        return told;";
+    let told = console.js.run(body, Value::Null).await;
+    let expected = json!({
+        "again": [false, true, false],
+        "cells": ["tick waits", "tick miss", "miss replay"],
+        "rows": 100,
+        "forgotten": false,
+        "rowsAfter": 100,
+        "afterHiding": ["tick waits"],
+    });
+    assert_eq!(told, expected);
+}
