@@ -89,7 +89,8 @@ async fn rates_and_quantiles_are_those_between_two_answers() {
             answer(3, 110, 140, [15, 5, 5]),
             answer(4, 110, 140, [15, 15, 5]),
             answer(5, 110, 140, [15, 15, 1005]),
-            answer(6, 4, 0, [0, 0, 0], 'now'),
+            answer(20, 110, 140, [15, 15, 1005]),
+            answer(26, 4, 0, [0, 0, 0], 'now'),
         ].map((each) => meter.take(each)).map(({ published, delivered, p50, p99 }) =>
             [published, delivered, p50, p99].map((value) => value === null ? null : Math.round(value * 100) / 100));";
     let told = console.js.run(body, Value::Null).await;
@@ -100,6 +101,8 @@ async fn rates_and_quantiles_are_those_between_two_answers() {
         [0, 0, 0.5, 0.99],
         [0, 0, 1, 9.82],
         [0, 0, 10, 10],
+        // What is long ago counts no more.
+        [0, 0, null, null],
         [null, null, null, null],
     ]);
     assert_eq!(told, expected);

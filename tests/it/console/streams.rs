@@ -240,6 +240,20 @@ async fn one_tab_at_a_time_has_its_lanes_open() {
     console.reads_in(1, SOON, "#arrivals", "order:1").await;
     console.click("#publish button[type=submit]").await;
     console.reads("#published", "Published").await;
+
+    // Closed by hand they stay so, whatever is followed.
+    let close = "await page.uncheck('#lanes-open');";
+    console.js.drive(1, close, Value::Null).await;
+    let follow = "
+        await page.fill('#topics', 'order:*');
+        await page.click('#follow button');
+        await page.waitForFunction(() => document.querySelector('#snippet').textContent.includes('order:*'));";
+    console.js.drive(1, follow, Value::Null).await;
+    gateway.publish("order:2", json!(null)).await;
+    console.reads_in(1, SOON, "#tail-list", "order:2").await;
+    let is_open = "return page.isChecked('#lanes-open');";
+    let is_open = console.js.drive(1, is_open, Value::Null).await;
+    assert_eq!(is_open, json!(false));
 }
 
 /// What lanes may bring, and no gateway of a test does.

@@ -173,6 +173,36 @@ async fn a_component_that_is_hidden_and_shown_again_is_called_with_what_came_mea
 }
 
 #[tokio::test]
+async fn what_is_gone_listens_to_the_client_no_more() {
+    let gateway = TestGateway::start().await;
+    let page = Page::open(&gateway, React::Newest).await;
+    let count = "
+        state.listeners = 0;
+        for (const [name, step] of [['addEventListener', 1], ['removeEventListener', -1]]) {
+            const real = state.client[name];
+            state.client[name] = (...given) => {
+                state.listeners += step;
+                return real.apply(state.client, given);
+            };
+        }";
+    page.run(count, Value::Null).await;
+    page.show_live(json!([
+        part("feed", "feed", json!(["order:*"]), json!({})),
+        part("listener", "listener", json!(["user:*"]), json!({})),
+        part("query", "query", json!(["shop:*"]), json!({})),
+        {"kind": "status", "name": "status"},
+    ]))
+    .await;
+    let listening = page.value("state.listeners").await;
+    assert!(listening.as_u64() >= Some(4), "{listening}");
+    page.show(json!([])).await;
+    for filter in ["order:*", "user:*", "shop:*"] {
+        await_subscribers(&gateway, filter, 0).await;
+    }
+    page.until("state.listeners === 0", Value::Null).await;
+}
+
+#[tokio::test]
 async fn other_topics_are_another_subscription_and_no_topics_are_none() {
     let gateway = TestGateway::start().await;
     let page = Page::open(&gateway, React::Newest).await;
