@@ -78,6 +78,11 @@ async fn components_that_want_the_same_share_one_subscription_until_the_last_has
             .await;
         gateway.publish("user:1", json!(6)).await;
         page.shows("two", "1 2 3 4 5 6").await;
+        // Longer than the subscription outlives its last component.
+        let waits = "await new Promise((resolve) => setTimeout(resolve, 1200));";
+        page.run(waits, Value::Null).await;
+        gateway.publish("user:1", json!(7)).await;
+        page.shows("two", "1 2 3 4 5 6 7").await;
         assert_eq!(page.value(UNSUBSCRIBES).await, 0, "{react:?}");
 
         page.show(json!([])).await;
