@@ -57,10 +57,16 @@ export const useTribus = (topics, options = {}) => {
     throw new RangeError(`tribus: limit is ${limit}: give a whole number from 1 to ${HIGHEST_LIMIT}`);
   const key = keyOf(topics, options, { limit, isByTopic });
   const member = useLatest(options);
-  const join = useCallback(
-    (onChange) => (client && key ? feedOf(client, key).join(member, onChange) : () => {}),
-    [client, key, member],
-  );
+  const left = useRef({});
+  const join = useCallback((onChange) => {
+    if (!client || !key) return () => {};
+    const feed = feedOf(client, key, placeIn(left.current, client, key));
+    const leave = feed.join(member, onChange);
+    return () => {
+      left.current = { client, key, cursor: feed.cursor };
+      leave();
+    };
+  }, [client, key, member]);
   // A render begins nothing, for it may be thrown away: a feed begins with the first component that stays.
   const state = useSyncExternalStore(join, () => feeds.get(client)?.get(key)?.snapshot ?? IDLE, () => IDLE);
   const status = useTribusStatus(client);
@@ -69,7 +75,7 @@ export const useTribus = (topics, options = {}) => {
 
 /** What is the same subscription has the same key, in whichever order and objects it was named. */
 const keyOf = (topics, { events, tags, cursor, rewind, throttle }, more) => {
-  const wanted = [...new Set([topics || []].flat())].sort();
+  const wanted = [...new Set([topics].flat().filter(Boolean))].sort();
   return wanted[0] && JSON.stringify({
     topics: wanted,
     events: events && [...events].sort(),
@@ -90,12 +96,20 @@ const useLatest = (value) => {
 /** By client, then by key. */
 const feeds = new WeakMap();
 
-const feedOf = (client, key) => {
+/** `at`: where the component had left one that is gone, if it had. */
+const feedOf = (client, key, at) => {
   if (!feeds.has(client)) feeds.set(client, new Map());
   const ofClient = feeds.get(client);
-  if (!ofClient.has(key)) ofClient.set(key, new Feed(client, JSON.parse(key), () => ofClient.delete(key)));
+  const begin = () => {
+    const options = JSON.parse(key);
+    return new Feed(client, { ...options, cursor: at ?? options.cursor }, () => ofClient.delete(key));
+  };
+  if (!ofClient.has(key)) ofClient.set(key, begin());
   return ofClient.get(key);
 };
+
+/** Where a component had come that is mounted again, as what was hidden is; undefined for what it had not followed. */
+const placeIn = (left, client, key) => (left.client === client && left.key === key ? left.cursor : undefined);
 
 /** One subscription, for all components that want the same. */
 class Feed {
@@ -112,6 +126,8 @@ class Feed {
   #error;
   #frame;
   #isStale = false;
+  /** Where it stood when it was shown. */
+  #shownAt;
   #lingering;
 
   constructor(client, { topics, limit, isByTopic, ...options }, onEnd) {
@@ -124,6 +140,11 @@ class Feed {
       onError: (error) => this.#setError(error),
       onRestart: () => this.#setError(undefined),
     });
+  }
+
+  /** Good to go on from, for whoever saw the snapshot. */
+  get cursor() {
+    return this.#isStale ? this.#shownAt : this.#follower.cursor;
   }
 
   /** Returns what leaves it again; the subscription ends a while after the last has left. */
@@ -183,6 +204,8 @@ class Feed {
       this.#frame = undefined;
       if (this.#isStale) this.#show();
     }, FRAME_MS);
+    // Not there yet where the client is closed from the beginning.
+    this.#shownAt = this.#follower?.cursor;
     const events = Object.freeze([...this.#kept.values()]);
     this.snapshot = Object.freeze({ events, last: events.at(-1), reset: this.#gap, error: this.#error });
     for (const onChange of this.#members.values()) onChange();
@@ -207,11 +230,10 @@ const useFollower = (client, key, latest, handlers) => {
   useEffect(() => {
     if (!client || !key) return undefined;
     const { topics, ...options } = JSON.parse(key);
-    const isSame = left.current.client === client && left.current.key === key;
     const follower = new Follower(client, topics, {
       ...options,
       ...handlers,
-      cursor: (isSame && left.current.cursor) || latest.current.cursor,
+      cursor: placeIn(left.current, client, key) ?? latest.current.cursor,
       onError: (error) => (latest.current.onError ?? complain)(error),
     });
     return () => {
@@ -320,13 +342,23 @@ const ruleOf = (optionsOf) => {
   const want = (keys) => gatherer().want(keys, optionsOf());
   const handlers = {
     onBegin: () => want(optionsOf().keys),
-    onEvent: (event) => want(optionsOf().keysOf?.(event) ?? optionsOf().keys),
+    onEvent: (event) => want(changedBy(event, optionsOf())),
     onReset: (reason) => {
       want(optionsOf().keys);
       optionsOf().onReset?.(reason);
     },
   };
   return { handlers, handle: { hold: () => gatherer().hold(optionsOf().keys) } };
+};
+
+/** All of them, where the application's function does not know this event. */
+const changedBy = (event, { keysOf, keys }) => {
+  try {
+    return keysOf?.(event) ?? keys;
+  } catch (error) {
+    complain(error);
+    return keys;
+  }
 };
 
 /** Invalidates keys of one cache: each at most once in its throttle, and not before its last refetch is done. */

@@ -37,7 +37,7 @@ const bodyOf = async (request) => {
 };
 
 const add = async (request) => {
-  const { item, price } = await bodyOf(request);
+  const { item, price } = (await bodyOf(request)) ?? {};
   if (typeof item !== "string" || !item || !(price > 0)) return [400, { error: "give an item and a price" }];
   return [201, orders.add(item, price)];
 };
@@ -57,7 +57,7 @@ const routes = [
 ];
 
 const answer = async (request) => {
-  const { pathname } = new URL(request.url, "http://localhost");
+  const [pathname] = request.url.split("?");
   const [, pattern, handle] = routes.find(([method, path]) => method === request.method && path.test(pathname)) ?? [];
   if (!handle) return [404, { error: "not found" }];
   try {

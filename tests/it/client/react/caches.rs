@@ -300,7 +300,7 @@ async fn invalidate_in_node(gateway: &TestGateway) -> Js {
         state.client.addEventListener('event', () => (state.heard += 1));
         state.rule = app.invalidateOn(state.client, 'order:*', {
             keys: ['all'],
-            keysOf: ({ data }) => (data === null ? undefined : [`order ${data}`]),
+            keysOf: ({ data }) => (data === null ? undefined : [`order ${data.toFixed()}`]),
             invalidate: (key) => {
                 state.got.push(key);
                 if (key === 'order 13') throw Error('unlucky');
@@ -329,6 +329,7 @@ async fn an_event_may_tell_what_it_changes() {
         (json!(13), "order 13"),
         (json!(13), "order 13"),
         (Value::Null, "all"),
+        (json!("no number, which throws"), "all"),
     ] {
         gateway.publish("order:1", data).await;
         assert_eq!(invalidated(&js, 1).await, json!([key]));

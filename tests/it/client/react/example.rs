@@ -155,8 +155,54 @@ async fn the_example_renders_and_updates_when_others_change_something() {
     let order = json!({"item": "Cup", "price": 7});
     assert_eq!(example.ask("/api/orders", order).await, 201);
     example.until("count() === 4 && order(4) === 'Pay'").await;
-    let nothing = json!({"item": "", "price": 7});
-    assert_eq!(example.ask("/api/orders", nothing).await, 400);
+    for nothing in [json!({"item": "", "price": 7}), Value::Null] {
+        assert_eq!(example.ask("/api/orders", nothing).await, 400);
+    }
+    assert_eq!(example.ask("//", Value::Null).await, 404);
+    assert_eq!(example.ask("/api/orders/2/pay", Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn the_example_says_what_became_of_each_payment() {
+    let example = Example::start().await;
+    example.until("count() === 3").await;
+    example.click("[data-order='3'] button").await;
+    example.until("order(3) === 'paid'").await;
+    example.click("[data-order='1'] button").await;
+    example.until("order(3) === 'Pay'").await;
+    let declined =
+        "text(\"[data-order='3'] .error\") === 'the card was declined: 180 is more than 100'";
+    example.until(declined).await;
+    example.until("order(1) === 'paid'").await;
+    example.until(declined).await;
+    example
+        .until("document.querySelectorAll('.error').length === 1")
+        .await;
+}
+
+#[tokio::test]
+async fn the_example_keeps_what_was_typed_where_an_order_is_refused() {
+    let example = Example::start().await;
+    example.until("count() === 3").await;
+    let order = "
+        const { fetch } = window;
+        window.fetch = async () => new Response('{\"error\":\"sold out\"}', { status: 400 });
+        const [item, price] = document.querySelectorAll('form input');
+        item.value = 'Cup';
+        price.value = '7';
+        document.querySelector('form').requestSubmit();
+        await until(() => document.querySelector('form + .error')?.textContent === 'sold out');
+        const kept = item.value;
+        window.fetch = fetch;
+        document.querySelector('form').requestSubmit();
+        await until(() => item.value === '' && !document.querySelector('form + .error'));
+        return kept;";
+    let kept = example
+        .page
+        .run(&format!("{UNTIL} {order}"), Value::Null)
+        .await;
+    assert_eq!(kept, "Cup");
+    example.until("count() === 4").await;
 }
 
 #[tokio::test]
@@ -188,7 +234,7 @@ async fn the_example_shows_a_payment_in_advance_and_takes_it_back_where_it_fails
     );
     example.until("order(3) === 'Pay'").await;
     example
-        .until("text('.error') === 'Samovar: the card was declined: 180 is more than 100'")
+        .until("text('.error') === 'the card was declined: 180 is more than 100'")
         .await;
     example.until("count() === 4").await;
     let shown = example.page.run("return state.shown;", Value::Null).await;
