@@ -7,6 +7,7 @@ export { diagnose } from "./diagnose.js";
 export { native } from "./native.js";
 export { publish } from "./publish.js";
 export { sift } from "./sift.js";
+export { survives } from "./survives.js";
 
 /** Adds what the client's options ask for, and begins. */
 export const extend = (client) => {

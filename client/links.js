@@ -223,7 +223,7 @@ class StreamLink extends RequestLink {
   async _run(signal) {
     await this._begin(signal);
     const request = requestFor(this._asked, { cursor: this._cursor });
-    if (this._client._options.sse === "native") return (await this._client._extras()).native(this, request, signal);
+    if (this._client._options.sse === "native") return this._client._extra("native", this, request, signal);
     const { body } = await this._client._request("events", request, signal);
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";

@@ -2,8 +2,7 @@
 
 const TYPES = ["message", "connected", "live", "heartbeat", "reset", "closing"];
 
-export const native = async (link, { query }, signal) => {
-  const client = link._client;
+export const native = async (client, link, { query }, signal) => {
   const answer = await client._request("ticket", { method: "POST", body: '{"use":"stream"}' }, signal);
   const { ticket } = await answer.json();
   const url = client._url("events");

@@ -75,12 +75,6 @@ export class Path extends EventTarget {
     this._main = undefined;
   }
 
-  _restart() {
-    this._failures = this._attempts = 0;
-    if (this._life) this._connect();
-    else this._begin();
-  }
-
   // Finding a link
 
   async _connect() {
@@ -206,7 +200,7 @@ export class Path extends EventTarget {
     if (!isOfSubscription(error.code)) return this._again(error);
     const round = this._round;
     this._say("connecting", undefined, error.message);
-    this._extras().then(({ sift }) => round === this._round && sift(this, error)).catch(() => round === this._round && this._again(error));
+    this._extra("sift", error, round).catch(() => round === this._round && this._again(error));
   }
 
   _again(error, ms = error.retryAfterMs) {
@@ -236,23 +230,12 @@ export class Path extends EventTarget {
     this._probes += 1;
     const main = this._main;
     for (const transport of this._all.slice(0, this._all.indexOf(main._transport))) {
-      if ((await this._survives(transport)) && this._main === main && (await this._climbs(transport, main))) return;
+      const hold = this._holds[transport];
+      const isTrusted = !hold || (await this._extra("survives", transport, hold).catch(() => false));
+      if (isTrusted && this._main === main && (await this._climbs(transport, main))) return;
       if (this._main !== main) return;
     }
     this._probeLater();
-  }
-
-  /** What kept dying proves nothing by opening once more: it has to live for a while. */
-  _survives(transport) {
-    const hold = this._holds[transport];
-    return !hold || new Promise((resolve) => {
-      const judge = (link) => {
-        if (!link._ended) this._holds[transport] = 0;
-        resolve(!link._ended);
-        link._end();
-      };
-      this._try(transport, PROBE_MS, true, (link) => setTimeout(judge, hold, link), () => resolve());
-    });
   }
 
   /** Not while a subscription has no position yet, since it must not begin at two places. */

@@ -22,8 +22,6 @@ const claimsOf = (token) => {
 
 export class Tribus extends Path {
   _subscriptions = new Set();
-  /** What few pages need comes when it is asked for. It knows no class of the core's. */
-  _extras = () => import("./tribus-extras.js");
   _claimsOf = claimsOf;
   _failure = (answer) => new TribusError(answer);
   /** Of the extras, those that are told when the subscriptions change. */
@@ -42,7 +40,7 @@ export class Tribus extends Path {
     this._all = this._options.transports;
     const { persist, shareTabs } = this._options;
     if (persist || shareTabs)
-      this._extras().then(({ extend }) => extend(this)).catch((error) => {
+      this._extra("extend").catch((error) => {
         this._dispatch("error", error);
         this._isClosed || this._life || this._begin();
       });
@@ -56,28 +54,35 @@ export class Tribus extends Path {
       this._changed();
     });
     if (this.status.state === "closed") subscription._fail(this._closedError());
-    if (!subscription._ended) this._subscriptions.add(subscription);
+    else if (!subscription._ended) this._subscriptions.add(subscription);
     this._changed();
     return subscription;
   }
 
-  async publish(...event) {
-    return (await this._extras()).publish(this, ...event);
+  publish(...event) {
+    return this._extra("publish", ...event);
   }
 
   reconnect() {
     if (this._isClosed) return;
     this._token = this._wasRefused = undefined;
-    this._restart();
+    this._failures = this._attempts = 0;
+    if (this._life) this._connect();
+    else this._begin();
   }
 
-  async diagnose() {
-    return (await this._extras()).diagnose(this);
+  diagnose() {
+    return this._extra("diagnose");
   }
 
   close() {
     this._isClosed = true;
     this._stop("close() was called");
+  }
+
+  /** What few pages need comes when it is asked for. It knows no class of the core's. */
+  async _extra(name, ...rest) {
+    return (await import("./tribus-extras.js"))[name](this, ...rest);
   }
 
   /** For good, but for `reconnect()`. */
@@ -94,10 +99,8 @@ export class Tribus extends Path {
 
   /** Subscriptions of one turn go together. */
   _changed() {
-    if (this._pending) return;
-    this._pending = true;
-    queueMicrotask(() => {
-      this._pending = false;
+    this._pending ??= Promise.resolve().then(() => {
+      this._pending = undefined;
       for (const addition of this._additions) addition._update();
       this._main?._update();
     });
