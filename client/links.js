@@ -180,16 +180,22 @@ class RequestLink extends Link {
     this._open();
   }
 
-  /** Whoever has no position yet gets one where the stream is live: from there on nothing is old. */
+  /**
+   * Whoever has no position yet gets one where the stream is live: from there on nothing is old. A gap is one for
+   * those that stood where the stream did; those that are further go on from where they are.
+   */
   _emit(frame) {
-    const { type, cursor } = frame;
+    const { type, id, cursor = id } = frame;
     if (type === "live" || (type === "connected" && !this._cursor)) {
       for (const one of this._asked) {
         one._at ??= cursor;
         this._joined.add(one);
       }
     }
+    if (type === "reset") frame._group = [...this._joined].filter(({ _at }) => _at === this._cursor);
+    if (type !== "connected") this._cursor = cursor;
     super._emit(frame);
+    if (!this._ended && this._joined.size > frame._group?.length) this._open();
   }
 
   _update() {
@@ -257,7 +263,7 @@ class PollLink extends RequestLink {
       if (isFirst) this._emit({ type: "connected", cursor: this._cursor ?? page.cursor });
       if (page.type) this._emit(page);
       page.events?.forEach((event) => this._emit(event));
-      this._cursor = page.cursor;
+      if (signal.aborted) return;
       // A page that ends with its last event may have been cut there.
       this._isLive ||= page.events?.at(-1)?.id !== page.cursor;
       this._emit({ type: this._isLive ? "live" : "heartbeat", cursor: page.cursor });

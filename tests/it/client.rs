@@ -2,6 +2,7 @@
 
 mod application;
 mod delivery;
+mod gaps;
 mod networks;
 mod package;
 mod pages;
