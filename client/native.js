@@ -9,7 +9,8 @@ export const native = async (client, link, { query }, signal) => {
   query.append("native", 1);
   query.append("ticket", ticket);
   url.search = query;
-  const source = new client._options.EventSource(url.href);
+  const { EventSource = globalThis.EventSource } = client._options;
+  const source = new EventSource(url.href);
   await new Promise((resolve) => {
     signal.addEventListener("abort", resolve);
     source.onerror = resolve;

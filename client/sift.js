@@ -18,7 +18,7 @@ export const sift = async (client, refusal, round) => {
     } catch (error) {
       if (!isOfSubscription(error.code)) break;
       if (one === nothing) return client._stop(`refused: ${error.message}`, error);
-      one._fail(error);
+      one._end(error);
       hasFailed = true;
     }
   if (round === client._round) client._again(refusal, hasFailed ? 0 : undefined);

@@ -30,7 +30,8 @@ async fn a_position_past_retention_is_a_gap_for_its_own_subscription_alone() {
         let told = "await until(() => state.got[1][0] && state.got[2][0] && state.got[3][1]);";
         client.run(told, Value::Null).await;
         gateway.publish("order:1", json!("next")).await;
-        let all = "await until(() => state.got.every((got) => got.at(-1) === 'next')); return state.got;";
+        let all =
+            "await until(() => state.got.every((got) => got.at(-1) === 'next')); return state.got;";
         assert_eq!(
             client.run(all, Value::Null).await,
             json!([
