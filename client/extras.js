@@ -6,6 +6,7 @@ import { Tabs } from "./tabs.js";
 export { diagnose } from "./diagnose.js";
 export { native } from "./native.js";
 export { publish } from "./publish.js";
+export { rewind } from "./rewind.js";
 export { sift } from "./sift.js";
 export { survives } from "./survives.js";
 

@@ -34,8 +34,10 @@ class Link {
 
   /** Gives to one subscription what it begins with, by itself. */
   async _read(one, signal) {
-    const page = await this._page([one], { ...startOf(one), wait: 0, max: POLL_MAX }, signal);
-    if (this._ended || signal?.aborted) return;
+    const start = startOf(one);
+    // After a part of the last ones everything would follow.
+    const page = await this._page([one], { ...start, wait: 0, max: start.rewind ? 1e3 : POLL_MAX }, signal);
+    if (this._ended || signal.aborted) return;
     page.events?.forEach((event) => this._client._take(event, [one]));
     one._begin(page.cursor);
   }
@@ -101,18 +103,15 @@ class WebSocketLink extends Link {
     const all = this._subscriptions;
     for (const known of [this._joined, this._asked]) known.forEach((one) => one._ended && known.delete(one));
     const groups = new Map();
-    for (const one of all)
-      if (!this._asked.has(one)) {
-        const { _at, _options: { rewind, events, tags } } = one;
-        if (!_at && rewind && (events || tags)) {
-          // Beside another one that wants more of the same topics the gateway would count what this one does not want.
-          this._asked.add(one);
-          this._read(one).catch(() => {}).then(() => one._ended || this._ask([one]));
-          continue;
-        }
-        const start = JSON.stringify([startOf(one), (all.indexOf(one) / GROUP) | 0]);
-        groups.set(start, [...(groups.get(start) ?? []), one]);
-      }
+    for (const one of all) {
+      if (this._asked.has(one)) continue;
+      this._asked.add(one);
+      const { _at, _options: { rewind, events, tags } } = one;
+      const start = JSON.stringify([startOf(one), (all.indexOf(one) / GROUP) | 0]);
+      // Beside another one that wants more of the same topics the gateway would count what this one does not want.
+      if (!_at && rewind && (events || tags)) this._client._extra("rewind", this, one).catch(() => this._ask([one]));
+      else groups.set(start, [...(groups.get(start) ?? []), one]);
+    }
     groups.forEach((group) => this._ask(group));
     const wanted = new Set(all.flatMap(({ topics }) => topics));
     const topics = [...this._filters].filter((filter) => !wanted.has(filter));
@@ -121,7 +120,6 @@ class WebSocketLink extends Link {
   }
 
   _ask(group) {
-    group.forEach((one) => this._asked.add(one));
     const subscriptions = subscriptionsOf(group, this._subscriptions);
     this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, (frame) => {
       const { type, cursor } = frame;
@@ -174,7 +172,7 @@ class RequestLink extends Link {
     const abort = new AbortController();
     this._stop = () => abort.abort();
     this._asked = this._subscriptions;
-    this._joined = new Set(this._asked.filter(({ _at }) => _at));
+    this._joined = new Set();
     this._cursor = resumeOf(this._asked);
     this._isLive = false;
     this._last = Date.now();
@@ -210,12 +208,11 @@ class RequestLink extends Link {
 
   /** What begins in the past is read before it joins the others. */
   async _begin(signal) {
-    for (const one of this._asked)
-      if (!one._at && (startOf(one).cursor || startOf(one).rewind || this._cursor)) {
-        await this._read(one, signal);
-        if (signal.aborted) return;
-        this._joined.add(one);
-      }
+    for (const one of this._asked) {
+      if (!one._at && (startOf(one).cursor || startOf(one).rewind || this._cursor)) await this._read(one, signal);
+      if (signal.aborted) return;
+      if (one._at) this._joined.add(one);
+    }
     this._cursor = resumeOf(this._asked);
   }
 }

@@ -12,7 +12,8 @@ export const publish = async (client, topic, data = null, { key = `${Math.random
   const event = { topic, data, ...options };
   const body = JSON.stringify(event);
   for (let attempt = 0; ; attempt += 1) {
-    if (client.status.state === "closed") throw client._closedError();
+    const { state, reason } = client.status;
+    if (state === "closed") throw client._failure({ code: state, message: `closed: ${reason}` });
     try {
       const link = client._main;
       if (link?._sendWith && body.length < LONGEST_MESSAGE) {

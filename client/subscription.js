@@ -168,6 +168,6 @@ export class Subscription {
   _finish() {
     for (const [resolve, reject] of this._readers.splice(0))
       if (this._error) reject(this._error);
-      else resolve({ value: undefined, done: true });
+      else resolve({ done: true });
   }
 }

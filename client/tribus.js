@@ -43,7 +43,8 @@ export class Tribus extends Path {
       this._subscriptions.delete(one);
       this._changed();
     });
-    if (this.status.state === "closed") subscription._end(this._closedError());
+    const { state, reason } = this.status;
+    if (state === "closed") subscription._end(new TribusError({ code: state, message: `closed: ${reason}` }));
     else if (!subscription._ended) this._subscriptions.add(subscription);
     this._changed();
     return subscription;
@@ -81,10 +82,6 @@ export class Tribus extends Path {
     clearTimeout(this._refresh);
     this._say("closed", undefined, reason);
     for (const one of [...this._subscriptions]) one._end(error);
-  }
-
-  _closedError() {
-    return new TribusError({ code: "closed", message: `closed: ${this.status.reason}` });
   }
 
   /** Subscriptions of one turn go together. */

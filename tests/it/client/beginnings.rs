@@ -77,6 +77,35 @@ async fn the_last_of_certain_names_are_as_many_whatever_others_want_of_the_topic
     }
 }
 
+#[tokio::test]
+async fn the_last_of_several_busy_topics_are_no_more_than_was_asked_for() {
+    let gateway = TestGateway::start().await;
+    for topic in ["order:1", "order:2", "order:3"] {
+        let events: Vec<Value> = (0..80)
+            .map(|number| json!({"topic": topic, "data": number}))
+            .collect();
+        assert_eq!(gateway.post(&json!(events).to_string()).await.0, 200);
+    }
+    let end = gateway.publish("end", json!("end")).await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        let last = json!({"events": ["message"], "rewind": 50});
+        client.collect("last", json!("order:*"), last).await;
+        client
+            .run(
+                "
+                state.end = [];
+                state.client.subscribe('end', { rewind: 1, onEvent: ({ id }) => state.end.push(id) });
+                await until(() => state.end.includes(args));",
+                json!(end),
+            )
+            .await;
+        let last = client.collected("last", 150).await;
+        let expected: Vec<Value> = (0..3).flat_map(|_| 30..80).map(Value::from).collect();
+        assert_eq!(last, json!(expected), "{transport}");
+    }
+}
+
 /// The first answer is there, but not read yet, when another subscription wants more of the past.
 #[tokio::test]
 async fn what_begins_further_back_while_an_answer_is_under_way_misses_nothing() {
