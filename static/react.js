@@ -19,8 +19,6 @@ const THROTTLE_MS = 500;
 const MOST_KEYS = 100;
 /** A refetch that takes longer does not hold up the next one, nor a mutation the events of others. */
 const PATIENCE_MS = 10_000;
-const WATCH_MS = 50;
-const WATCH_AT_MOST_MS = 400;
 
 const CONNECTING = Object.freeze({ state: "connecting" });
 const IDLE = Object.freeze({ events: Object.freeze([]), last: undefined, reset: undefined, error: undefined });
@@ -250,20 +248,13 @@ class Follower {
   #options;
   #at;
   #subscription;
-  #watching;
   #isClosed;
 
-  constructor(client, topics, { onError, ...options }) {
+  constructor(client, topics, options) {
     this.#client = client;
     this.#topics = topics;
     this.#at = options.cursor;
-    this.#options = {
-      ...options,
-      onError: (error) => {
-        clearTimeout(this.#watching);
-        call(onError, error);
-      },
-    };
+    this.#options = options;
     client.addEventListener("status", this.#onStatus);
     this.#begin();
   }
@@ -275,23 +266,18 @@ class Follower {
 
   close() {
     this.#client.removeEventListener("status", this.#onStatus);
-    clearTimeout(this.#watching);
     this.#subscription.close();
   }
 
   #begin() {
     this.#isClosed = this.#client.status.state === "closed";
-    if (this.#options.onBegin && !this.#at) this.#watch(WATCH_MS);
-    this.#subscription = this.#client.subscribe(this.#topics, { ...this.#options, cursor: this.#at });
-  }
-
-  /** A subscription tells nobody that it has begun, but shows it. */
-  #watch(ms) {
-    clearTimeout(this.#watching);
-    this.#watching = setTimeout(() => {
-      if (this.cursor) this.#options.onBegin();
-      else this.#watch(Math.min(2 * ms, WATCH_AT_MOST_MS));
-    }, ms);
+    const { onBegin, ...options } = this.#options;
+    this.#subscription = this.#client.subscribe(this.#topics, {
+      ...options,
+      cursor: this.#at,
+      // What goes on has begun before.
+      onBegin: this.#at ? undefined : onBegin,
+    });
   }
 
   /** The client says that it is closed before it ends its subscriptions, while these still know where they stand. */
