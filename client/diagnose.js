@@ -14,7 +14,8 @@ export const diagnose = async (client) => {
     }, (error) => {
       if (works) return;
       // The client's own connection was lost meanwhile, and all trials with it.
-      if (!error) return queueMicrotask(attempt);
+      if (!error && !client._isClosed) return queueMicrotask(attempt);
+      error ??= { message: "the client was closed", code: "network" };
       const { message, code } = error;
       // An answer of the gateway's passed the network.
       resolve({ transport, works: false, reason: code === "network" ? message : `the gateway answered: ${message}` });
@@ -26,5 +27,9 @@ export const diagnose = async (client) => {
   const list = transports.map(({ transport, reason }) => `${NAMES[transport]}: ${reason}`).join("; ");
   const best = transports.find(({ works }) => works);
   const verdict = best ? `Events get through over ${NAMES[best.transport]}` : online ? "Nothing gets through to the gateway" : "This device is offline";
-  return { online, transports, summary: `${verdict}. ${list}.` };
+  const origin = globalThis.location?.origin;
+  // The browser hides from a page why another origin refuses it.
+  const hint = !best && online && origin && origin !== client._base.origin
+    ? ` If ${client._base.origin} can be reached: is ${origin} in its auth.allowed_origins?` : "";
+  return { online, transports, summary: `${verdict}. ${list}.${hint}` };
 };

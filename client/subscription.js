@@ -153,7 +153,8 @@ export class Subscription {
     if (this._ended) return;
     this._ended = true;
     this._error = error;
-    if (error) call(this._options.onError, error);
+    // A loop throws it besides.
+    if (error) call(this._options.onError ?? console.warn, error);
     else {
       // What was not given is not behind the cursor.
       this._at = this.cursor;

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::application::Client;
-use crate::support::{Claims, Fault, Manner, Network, TestGateway};
+use crate::support::{Claims, Fault, Js, Manner, Network, TestGateway};
 
 #[tokio::test]
 async fn diagnosis_tells_what_a_network_allows_and_why() {
@@ -80,4 +80,26 @@ async fn an_attempt_that_fails_during_a_diagnosis_is_made_again() {
         await diagnosis;";
     let args = json!({"url": gateway.url("/"), "token": Claims::all("alice").token()});
     client.run(body, args).await;
+}
+
+#[tokio::test]
+async fn on_a_page_of_another_origin_the_diagnosis_says_what_to_look_at() {
+    let [page, gateway] = [TestGateway::start().await, TestGateway::start().await];
+    // An error is a page without a policy of its own.
+    let js = Js::chromium(&page.url("/a-page-of-its-own"));
+    let body = "
+        const { Tribus } = await import(`${args.url}/tribus.js`);
+        const client = new Tribus(args.url, { getToken: () => args.token });
+        const { summary } = await client.diagnose();
+        client.close();
+        return summary;";
+    let args = json!({"url": gateway.url(""), "token": Claims::all("alice").token()});
+    let summary = js.run(body, args).await;
+    let hint = format!("is {} in its auth.allowed_origins?", page.url(""));
+    assert!(
+        summary
+            .as_str()
+            .is_some_and(|summary| summary.ends_with(&hint)),
+        "{summary}"
+    );
 }

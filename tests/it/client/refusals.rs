@@ -83,3 +83,20 @@ async fn many_subscriptions_are_asked_for_in_groups_and_a_refused_one_keeps_out_
     let got = client.run(got, Value::Null).await;
     assert_eq!(got, json!([[0, 332, 334, 449], ["live"]]));
 }
+
+#[tokio::test]
+async fn a_refusal_that_nobody_listens_for_is_a_warning() {
+    let gateway = TestGateway::start().await;
+    let client = Client::in_node();
+    let claims = Claims::all("alice").with("subscribe", json!(["order:*"]));
+    let body = "
+        const { Tribus } = await load();
+        const warned = new Promise((resolve) => { console.warn = resolve; });
+        state.client = new Tribus(args.url, { getToken: () => args.token });
+        state.client.subscribe('audit:1', () => {});
+        const { code, message } = await warned;
+        return [code, message.includes('audit:1')];";
+    let args = json!({"url": gateway.url("/"), "token": claims.token()});
+    let warned = client.run(body, args).await;
+    assert_eq!(warned, json!(["forbidden", true]));
+}
