@@ -425,7 +425,24 @@ impl SessionHandle {
     /// The next thing to send, read from the log where the mailbox is empty and the session is
     /// not live.
     pub fn next(&self) -> Option<Outgoing> {
-        self.session.borrow_mut().next(&self.shard.bus)
+        let mut session = self.session.borrow_mut();
+        let outgoing = session.next(&self.shard.bus);
+        if let Some(sequences) = session.take_wanted() {
+            self.read_back(sequences);
+        }
+        outgoing
+    }
+
+    /// Has the engine read what the session needs next. A session that is gone by then costs one
+    /// page.
+    fn read_back(&self, sequences: Vec<u64>) {
+        let (bus, session) = (Arc::clone(&self.shard.bus), Rc::downgrade(&self.session));
+        tokio::task::spawn_local(async move {
+            let fetched = bus.read_back(sequences).await;
+            if let Some(session) = session.upgrade() {
+                session.borrow_mut().take_fetched(fetched.ok());
+            }
+        });
     }
 
     /// Counts a chunk that goes out now, and what was taken out of the session for it. Its time is

@@ -253,6 +253,10 @@ impl Answer {
         loop {
             let outgoing = match session.next() {
                 Some(outgoing) => Some(outgoing),
+                // However short the wait, what is in the log by now is part of the answer.
+                None if session.with(|session| session.awaits_engine()) => {
+                    wait_for_next(session).await
+                }
                 None if session.with(|session| session.is_behind()) => {
                     tokio::task::yield_now().await;
                     continue;

@@ -127,7 +127,7 @@ pub fn poll_next(
             return Poll::Ready(None);
         }
         session.wake_with(cx.waker());
-        if session.is_behind() {
+        if session.is_behind() && !session.awaits_engine() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending

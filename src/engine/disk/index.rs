@@ -1,0 +1,139 @@
+//! A segment's index as it grows.
+
+use std::{collections::HashMap, time::Duration};
+
+use super::{
+    record::{IndexChunk, IndexEntry, RecordError},
+    segment::Segment,
+};
+use crate::{
+    engine::StoredEvent,
+    event::Event,
+    topic::{Tenant, Topic},
+};
+
+/// Events of one chunk: what a start reads one by one at most, and holds in memory at a time.
+const CHUNK_EVENTS: usize = 1024;
+/// Sequences that one chunk covers, of which ephemeral events leave nothing.
+const CHUNK_SPAN: u64 = 1 << 20;
+
+/// Collects what the index is to know of the events after a sequence.
+#[derive(Debug, Default)]
+pub struct ChunkBuilder {
+    chunk: IndexChunk,
+    topics: HashMap<(Tenant, Topic), u32, ahash::RandomState>,
+}
+
+impl ChunkBuilder {
+    pub fn after(after: u64) -> Self {
+        Self {
+            chunk: IndexChunk {
+                after,
+                until: after,
+                ..IndexChunk::default()
+            },
+            topics: HashMap::default(),
+        }
+    }
+
+    /// Adds the next event, which was appended at a time in milliseconds since 1970.
+    pub fn push(&mut self, event: &Event, at: i64) {
+        let next = self.topics.len() as u32;
+        let key = (event.tenant.clone(), event.topic.clone());
+        let topic = *self.topics.entry(key).or_insert(next);
+        if topic == next {
+            let tenant = event.tenant.as_deref().map(str::to_owned);
+            let topic = event.topic.as_str().to_owned();
+            self.chunk.topics.push((tenant, topic));
+        }
+        self.chunk.entries.push(IndexEntry {
+            offset: event.sequence - self.chunk.after,
+            topic,
+            bytes: u32::try_from(event.retained_bytes()).unwrap_or(u32::MAX),
+            at,
+        });
+    }
+
+    /// All events up to a sequence were pushed.
+    pub fn reach(&mut self, until: u64) {
+        self.chunk.until = until;
+    }
+
+    /// The chunk, if it is large enough to be stored.
+    pub fn take_full(&mut self) -> Option<IndexChunk> {
+        let span = self.chunk.until - self.chunk.after;
+        if self.chunk.entries.len() < CHUNK_EVENTS && span < CHUNK_SPAN {
+            return None;
+        }
+        self.take()
+    }
+
+    /// The chunk, if there is anything in it.
+    pub fn take(&mut self) -> Option<IndexChunk> {
+        let until = self.chunk.until;
+        let taken = std::mem::replace(self, Self::after(until)).chunk;
+        (taken.until > taken.after).then_some(taken)
+    }
+
+    pub fn chunk(&self) -> &IndexChunk {
+        &self.chunk
+    }
+}
+
+impl IndexChunk {
+    /// What the tail is to know, at a time in milliseconds since 1970.
+    ///
+    /// # Errors
+    /// Where the chunk makes no sense.
+    pub fn events(&self, now: i64) -> Result<Vec<StoredEvent>, RecordError> {
+        let topics: Result<Vec<(Tenant, Topic)>, RecordError> = self
+            .topics
+            .iter()
+            .map(|(tenant, topic)| {
+                let tenant = tenant.as_deref().map_or_else(Tenant::none, Tenant::named);
+                let topic = Topic::parse(topic).map_err(|_| RecordError::Form)?;
+                Ok((tenant, topic))
+            })
+            .collect();
+        let topics = topics?;
+        let mut before = 0;
+        let events = self.entries.iter().map(|entry| {
+            let rises = entry.offset > before && entry.offset <= self.until - self.after;
+            before = entry.offset;
+            let topic = topics.get(entry.topic as usize).filter(|_| rises);
+            let (tenant, topic) = topic.ok_or(RecordError::Form)?;
+            Ok(StoredEvent {
+                sequence: self.after + entry.offset,
+                tenant: tenant.clone(),
+                topic: topic.clone(),
+                bytes: entry.bytes,
+                age: age(entry.at, now),
+            })
+        });
+        events.collect()
+    }
+}
+
+/// How long ago something was; nothing is from the future, whatever clocks say.
+pub fn age(at: i64, now: i64) -> Duration {
+    Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0))
+}
+
+/// The end of a segment's index that is not stored yet.
+///
+/// # Errors
+/// Where the segment is damaged.
+pub fn read_chunk(
+    segment: &Segment,
+    after: u64,
+    last: u64,
+    log: &crate::event::LogId,
+) -> Result<ChunkBuilder, super::segment::SegmentError> {
+    let mut chunk = ChunkBuilder::after(after);
+    segment.read_after(after, |sequence, record| {
+        let at = record.at;
+        chunk.push(&record.into_event(log, sequence), at);
+    })?;
+    chunk.reach(last);
+    Ok(chunk)
+}

@@ -1,0 +1,169 @@
+//! What a log's directory says of itself, in small files beside the segments.
+
+use std::io;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    directory::{Directory, File},
+    record::{self, FORMAT},
+};
+use crate::event::LogId;
+
+const LABEL: &str = "log.json";
+const TRIMS: &str = "trims";
+const REACHED: &str = "reached";
+
+/// When a publish counts as done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case", try_from = "String")]
+pub enum Durability {
+    /// When the disk has it: it outlives a power failure.
+    Sync,
+    /// When the operating system has it: it outlives the gateway, not the machine.
+    Os,
+}
+
+impl Durability {
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Sync => "sync",
+            Self::Os => "os",
+        }
+    }
+}
+
+impl TryFrom<String> for Durability {
+    type Error = String;
+
+    fn try_from(name: String) -> Result<Self, String> {
+        match name.as_str() {
+            "sync" => Ok(Self::Sync),
+            "os" => Ok(Self::Os),
+            _ => Err(format!(
+                "there is no durability {name:?}: use \"sync\" or \"os\""
+            )),
+        }
+    }
+}
+
+/// Which log this is, and how its last run ended.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize, Serialize)]
+pub struct Label {
+    pub format: u32,
+    #[serde(with = "log_id")]
+    pub log: LogId,
+    pub durability: Durability,
+    /// Which start of the machine it was written in.
+    pub boot: String,
+    /// It was closed properly, with `last` as its last sequence.
+    pub clean: bool,
+    pub last: u64,
+}
+
+/// Why a label can not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum LabelError {
+    #[error("can not read {LABEL}: {0}")]
+    Io(#[from] io::Error),
+    #[error(
+        "the log was written by a newer Tribus, in format {0}, and this one knows format {FORMAT}: \
+         use the newer one, or another directory"
+    )]
+    Newer(u64),
+    #[error("{LABEL} is damaged: {0}")]
+    Damaged(serde_json::Error),
+}
+
+impl Label {
+    /// The directory's label; `None` where it has none.
+    ///
+    /// # Errors
+    /// [`LabelError::Newer`] where the directory must be left alone.
+    pub fn read(directory: &dyn Directory) -> Result<Option<Self>, LabelError> {
+        #[derive(Deserialize)]
+        struct Format {
+            format: u64,
+        }
+        let Some(text) = directory.read(LABEL)? else {
+            return Ok(None);
+        };
+        // A newer label may have other fields.
+        let Format { format } = serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
+        if format > u64::from(FORMAT) {
+            return Err(LabelError::Newer(format));
+        }
+        serde_json::from_slice(&text)
+            .map(Some)
+            .map_err(LabelError::Damaged)
+    }
+
+    /// # Errors
+    /// The disk's.
+    pub fn write(&self, directory: &dyn Directory) -> io::Result<()> {
+        directory.replace(LABEL, &serde_json::to_vec_pretty(self)?)
+    }
+}
+
+/// What was trimmed of each topic, as the tail told.
+///
+/// # Errors
+/// The disk's.
+pub fn read_trims(directory: &dyn Directory) -> io::Result<Vec<u8>> {
+    let stored = directory.read(TRIMS)?.unwrap_or_default();
+    // What can not be read is not known, which the tail can cope with.
+    Ok(record::decode(&stored, u64::from(FORMAT)).unwrap_or_default())
+}
+
+/// # Errors
+/// The disk's.
+pub fn write_trims(directory: &dyn Directory, trims: &[u8]) -> io::Result<()> {
+    directory.replace(TRIMS, &record::encode(&trims, u64::from(FORMAT)))
+}
+
+/// The names of the files that belong to one log, besides its label and segments.
+pub const OF_ONE_LOG: [&str; 2] = [TRIMS, REACHED];
+
+/// The last sequence that was acknowledged, written after it was, and never waited for.
+///
+/// So it tells after the gateway was killed, when the operating system has all that was written,
+/// whether the log has lost its end. It is never ahead of the log.
+#[derive(Debug)]
+pub struct Reached(std::sync::Arc<dyn File>);
+
+impl Reached {
+    /// # Errors
+    /// The disk's, here and below.
+    pub fn open(directory: &dyn Directory) -> io::Result<Self> {
+        Ok(Self(directory.open(REACHED, true)?))
+    }
+
+    /// 0 where nothing is known.
+    pub fn read(directory: &dyn Directory) -> io::Result<u64> {
+        let stored = directory.read(REACHED)?.unwrap_or_default();
+        Ok(record::decode(&stored, u64::from(FORMAT))
+            .map(u64::from_le_bytes)
+            .unwrap_or(0))
+    }
+
+    pub fn write(&self, sequence: u64) -> io::Result<()> {
+        let bytes = record::encode(&sequence.to_le_bytes(), u64::from(FORMAT));
+        self.0.write_at(0, &bytes)
+    }
+}
+
+mod log_id {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    use crate::event::{Cursor, LogId};
+
+    pub fn serialize<S: Serializer>(log: &LogId, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(log.as_str())
+    }
+
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<LogId, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        let cursor: Cursor = format!("{name}-0").parse().map_err(D::Error::custom)?;
+        Ok(cursor.log)
+    }
+}

@@ -1,0 +1,544 @@
+//! The log itself: what is appended to it, in groups, and what becomes of it when something goes
+//! wrong. No thread and no clock of its own, so that a simulation can drive it.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::Instant,
+};
+
+use anyhow::Context as _;
+
+use super::{
+    backend::Mishaps,
+    directory::Directory,
+    index::{ChunkBuilder, read_chunk},
+    label::{Durability, Label, Reached, write_trims},
+    record::{self, FORMAT, KeyRow},
+    recovery::{self, Recovered},
+    segment::{Commit, Segment, SegmentError, Writing},
+    shelf::Shelf,
+};
+use crate::{
+    engine::{
+        Appended, EngineError, IdempotencyKey, IdempotencyLimits, Tail,
+        idempotency::{IdempotencyWindow, KEY_LIFETIME, Known},
+    },
+    event::{Cursor, Draft, Event, LogId},
+    metrics::EngineState,
+};
+
+/// Names each start of the machine (proc_sys_kernel(5)).
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Into how many segments a full log is cut, about: space is given back one of them at a time.
+const SEGMENTS: u64 = 16;
+/// Small ones cost more syncs, large ones a longer start after a crash.
+const SEGMENT_LEAST: u64 = 1 << 20;
+const SEGMENT_MOST: u64 = 256 << 20;
+
+/// What an engine is opened with.
+#[derive(Clone)]
+pub struct DiskOptions {
+    pub durability: Durability,
+    /// A segment that has grown to this is followed by another one.
+    pub segment_bytes: u64,
+    pub idempotency: IdempotencyLimits,
+    /// Milliseconds since 1970. It may jump: what must not is measured by [`Instant`].
+    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// Names this start of the machine.
+    pub boot: String,
+}
+
+impl DiskOptions {
+    /// For a log of which so many bytes are to be retained, on this machine.
+    ///
+    /// # Errors
+    /// Where the operating system does not name this start of the machine.
+    pub fn new(
+        durability: Durability,
+        retained_bytes: usize,
+        idempotency: IdempotencyLimits,
+    ) -> anyhow::Result<Self> {
+        let boot = std::fs::read_to_string(BOOT_ID)
+            .with_context(|| format!("can not tell this start of the machine from {BOOT_ID}"))?;
+        Ok(Self {
+            durability,
+            segment_bytes: (retained_bytes as u64 / SEGMENTS).clamp(SEGMENT_LEAST, SEGMENT_MOST),
+            idempotency,
+            clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
+            boot: boot.trim().to_owned(),
+        })
+    }
+}
+
+/// A publish that waits for its commit.
+pub struct Request {
+    pub drafts: Vec<Draft>,
+    pub key: Option<IdempotencyKey>,
+}
+
+/// The writer's half of an open log.
+pub struct DiskLog {
+    pub(super) directory: Arc<dyn Directory>,
+    pub(super) options: DiskOptions,
+    pub(super) tail: Arc<dyn Tail>,
+    pub(super) shelf: Arc<Shelf>,
+    pub(super) active: Arc<Segment>,
+    pub(super) chunk: ChunkBuilder,
+    pub(super) last: u64,
+    pub(super) keys: IdempotencyWindow,
+    pub(super) reached: Reached,
+    pub(super) mishaps: Arc<Mishaps>,
+    pub(super) health: Health,
+    pub(super) condition: Arc<Mutex<EngineState>>,
+}
+
+/// Whether the log can be written.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Health {
+    Well,
+    /// There is no space; it goes on once there is.
+    Full,
+    /// Nobody knows what is on disk before the next start.
+    Stopped,
+}
+
+/// A publish of a group that is being committed.
+enum Outcome {
+    /// Told by the window of keys, whatever becomes of the group.
+    Settled(Result<Appended, EngineError>),
+    /// True where another publish of the group has the same key.
+    Appending(Appended),
+}
+
+/// A group on its way to the disk.
+#[derive(Default)]
+struct Group {
+    outcomes: Vec<Outcome>,
+    commit: Commit,
+    events: Vec<Arc<Event>>,
+    /// How many keys were remembered for it.
+    keys: usize,
+}
+
+impl DiskLog {
+    /// Opens the log in a directory, repairs what a crash left half done, and tells the tail what
+    /// there is. A log that has lost something that was acknowledged is set aside for a new one.
+    ///
+    /// # Errors
+    /// Where the directory can not be used, or is a newer version's.
+    pub fn open(
+        directory: Arc<dyn Directory>,
+        options: DiskOptions,
+        tail: Arc<dyn Tail>,
+    ) -> anyhow::Result<Self> {
+        let Recovered {
+            log,
+            segments,
+            active,
+            chunk,
+            last,
+            keys,
+            mishaps,
+            lost_logs,
+        } = recovery::recover(directory.as_ref(), &options, tail.as_ref())?;
+        let shelf = Arc::new(Shelf::new(log, segments));
+        let opened = Self {
+            reached: Reached::open(directory.as_ref())?,
+            directory,
+            options,
+            tail,
+            shelf,
+            active,
+            chunk,
+            last,
+            keys,
+            mishaps,
+            health: Health::Well,
+            condition: Arc::default(),
+        };
+        opened.reached.write(last)?;
+        opened.write_label(false)?;
+        opened.update_condition(|condition| condition.lost_logs = lost_logs);
+        opened.measure();
+        Ok(opened)
+    }
+
+    pub fn shelf(&self) -> &Arc<Shelf> {
+        &self.shelf
+    }
+
+    /// How it is, kept up to date.
+    pub fn condition(&self) -> &Arc<Mutex<EngineState>> {
+        &self.condition
+    }
+
+    /// The last sequence that was acknowledged.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// How many keys are remembered.
+    pub fn remembered_keys(&mut self) -> usize {
+        self.keys.len(Instant::now())
+    }
+
+    /// Appends all of these publishes with one sync, and tells the tail of them: the answers, in
+    /// their order.
+    pub fn append(&mut self, requests: Vec<Request>) -> Vec<Result<Appended, EngineError>> {
+        if self.health != Health::Well {
+            return requests.iter().map(|_| Err(self.refusal())).collect();
+        }
+        let mut group = self.gather(requests);
+        if group.commit.last > self.last {
+            match self.active.commit(&group.commit) {
+                Ok(()) => self.settle(&mut group),
+                Err(error) => self.give_up(&mut group, &error),
+            }
+        }
+        let answers = group.outcomes.into_iter().map(|outcome| match outcome {
+            Outcome::Settled(answer) => answer,
+            Outcome::Appending(appended) => Ok(appended),
+        });
+        answers.collect()
+    }
+
+    /// Gives sequences to the publishes of a group, as if it were written already.
+    fn gather(&mut self, requests: Vec<Request>) -> Group {
+        let (now, at) = (Instant::now(), (self.options.clock)());
+        let log = self.shelf.log();
+        let mut group = Group {
+            commit: Commit {
+                last: self.last,
+                ..Commit::default()
+            },
+            ..Group::default()
+        };
+        for Request { drafts, key } in requests {
+            let (first, count) = (group.commit.last + 1, drafts.len() as u64);
+            if let Some(key) = &key {
+                if let Some(known) = self.look_up(key, &log, now) {
+                    group.outcomes.push(known);
+                    continue;
+                }
+                let count = u32::try_from(count).unwrap_or(u32::MAX);
+                self.keys.remember(key, first, count, now);
+                group.keys += 1;
+                group.commit.keys.push(KeyRow::new(key, first, count, at));
+            }
+            for (draft, sequence) in drafts.into_iter().zip(first..) {
+                group.add(draft, sequence, at, &log, &mut self.chunk);
+            }
+            group.outcomes.push(Outcome::Appending(Appended {
+                first: Cursor::new(log.clone(), first),
+                count,
+                duplicate: false,
+            }));
+            group.commit.last = first + count - 1;
+        }
+        self.chunk.reach(group.commit.last);
+        group.commit.chunks.extend(self.chunk.take_full());
+        group
+    }
+
+    /// What a key that was used before is answered with.
+    fn look_up(&mut self, key: &IdempotencyKey, log: &LogId, now: Instant) -> Option<Outcome> {
+        let refused = match self.keys.look_up(key, now) {
+            Known::New => return None,
+            Known::Before(first, count) => {
+                let appended = Appended {
+                    first: Cursor::new(log.clone(), first),
+                    count,
+                    duplicate: true,
+                };
+                return Some(if first > self.last {
+                    Outcome::Appending(appended)
+                } else {
+                    Outcome::Settled(Ok(appended))
+                });
+            }
+            Known::Conflict => EngineError::Conflict,
+            Known::Full => EngineError::KeysFull,
+            Known::SubjectFull => EngineError::SubjectKeysFull,
+        };
+        Some(Outcome::Settled(Err(refused)))
+    }
+
+    /// The group is as durable as it is to be.
+    fn settle(&mut self, group: &mut Group) {
+        self.last = group.commit.last;
+        self.update_condition(|condition| condition.commits += 1);
+        // Before anybody hears of it, so that it is known to have been there.
+        if let Err(error) = self.reached.write(self.last) {
+            self.mishaps.note_write(&error);
+            self.fail(&error.into());
+        }
+        self.tail.extend(std::mem::take(&mut group.events));
+        self.roll();
+    }
+
+    /// Nobody may ever hear of the group's events, unless the disk turns out to have them.
+    fn give_up(&mut self, group: &mut Group, error: &SegmentError) {
+        self.keys.forget_newest(group.keys);
+        self.fail(error);
+        let refusal = self.refusal();
+        for outcome in &mut group.outcomes {
+            if let Outcome::Appending(_) = outcome {
+                *outcome = Outcome::Settled(Err(refusal.clone()));
+            }
+        }
+    }
+
+    fn refusal(&self) -> EngineError {
+        EngineError::Unavailable(match self.health {
+            Health::Full => {
+                "the log's disk is full: nothing is accepted until there is space".into()
+            }
+            Health::Well | Health::Stopped => {
+                "the log can not be written: nothing is accepted until the gateway is restarted"
+                    .into()
+            }
+        })
+    }
+
+    /// Stops writing. What is on disk is still read.
+    fn fail(&mut self, error: &SegmentError) {
+        let full = matches!(error, SegmentError::Io(_)) && !self.mishaps.need_restart();
+        self.health = if full { Health::Full } else { Health::Stopped };
+        let advice = if full {
+            "it goes on once there is space"
+        } else {
+            "restart the gateway once the disk is well"
+        };
+        tracing::error!(%error, advice, "the log can not be written, so publishes are refused");
+        self.update_condition(|condition| {
+            condition.write_failures += 1;
+            condition.refuses = Some(format!("the log can not be written: {error}; {advice}"));
+        });
+        if let Err(error) = self.active.look_at() {
+            tracing::warn!(%error, "the newest part of the log can not be read either");
+        }
+        // What it holds of the group was never written.
+        self.chunk = ChunkBuilder::default();
+    }
+
+    /// Does what is due, about once a second: goes on after a full disk, and gives space back.
+    pub fn look_after(&mut self) {
+        if self.health == Health::Full {
+            match self.recover_from_full() {
+                Ok(()) => {
+                    self.health = Health::Well;
+                    tracing::info!("the log can be written again");
+                    self.update_condition(|condition| condition.refuses = None);
+                }
+                Err(error) => {
+                    tracing::debug!(%error, "the log still can not be written");
+                    if self.mishaps.need_restart() {
+                        self.fail(&error);
+                    } else {
+                        // Readers go on with what is there.
+                        let _ = self.active.look_at();
+                    }
+                }
+            }
+        }
+        self.drop_old_segments();
+        self.measure();
+    }
+
+    /// Opens the newest segment as after a crash, and tries whether it takes a commit.
+    fn recover_from_full(&mut self) -> Result<(), SegmentError> {
+        self.active.write(self.writing())?;
+        let last = self.active.last()?;
+        if last != self.last {
+            self.mishaps.note_sync();
+            return Err(SegmentError::Damaged {
+                name: self.active.name().to_owned(),
+                what: format!("it ends at {last} instead of {}", self.last),
+            });
+        }
+        self.active.commit(&Commit {
+            last,
+            ..Commit::default()
+        })?;
+        let until = self.active.read_index(|_| {})?;
+        self.chunk = read_chunk(&self.active, until, last, &self.shelf.log())?;
+        Ok(())
+    }
+
+    /// Begins another segment where this one has grown enough.
+    fn roll(&mut self) {
+        let large = self
+            .active
+            .bytes()
+            .is_ok_and(|bytes| bytes >= self.options.segment_bytes);
+        if !large || self.health != Health::Well {
+            return;
+        }
+        if let Err(error) = self.begin_segment() {
+            if self.mishaps.need_restart() {
+                self.fail(&error);
+            } else {
+                tracing::warn!(%error, "can not begin another segment, and go on with this one");
+            }
+        }
+        self.drop_old_segments();
+    }
+
+    fn begin_segment(&mut self) -> Result<(), SegmentError> {
+        if let Some(chunk) = self.chunk.take() {
+            self.active.commit(&Commit {
+                chunks: vec![chunk],
+                last: self.last,
+                ..Commit::default()
+            })?;
+        }
+        let next = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
+        let next = Arc::new(next);
+        self.shelf.push(Arc::clone(&next));
+        std::mem::replace(&mut self.active, next).close();
+        self.chunk = ChunkBuilder::after(self.last);
+        Ok(())
+    }
+
+    /// Removes the segments of which nothing is retained.
+    fn drop_old_segments(&mut self) {
+        let earliest = self.tail.earliest();
+        let segments = self.shelf.segments();
+        for pair in segments.windows(2) {
+            if pair[1].after() > earliest {
+                return;
+            }
+            if let Err(error) = self.drop_oldest(&pair[0]) {
+                tracing::warn!(%error, segment = pair[0].name(), "can not remove an old segment");
+                return;
+            }
+        }
+    }
+
+    fn drop_oldest(&mut self, oldest: &Segment) -> Result<(), SegmentError> {
+        write_trims(self.directory.as_ref(), &self.tail.trims())?;
+        let since = (self.options.clock)() - KEY_LIFETIME.as_millis() as i64;
+        // Keys outlive their events.
+        let mut keys = oldest.read_keys(since)?;
+        if !keys.is_empty() && self.health == Health::Well {
+            keys.reverse();
+            self.carry_keys(oldest.after(), &keys)?;
+        }
+        self.directory.remove(oldest.name())?;
+        self.shelf.drop_oldest();
+        Ok(())
+    }
+
+    fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {
+        let carried = self.active.carry_keys(from, keys);
+        carried.inspect_err(|error| self.fail(error))
+    }
+
+    /// Something that should be in this log can never be read again: begins a new one.
+    pub fn lose(&mut self, log: &LogId, error: &SegmentError) {
+        // Several readers may come upon the same damage.
+        if self.shelf.log() != *log || self.health != Health::Well {
+            return;
+        }
+        tracing::error!(
+            %error,
+            log = log.as_str(),
+            until = self.last,
+            "the log has lost events: clients are told to start afresh"
+        );
+        if let Err(error) = self.begin_log() {
+            tracing::error!(%error, "can not begin a new log");
+            self.fail(&SegmentError::Io(io::Error::other(error)));
+        }
+    }
+
+    fn begin_log(&mut self) -> anyhow::Result<()> {
+        let old = self.shelf.log();
+        self.active.close();
+        recovery::set_aside(self.directory.as_ref(), &old)?;
+        let log = LogId::random()?;
+        let active = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
+        self.active = Arc::new(active);
+        self.chunk = ChunkBuilder::after(self.last);
+        self.reached = Reached::open(self.directory.as_ref())?;
+        self.shelf
+            .replace(log.clone(), vec![Arc::clone(&self.active)]);
+        self.write_label(false)?;
+        self.tail.restart(log, self.last);
+        self.update_condition(|condition| condition.lost_logs += 1);
+        Ok(())
+    }
+
+    /// Ends the log's run, so that the next start knows that nothing is missing.
+    ///
+    /// # Errors
+    /// Where the next start has to repair it instead.
+    pub fn close(mut self) -> Result<(), SegmentError> {
+        if self.health != Health::Well {
+            return Ok(());
+        }
+        if let Some(chunk) = self.chunk.take() {
+            self.active.commit(&Commit {
+                chunks: vec![chunk],
+                last: self.last,
+                ..Commit::default()
+            })?;
+        }
+        for segment in self.shelf.segments() {
+            segment.close();
+        }
+        if !self.mishaps.need_restart() {
+            self.write_label(true)?;
+        }
+        Ok(())
+    }
+
+    fn write_label(&self, clean: bool) -> io::Result<()> {
+        let label = Label {
+            format: FORMAT,
+            log: self.shelf.log(),
+            durability: self.options.durability,
+            boot: self.options.boot.clone(),
+            clean,
+            last: self.last,
+        };
+        label.write(self.directory.as_ref())
+    }
+
+    pub(super) fn writing(&self) -> Writing {
+        Writing {
+            syncs: self.options.durability == Durability::Sync,
+            mishaps: Arc::clone(&self.mishaps),
+        }
+    }
+
+    fn measure(&self) {
+        let segments = self.shelf.segments();
+        let bytes = segments.iter().filter_map(|segment| segment.bytes().ok());
+        let bytes = bytes.sum();
+        self.update_condition(|condition| condition.stored_bytes = bytes);
+    }
+
+    fn update_condition(&self, update: impl FnOnce(&mut EngineState)) {
+        update(
+            &mut self
+                .condition
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        );
+    }
+}
+
+impl Group {
+    fn add(&mut self, draft: Draft, sequence: u64, at: i64, log: &LogId, chunk: &mut ChunkBuilder) {
+        let record = (!draft.ephemeral).then(|| record::encode_event(&draft, sequence, at));
+        let event = draft.seal(&Cursor::new(log.clone(), sequence), Instant::now());
+        if let Some(record) = record {
+            chunk.push(&event, at);
+            self.commit.events.push((sequence, record));
+        }
+        self.events.push(Arc::new(event));
+    }
+}
