@@ -100,6 +100,38 @@ impl Folder {
         Self::locked(path, lock).map_err(failed)
     }
 
+    /// Opens the directory of a log to look at it, and changes nothing in it; true where another
+    /// process has it open, and writes to its newest segment.
+    ///
+    /// # Errors
+    /// Where it is no directory.
+    pub fn look_at(path: &Path) -> Result<(Self, bool), FolderError> {
+        let failed = |source| FolderError::Io {
+            path: path.to_owned(),
+            source,
+        };
+        let handle = OsFile::open(path).map_err(failed)?;
+        let lock = match OsFile::open(path.join(LOCK)) {
+            Ok(lock) => lock,
+            // Nobody has ever had it open.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                handle.try_clone().map_err(failed)?
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let in_use = match lock.try_lock_shared() {
+            Ok(()) => false,
+            Err(TryLockError::WouldBlock) => true,
+            Err(TryLockError::Error(error)) => return Err(failed(error)),
+        };
+        let folder = Self {
+            path: path.to_owned(),
+            handle,
+            _lock: lock,
+        };
+        Ok((folder, in_use))
+    }
+
     fn locked(path: &Path, lock: OsFile) -> io::Result<Self> {
         Ok(Self {
             path: path.to_owned(),

@@ -121,8 +121,8 @@ pub fn write_trims(directory: &dyn Directory, trims: &[u8]) -> io::Result<()> {
     directory.replace(TRIMS, &record::encode(&trims, u64::from(FORMAT)))
 }
 
-/// The names of the files that belong to one log, besides its label and segments.
-pub const OF_ONE_LOG: [&str; 2] = [TRIMS, REACHED];
+/// The names of the files that belong to one log, besides its segments.
+pub const OF_ONE_LOG: [&str; 3] = [TRIMS, REACHED, LABEL];
 
 /// The last sequence that was acknowledged, written after it was, and never waited for.
 ///

@@ -14,6 +14,7 @@
 mod backend;
 mod directory;
 mod index;
+mod inspect;
 mod label;
 mod log;
 mod record;
@@ -30,7 +31,8 @@ use std::{
 use tokio::sync::Semaphore;
 
 pub use directory::{Directory, File, Folder};
-pub use label::Durability;
+pub use inspect::{Depth, LogReport, SegmentReport, inspect};
+pub use label::{Durability, Label};
 pub use log::{DiskLog, DiskOptions, Request};
 use shelf::{Shelf, Unreadable};
 use writer::Writer;

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// What the directories of logs that were given up begin with.
-const LOST: &str = "lost-";
+pub(super) const LOST: &str = "lost-";
 
 /// A log that can be gone on with.
 pub(super) struct Recovered {

@@ -181,6 +181,27 @@ impl Segment {
         Ok(())
     }
 
+    /// As [`Segment::look_at`], after redb has checked each page that is in use.
+    ///
+    /// # Errors
+    /// [`SegmentError::Damaged`] where one of them has changed.
+    pub fn look_at_thoroughly(&self) -> Result<(), SegmentError> {
+        let backend = Overlay::new(Arc::clone(&self.file))?;
+        let mut builder = Builder::new();
+        builder.set_cache_size(READ_CACHE_BYTES);
+        let is_sound = self.guarded(|| {
+            let mut database = builder.create_with_backend(backend)?;
+            Ok(database.check_integrity()?)
+        })?;
+        if !is_sound {
+            return Err(SegmentError::Damaged {
+                name: self.name.clone(),
+                what: "pages have changed since they were written".to_owned(),
+            });
+        }
+        self.look_at()
+    }
+
     /// Closes the file; it is opened again for the next read.
     pub fn close(&self) {
         // redb writes what makes the next start quick. Where that fails, the next start repairs.

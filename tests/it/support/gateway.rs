@@ -3,7 +3,7 @@ use std::{net::SocketAddr, sync::Arc, thread::JoinHandle};
 use serde_json::Value;
 use tokio::sync::oneshot;
 use tribus::{
-    config::Config,
+    config::{Config, EngineKind, Size},
     gateway::Gateway,
     listener::{Deadlines, Tls},
 };
@@ -19,7 +19,13 @@ pub struct TestGateway {
     pub tls: Option<Arc<Tls>>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
+    /// Where its log is, if that is on disk.
+    _log: Option<tempfile::TempDir>,
 }
+
+/// Runs all gateways that name no engine with the engine `disk`, and so little of the log in memory
+/// that nearly all is read back.
+const ENGINE: &str = "TRIBUS_TEST_ENGINE";
 
 impl TestGateway {
     pub async fn start() -> Self {
@@ -70,7 +76,17 @@ impl TestGateway {
         Self::run_with(Self::config(toml), deadlines).await
     }
 
-    async fn run_with(config: Config, deadlines: Deadlines) -> Self {
+    async fn run_with(mut config: Config, deadlines: Deadlines) -> Self {
+        let log = std::env::var_os(ENGINE).map(|engine| {
+            assert_eq!(engine, "disk", "{ENGINE}");
+            let log = tempfile::tempdir().expect("a directory for the log");
+            if config.bus.engine == EngineKind::Memory {
+                config.bus.engine = EngineKind::Disk;
+                config.bus.disk.path = Some(log.path().to_owned());
+                config.bus.disk.memory = Size(4 << 10);
+            }
+            log
+        });
         let (tell, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
@@ -97,6 +113,7 @@ impl TestGateway {
             tls,
             stop: Some(stop),
             thread: Some(thread),
+            _log: log,
         }
     }
 
@@ -109,6 +126,7 @@ impl TestGateway {
             tls: None,
             stop: None,
             thread: None,
+            _log: None,
         }
     }
 
