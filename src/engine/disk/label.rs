@@ -10,7 +10,7 @@ use super::{
 };
 use crate::event::LogId;
 
-const LABEL: &str = "log.json";
+pub const LABEL: &str = "log.json";
 const TRIMS: &str = "trims";
 const REACHED: &str = "reached";
 

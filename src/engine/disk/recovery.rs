@@ -10,7 +10,7 @@ use super::{
     backend::Mishaps,
     directory::Directory,
     index::{ChunkBuilder, age, read_chunk},
-    label::{Durability, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
+    label::{Durability, LABEL, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
     log::DiskOptions,
     record::RecordError,
     segment::{Segment, SegmentError, Writing},
@@ -96,14 +96,18 @@ pub(super) fn recover(
 /// The disk's.
 pub(super) fn set_aside(directory: &dyn Directory, log: &LogId) -> io::Result<()> {
     let names = directory.names()?;
-    for name in names.iter().filter(|name| name.starts_with(LOST)) {
+    let into = format!("{LOST}{}", log.as_str());
+    let earlier = |name: &&String| name.starts_with(LOST) && **name != into;
+    for name in names.iter().filter(earlier) {
         tracing::warn!(name, "removing a log that was given up earlier");
         directory.remove_aside(name)?;
     }
-    let of_log =
+    let is_of_log =
         |name: &&String| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str());
-    let of_log: Vec<String> = names.iter().filter(of_log).cloned().collect();
-    directory.set_aside(&of_log, &format!("{LOST}{}", log.as_str()))
+    let mut of_log: Vec<String> = names.iter().filter(is_of_log).cloned().collect();
+    // The label last: as long as it is there, a start knows that there was a log.
+    of_log.sort_by_key(|name| name == LABEL);
+    directory.set_aside(&of_log, &into)
 }
 
 /// Sets aside what is there, and begins a new log after all positions that are known of it.
