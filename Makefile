@@ -48,9 +48,11 @@ fuzz: fuzz/Cargo.lock | rust
 fuzz/Cargo.lock: Cargo.lock fuzz/Cargo.toml
 	cp Cargo.lock $@
 
-# What a delivery costs, beside a bare epoll loop, in one run. Needs two cores and taskset.
+# What a delivery costs, beside a bare epoll loop, in one run; needs two cores and taskset. Then what
+# durability costs, beside a bare write and sync.
 bench: | rust
 	$(CARGO) bench --bench fanout
+	$(CARGO) bench --bench log
 
 release: | rust
 	$(CARGO) build --release
