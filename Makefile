@@ -8,6 +8,10 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
+# What reads the log is tested again with the log on disk, and next to nothing of it in memory.
+ON_DISK = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
+	--skip client:: --skip console::
+
 .PHONY: run test client results bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
@@ -19,6 +23,8 @@ run: | rust
 test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
+	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(ON_DISK)
+	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
 
 # Builds static/tribus.js from client/; a test tells when that was forgotten.

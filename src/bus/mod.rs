@@ -2,13 +2,15 @@
 
 mod census;
 mod history;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod shard;
 mod topic_index;
 mod trims;
 mod window;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -33,6 +35,7 @@ use crate::{
     event::{Cursor, Draft, Event, LogId},
     metrics::EngineState,
     protocol::{ErrorCode, LimitKind, Refusal, Start},
+    sync::RwLock,
 };
 
 /// How long a cursor that the log has reached, and this node has not, is waited for.

@@ -95,6 +95,18 @@ impl Shard {
         telemetry: Option<Arc<Telemetry>>,
     ) -> Rc<Self> {
         let (head, commands) = bus.join();
+        let shard = Self::new(bus, limits, metrics, telemetry);
+        tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
+        shard
+    }
+
+    /// One that dispatches when it is told to.
+    pub(super) fn new(
+        bus: Arc<Bus>,
+        limits: SessionLimits,
+        metrics: WorkerMetrics,
+        telemetry: Option<Arc<Telemetry>>,
+    ) -> Rc<Self> {
         let shard = Rc::new(Self {
             dispatched: Rc::new(Cell::new(bus.window().head())),
             bus,
@@ -108,7 +120,6 @@ impl Shard {
             fell_behind: Throttle::default(),
         });
         shard.metrics.set_dispatched(shard.dispatched.get());
-        tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
         shard
     }
 

@@ -9,7 +9,7 @@ mod rewind;
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
+    sync::{Arc, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -27,6 +27,7 @@ use crate::{
     engine::StoredEvent,
     event::Event,
     subscription::FilterSet,
+    sync::{RwLock, RwLockReadGuard, RwLockWriteGuard},
     topic::{Tenant, Topic},
 };
 

@@ -3,12 +3,12 @@
 use std::{collections::HashMap, time::Duration};
 
 use super::{
-    record::{IndexChunk, IndexEntry, RecordError},
-    segment::Segment,
+    record::{End, IndexChunk, IndexEntry, RecordError},
+    segment::{Segment, SegmentError},
 };
 use crate::{
     engine::StoredEvent,
-    event::Event,
+    event::{Event, LogId},
     topic::{Tenant, Topic},
 };
 
@@ -78,6 +78,14 @@ impl ChunkBuilder {
     pub fn chunk(&self) -> &IndexChunk {
         &self.chunk
     }
+
+    /// Where a segment ends that has all of this, if nothing more is taken out.
+    pub fn end(&self) -> End {
+        End {
+            last: self.chunk.until,
+            unindexed: self.chunk.entries.len() as u64,
+        }
+    }
 }
 
 impl IndexChunk {
@@ -96,9 +104,13 @@ impl IndexChunk {
             })
             .collect();
         let topics = topics?;
+        let span = self
+            .until
+            .checked_sub(self.after)
+            .ok_or(RecordError::Form)?;
         let mut before = 0;
         let events = self.entries.iter().map(|entry| {
-            let rises = entry.offset > before && entry.offset <= self.until - self.after;
+            let rises = entry.offset > before && entry.offset <= span;
             before = entry.offset;
             let topic = topics.get(entry.topic as usize).filter(|_| rises);
             let (tenant, topic) = topic.ok_or(RecordError::Form)?;
@@ -119,21 +131,27 @@ pub fn age(at: i64, now: i64) -> Duration {
     Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0))
 }
 
-/// The end of a segment's index that is not stored yet.
+/// The end of a segment's index, after what is stored of it.
 ///
 /// # Errors
 /// Where the segment is damaged.
-pub fn read_chunk(
-    segment: &Segment,
-    after: u64,
-    last: u64,
-    log: &crate::event::LogId,
-) -> Result<ChunkBuilder, super::segment::SegmentError> {
-    let mut chunk = ChunkBuilder::after(after);
+pub fn read_rest(segment: &Segment, after: u64, log: &LogId) -> Result<ChunkBuilder, SegmentError> {
+    let end = segment.end()?;
+    let mut rest = ChunkBuilder::after(after);
     segment.read_after(after, |sequence, record| {
         let at = record.at;
-        chunk.push(&record.into_event(log, sequence), at);
+        rest.push(&record.into_event(log, sequence), at);
     })?;
-    chunk.reach(last);
-    Ok(chunk)
+    rest.reach(end.last);
+    if end.last < after || rest.end() != end {
+        return Err(SegmentError::Damaged {
+            name: segment.name().to_owned(),
+            what: format!(
+                "after {after} there are {} events instead of {}",
+                rest.end().unindexed,
+                end.unindexed
+            ),
+        });
+    }
+    Ok(rest)
 }

@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{
     directory::{Directory, Folder},
-    index::read_chunk,
+    index::read_rest,
     label::{Label, Reached},
     record::IndexChunk,
     recovery::{LOST, segments_in},
@@ -157,7 +157,7 @@ fn read(
         }
     };
     let until = segment.read_index(|chunk| note(&chunk, report))?;
-    let rest = read_chunk(segment, until, segment.last()?, &label.log)?;
+    let rest = read_rest(segment, until, &label.log)?;
     note(rest.chunk(), report);
     if depth == Depth::Everything {
         compare(segment, indexed)?;

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use super::{
     backend::Mishaps,
     directory::Directory,
-    index::{ChunkBuilder, read_chunk},
+    index::{ChunkBuilder, read_rest},
     label::{Durability, Label, Reached, write_trims},
     record::{self, FORMAT, KeyRow},
     recovery::{self, Recovered},
@@ -108,7 +108,7 @@ pub(super) enum Health {
 enum Outcome {
     /// Told by the window of keys, whatever becomes of the group.
     Settled(Result<Appended, EngineError>),
-    /// True where another publish of the group has the same key.
+    /// Good once the group is committed: its own, or that of another publish with the same key.
     Appending(Appended),
 }
 
@@ -116,6 +116,8 @@ enum Outcome {
 #[derive(Default)]
 struct Group {
     outcomes: Vec<Outcome>,
+    /// The last sequence that it gives.
+    last: u64,
     commit: Commit,
     events: Vec<Arc<Event>>,
     /// How many keys were remembered for it.
@@ -191,7 +193,7 @@ impl DiskLog {
             return requests.iter().map(|_| Err(self.refusal())).collect();
         }
         let mut group = self.gather(requests);
-        if group.commit.last > self.last {
+        if group.last > self.last {
             match self.active.commit(&group.commit) {
                 Ok(()) => self.settle(&mut group),
                 Err(error) => self.give_up(&mut group, &error),
@@ -209,14 +211,11 @@ impl DiskLog {
         let (now, at) = (Instant::now(), (self.options.clock)());
         let log = self.shelf.log();
         let mut group = Group {
-            commit: Commit {
-                last: self.last,
-                ..Commit::default()
-            },
+            last: self.last,
             ..Group::default()
         };
         for Request { drafts, key } in requests {
-            let (first, count) = (group.commit.last + 1, drafts.len() as u64);
+            let (first, count) = (group.last + 1, drafts.len() as u64);
             if let Some(key) = &key {
                 if let Some(known) = self.look_up(key, &log, now) {
                     group.outcomes.push(known);
@@ -235,10 +234,11 @@ impl DiskLog {
                 count,
                 duplicate: false,
             }));
-            group.commit.last = first + count - 1;
+            group.last = first + count - 1;
         }
-        self.chunk.reach(group.commit.last);
+        self.chunk.reach(group.last);
         group.commit.chunks.extend(self.chunk.take_full());
+        group.commit.end = self.chunk.end();
         group
     }
 
@@ -267,7 +267,7 @@ impl DiskLog {
 
     /// The group is as durable as it is to be.
     fn settle(&mut self, group: &mut Group) {
-        self.last = group.commit.last;
+        self.last = group.last;
         self.update_condition(|condition| condition.commits += 1);
         // Before anybody hears of it, so that it is known to have been there.
         if let Err(error) = self.reached.write(self.last) {
@@ -350,20 +350,20 @@ impl DiskLog {
     /// Opens the newest segment as after a crash, and tries whether it takes a commit.
     fn recover_from_full(&mut self) -> Result<(), SegmentError> {
         self.active.write(self.writing())?;
-        let last = self.active.last()?;
-        if last != self.last {
+        let end = self.active.end()?;
+        if end.last != self.last {
             self.mishaps.note_sync();
             return Err(SegmentError::Damaged {
                 name: self.active.name().to_owned(),
-                what: format!("it ends at {last} instead of {}", self.last),
+                what: format!("it ends at {} instead of {}", end.last, self.last),
             });
         }
         self.active.commit(&Commit {
-            last,
+            end,
             ..Commit::default()
         })?;
         let until = self.active.read_index(|_| {})?;
-        self.chunk = read_chunk(&self.active, until, last, &self.shelf.log())?;
+        self.chunk = read_rest(&self.active, until, &self.shelf.log())?;
         Ok(())
     }
 
@@ -387,19 +387,25 @@ impl DiskLog {
     }
 
     fn begin_segment(&mut self) -> Result<(), SegmentError> {
-        if let Some(chunk) = self.chunk.take() {
-            self.active.commit(&Commit {
-                chunks: vec![chunk],
-                last: self.last,
-                ..Commit::default()
-            })?;
-        }
+        self.commit_index()?;
         let next = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
         let next = Arc::new(next);
         self.shelf.push(Arc::clone(&next));
         std::mem::replace(&mut self.active, next).close();
         self.chunk = ChunkBuilder::after(self.last);
         Ok(())
+    }
+
+    /// Completes the newest segment's index.
+    fn commit_index(&mut self) -> Result<(), SegmentError> {
+        match self.chunk.take() {
+            None => Ok(()),
+            Some(chunk) => self.active.commit(&Commit {
+                chunks: vec![chunk],
+                end: self.chunk.end(),
+                ..Commit::default()
+            }),
+        }
     }
 
     /// Removes the segments of which nothing is retained.
@@ -479,13 +485,7 @@ impl DiskLog {
         if self.health != Health::Well {
             return Ok(());
         }
-        if let Some(chunk) = self.chunk.take() {
-            self.active.commit(&Commit {
-                chunks: vec![chunk],
-                last: self.last,
-                ..Commit::default()
-            })?;
-        }
+        self.commit_index()?;
         for segment in self.shelf.segments() {
             segment.close();
         }

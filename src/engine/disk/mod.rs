@@ -17,7 +17,7 @@ mod index;
 mod inspect;
 mod label;
 mod log;
-mod record;
+pub mod record;
 mod recovery;
 mod segment;
 mod shelf;
@@ -34,7 +34,8 @@ pub use directory::{Directory, File, Folder};
 pub use inspect::{Depth, LogReport, SegmentReport, inspect};
 pub use label::{Durability, Label};
 pub use log::{DiskLog, DiskOptions, Request};
-use shelf::{Shelf, Unreadable};
+pub use shelf::Shelf;
+use shelf::Unreadable;
 use writer::Writer;
 
 use super::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, Tail};

@@ -91,6 +91,11 @@ pub fn decode_event(record: &[u8], sequence: u64) -> Result<StoredRecord, Record
 }
 
 impl StoredRecord {
+    /// The event as it was accepted.
+    pub fn into_draft(self) -> Draft {
+        self.draft
+    }
+
     /// The event as it was before.
     pub fn into_event(self, log: &LogId, sequence: u64) -> Arc<Event> {
         let position = Cursor::new(log.clone(), sequence);
@@ -119,6 +124,16 @@ pub struct IndexEntry {
     pub bytes: u32,
     /// When it was appended, in milliseconds since 1970.
     pub at: i64,
+}
+
+/// Where a segment ends.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, Serialize)]
+pub struct End {
+    /// The last sequence that was given to an event, stored or not.
+    pub last: u64,
+    /// Events that no chunk of the index tells of yet, so that none of them can go missing
+    /// unnoticed.
+    pub unindexed: u64,
 }
 
 /// An idempotency key that stands for the events from `first` on.

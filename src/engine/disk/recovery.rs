@@ -9,7 +9,7 @@ use std::{collections::HashSet, io, sync::Arc, time::Instant};
 use super::{
     backend::Mishaps,
     directory::Directory,
-    index::{ChunkBuilder, age, read_chunk},
+    index::{ChunkBuilder, age, read_rest},
     label::{Durability, LABEL, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
     log::DiskOptions,
     record::RecordError,
@@ -273,11 +273,8 @@ impl Recovery<'_> {
 
     fn restore_active(&self, active: &Segment) -> Result<(ChunkBuilder, u64), Failure> {
         let until = self.restore_index(active)?;
-        let last = active.last()?;
-        if last < until {
-            return Err(self.lost(&format!("its index goes on after {last}, its last event")));
-        }
-        let chunk = read_chunk(active, until, last, &self.label.log)?;
+        let chunk = read_rest(active, until, &self.label.log)?;
+        let last = chunk.end().last;
         let events = chunk.chunk().events((self.options.clock)());
         let events = events.map_err(|error| self.bad_index(active, error))?;
         self.tail.restore(events, last);
@@ -305,7 +302,7 @@ impl Recovery<'_> {
             let rows = segment.read_keys(since)?;
             let none = rows.is_empty();
             newest_first.extend(rows);
-            if none && segment.last()? > segment.after() {
+            if none && segment.end()?.last > segment.after() {
                 break;
             }
         }

@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
 };
 
 use redb::{
@@ -14,8 +14,10 @@ use redb::{
 use super::{
     backend::{InPlace, Mishaps, Overlay},
     directory::{Directory, File},
-    record::{self, IndexChunk, KeyRow, RecordError, StoredRecord},
+    record::{self, End, IndexChunk, KeyRow, RecordError, StoredRecord},
 };
+
+use crate::sync::RwLock;
 
 /// Sequence → record.
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
@@ -23,9 +25,9 @@ const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
 const KEYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("keys");
 /// The chunk's `until` → chunk.
 const INDEX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("index");
-/// [`LAST`] → the last sequence that was given to an event, stored or not.
-const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
-const LAST: &str = "last";
+/// [`END`] → the segment's [`End`].
+const STATE: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("state");
+const END: u64 = 0;
 
 /// What redb keeps in memory of the segment that is written, and of one that is read.
 const WRITE_CACHE_BYTES: usize = 16 << 20;
@@ -48,8 +50,7 @@ pub struct Commit {
     pub keys: Vec<KeyRow>,
     /// By their `until`.
     pub chunks: Vec<IndexChunk>,
-    /// The last sequence that is given by now.
-    pub last: u64,
+    pub end: End,
 }
 
 /// Events after a sequence, in one file.
@@ -130,7 +131,10 @@ impl Segment {
         let syncs = writing.syncs;
         segment.write(writing)?;
         segment.commit(&Commit {
-            last: after,
+            end: End {
+                last: after,
+                unindexed: 0,
+            },
             ..Commit::default()
         })?;
         if syncs {
@@ -235,16 +239,17 @@ impl Segment {
                 }
             }
             if !commit.keys.is_empty() {
-                let rows = record::encode(&commit.keys, commit.last);
+                let rows = record::encode(&commit.keys, commit.end.last);
                 let mut keys = transaction.open_table(KEYS)?;
-                keys.insert(commit.last, rows.as_slice())?;
+                keys.insert(commit.end.last, rows.as_slice())?;
             }
             for chunk in &commit.chunks {
                 let bytes = record::encode(chunk, chunk.until);
                 let mut index = transaction.open_table(INDEX)?;
                 index.insert(chunk.until, bytes.as_slice())?;
             }
-            transaction.open_table(STATE)?.insert(LAST, commit.last)?;
+            let end = record::encode(&commit.end, END);
+            transaction.open_table(STATE)?.insert(END, end.as_slice())?;
             Ok(transaction.commit()?)
         })
     }
@@ -286,16 +291,22 @@ impl Segment {
         })
     }
 
-    /// The last sequence that was given to an event.
+    /// Where it ends.
     ///
     /// # Errors
     /// As [`Segment::read`].
-    pub fn last(&self) -> Result<u64, SegmentError> {
+    pub fn end(&self) -> Result<End, SegmentError> {
         self.reading(|transaction| {
-            let last = transaction.open_table(STATE)?.get(LAST)?;
-            let last = last.map(|last| last.value());
-            last.filter(|last| *last >= self.after)
-                .ok_or_else(|| Failure::Form("it does not tell its last position".to_owned()))
+            let state = transaction.open_table(STATE)?.get(END)?;
+            let end: Option<End> = match &state {
+                Some(bytes) => {
+                    let end = record::decode(bytes.value(), END);
+                    Some(end.map_err(|error| Failure::Form(format!("its end: {error}")))?)
+                }
+                None => None,
+            };
+            end.filter(|end| end.last >= self.after)
+                .ok_or_else(|| Failure::Form("it does not tell where it ends".to_owned()))
         })
     }
 

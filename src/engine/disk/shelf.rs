@@ -2,11 +2,14 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
 };
 
 use super::segment::{Segment, SegmentError};
-use crate::event::{Event, LogId};
+use crate::{
+    event::{Event, LogId},
+    sync::{Mutex, RwLock},
+};
 
 /// How many segments besides the one that is written are open at a time.
 const MOST_OPEN: usize = 8;

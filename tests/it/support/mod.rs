@@ -20,7 +20,7 @@ mod ws;
 use std::{future::Future, time::Duration};
 
 pub use door::{Answer, Credentials, Door, answer_of};
-pub use gateway::TestGateway;
+pub use gateway::{TestGateway, answered};
 pub use js::Js;
 pub use keys::{SigningKey, base64url};
 pub use network::{Fault, Kind, Manner, Network};
