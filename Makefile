@@ -19,7 +19,8 @@ ON_DISK = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subsc
 run: | rust
 	$(CARGO) run --release -- serve
 
-# Everything that CI runs besides formatting and lints.
+# Everything that CI runs besides formatting and lints. First installs what the tests use: by apt-get, as root,
+# and from npm and PyPI; see scripts/test-tools.sh.
 test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
@@ -27,7 +28,7 @@ test: fuzz/Cargo.lock | rust
 	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
 
-# Builds static/tribus.js from client/; a test tells when that was forgotten.
+# Builds static/tribus.js from client/, with npm; a test tells when that was forgotten.
 client:
 	sh scripts/client.sh
 

@@ -6,7 +6,9 @@ import { Tabs } from "./tabs.js";
 export { diagnose } from "./diagnose.js";
 export { native } from "./native.js";
 export { publish } from "./publish.js";
+export { rewind } from "./rewind.js";
 export { sift } from "./sift.js";
+export { survives } from "./survives.js";
 
 /** Adds what the client's options ask for, and begins. */
 export const extend = (client) => {

@@ -6,8 +6,8 @@ import { failure, isOfSubscription, TribusError } from "./error.js";
 import { requestFor, resumeOf, startOf, subscriptionsOf } from "./wire.js";
 
 /** The longest frame that is collected, in UTF-16 units; the gateway's own limit is far below. */
-const LONGEST_FRAME = 1 << 24;
-const POLL_SECONDS = 25;
+const LONGEST_FRAME = 2e7;
+const POLL_MS = 25e3;
 /** Small enough for a narrow line within the time that a poll has. */
 const POLL_MAX = 100;
 /** Subscriptions that are asked for in one message, which has a size limit. */
@@ -30,6 +30,27 @@ class Link {
 
   get _subscriptions() {
     return this._bare ? [] : [...this._client._subscriptions];
+  }
+
+  /** Gives to one subscription what it begins with, by itself. */
+  async _read(one, signal) {
+    const start = startOf(one);
+    // After a part of the last ones everything would follow.
+    const page = await this._page([one], { ...start, wait: 0, max: start.rewind ? 1e3 : POLL_MAX }, signal);
+    if (this._ended || signal.aborted) return;
+    page.events?.forEach((event) => this._client._take(event, [one]));
+    one._begin(page.cursor);
+  }
+
+  async _page(subscriptions, extra, signal) {
+    const response = await this._client._request("poll", requestFor(subscriptions, extra), signal);
+    this._last = Date.now();
+    return response.json();
+  }
+
+  _join(one, cursor) {
+    one._begin(cursor);
+    this._joined.add(one);
   }
 
   _emit(frame) {
@@ -57,7 +78,7 @@ class WebSocketLink extends Link {
   _filters = new Set();
 
   _open(token) {
-    const { WebSocket } = this._client._options;
+    const { WebSocket = globalThis.WebSocket } = this._client._options;
     if (!WebSocket) throw failure("no WebSocket");
     const url = this._client._url("ws");
     url.protocol = url.protocol.replace("http", "ws");
@@ -82,11 +103,15 @@ class WebSocketLink extends Link {
     const all = this._subscriptions;
     for (const known of [this._joined, this._asked]) known.forEach((one) => one._ended && known.delete(one));
     const groups = new Map();
-    for (const one of all)
-      if (!this._asked.has(one)) {
-        const start = JSON.stringify([startOf(one), (all.indexOf(one) / GROUP) | 0]);
-        groups.set(start, [...(groups.get(start) ?? []), one]);
-      }
+    for (const one of all) {
+      if (this._asked.has(one)) continue;
+      this._asked.add(one);
+      const { _at, _options: { rewind, events, tags } } = one;
+      const start = JSON.stringify([startOf(one), (all.indexOf(one) / GROUP) | 0]);
+      // Beside another one that wants more of the same topics the gateway would count what this one does not want.
+      if (!_at && rewind && (events || tags)) this._client._extra("rewind", this, one).catch(() => this._ask([one]));
+      else groups.set(start, [...(groups.get(start) ?? []), one]);
+    }
     groups.forEach((group) => this._ask(group));
     const wanted = new Set(all.flatMap(({ topics }) => topics));
     const topics = [...this._filters].filter((filter) => !wanted.has(filter));
@@ -95,67 +120,48 @@ class WebSocketLink extends Link {
   }
 
   _ask(group) {
-    group.forEach((one) => this._asked.add(one));
     const subscriptions = subscriptionsOf(group, this._subscriptions);
-    this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, (frame, forget) => {
+    this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, (frame) => {
       const { type, cursor } = frame;
       group = group.filter(({ _ended }) => !_ended);
       if (type === "reset") frame._group = group;
-      if (type === "live") forget();
       if (type === "error") {
-        forget();
         const half = group.length >> 1;
         // What may pass is no answer to the subscription.
         if (!isOfSubscription(frame.code)) this._end(new TribusError(frame));
         // One that may not subscribe keeps out nobody who asked together with it.
         else if (half) [group.slice(half), group.slice(0, half)].forEach((some) => this._ask(some));
-        else group[0]?._fail(new TribusError(frame));
+        else group[0]?._end(new TribusError(frame));
       }
       if (type === "subscribed")
         for (const one of group)
           // Another link may have given it a position meanwhile, before the one where this begins.
           if (one._at && sameLog(cursor, one._at) && isAfter(cursor, one._at)) this._ask([one]);
-          else {
-            one._at ??= cursor;
-            this._joined.add(one);
-          }
+          else this._join(one, cursor);
     });
   }
 
-  /** In band, so that nothing is interrupted. Where it is refused, the old token runs out and the next connection tells. */
-  _renew(token) {
-    this._call({ type: "auth", token }).catch(() => {});
-  }
-
-  /** Sends `frame`; the reply to it. */
-  _call(frame) {
-    return new Promise((resolve, reject) =>
-      this._sendWith(frame, (reply, forget) => {
-        forget();
-        if (/error|lost/.test(reply.type)) reject(new TribusError(reply));
-        else resolve(reply);
-      }));
-  }
-
+  /** Whatever happens, there is a reply: `lost`, where the link has ended. */
   _sendWith(frame, onReply) {
     const ref = ++this._count;
-    this._refs.set(ref, (reply) => onReply(reply, () => this._refs.delete(ref)));
+    this._refs.set(ref, onReply);
     this._send({ ...frame, ref });
   }
 
   _receive(frame) {
-    this._refs.get(frame.ref)?.(frame);
-    const { type, topics, reason } = frame;
+    const { type, ref, topics, reason } = frame;
+    this._refs.get(ref)?.(frame);
+    // More follows these.
+    if (!/subscribed|reset/.test(type)) this._refs.delete(ref);
     if (type === "unsubscribed" && reason)
       for (const one of this._subscriptions)
-        if (one.topics.some((topic) => topics.includes(topic))) one._fail(new TribusError({ code: "forbidden", message: reason }));
+        if (one.topics.some((topic) => topics.includes(topic))) one._end(new TribusError({ code: "forbidden", message: reason }));
     this._emit(frame);
   }
 
   _end(error) {
-    const refs = this._ended ? [] : [...this._refs.values()];
     super._end(error);
-    refs.forEach((reply) => reply({ type: "lost" }));
+    this._refs.forEach((reply) => reply({ type: "lost" }));
   }
 }
 
@@ -166,30 +172,33 @@ class RequestLink extends Link {
     const abort = new AbortController();
     this._stop = () => abort.abort();
     this._asked = this._subscriptions;
-    this._joined = new Set(this._asked.filter(({ _at }) => _at));
+    this._joined = new Set();
     this._cursor = resumeOf(this._asked);
     this._isLive = false;
+    this._last = Date.now();
     const end = (error) =>
       abort.signal.aborted || this._end(error instanceof TribusError ? error : failure(
         error instanceof SyntaxError ? "the answer is not the gateway's" : "the stream was cut", this._retry));
     this._run(abort.signal).then(end, end);
   }
 
-  /** With the new token, from where it stands. */
-  _renew() {
+  /** A ping or a fresh token is another request, from where it stands. */
+  _send() {
     this._open();
   }
 
-  /** Whoever has no position yet gets one where the stream is live: from there on nothing is old. */
+  /**
+   * Whoever has no position yet gets one where the stream is live: from there on nothing is old. A gap is one for
+   * those that stood where the stream did; those that are further go on from where they are.
+   */
   _emit(frame) {
-    const { type, cursor } = frame;
-    if (type === "live" || (type === "connected" && !this._cursor)) {
-      for (const one of this._asked) {
-        one._at ??= cursor;
-        this._joined.add(one);
-      }
-    }
+    const { type, id, cursor = id } = frame;
+    if (type === "live" || (type === "connected" && !this._cursor))
+      for (const one of this._asked) this._join(one, cursor);
+    if (type === "reset") frame._group = [...this._joined].filter(({ _at }) => _at === this._cursor);
+    if (type !== "connected") this._cursor = cursor;
     super._emit(frame);
+    if (!this._ended && this._joined.size > frame._group?.length) this._open();
   }
 
   _update() {
@@ -197,25 +206,14 @@ class RequestLink extends Link {
     if (now.length !== this._asked.length || now.some((one) => !this._asked.includes(one))) this._open();
   }
 
-  /** What begins in the past is read once, by itself, before it joins the others. */
+  /** What begins in the past is read before it joins the others. */
   async _begin(signal) {
     for (const one of this._asked) {
-      const { cursor, rewind } = startOf(one);
-      if (!one._at && (cursor || rewind || this._cursor)) {
-        const page = await this._page([one], { cursor, rewind, wait: 0, max: POLL_MAX }, signal);
-        if (signal.aborted) return;
-        one._at ??= "";
-        page.events?.forEach((event) => this._client._take(event, [one]));
-        one._at = page.cursor;
-        this._joined.add(one);
-      }
+      if (!one._at && (startOf(one).cursor || startOf(one).rewind || this._cursor)) await this._read(one, signal);
+      if (signal.aborted) return;
+      if (one._at) this._joined.add(one);
     }
     this._cursor = resumeOf(this._asked);
-  }
-
-  async _page(subscriptions, extra, signal) {
-    const response = await this._client._request("poll", requestFor(subscriptions, extra), signal);
-    return response.json();
   }
 }
 
@@ -223,7 +221,8 @@ class StreamLink extends RequestLink {
   async _run(signal) {
     await this._begin(signal);
     const request = requestFor(this._asked, { cursor: this._cursor });
-    if (this._client._options.sse === "native") return (await this._client._extras()).native(this, request, signal);
+    // Whose requests have no body.
+    if (this._client._options.sse === "native" && request.query) return this._client._extra("native", this, request, signal);
     const { body } = await this._client._request("events", request, signal);
     const reader = body.pipeThrough(new TextDecoderStream()).getReader();
     let text = "";
@@ -244,20 +243,13 @@ class StreamLink extends RequestLink {
 class PollLink extends RequestLink {
   async _run(signal) {
     await this._begin(signal);
-    for (let isFirst = true; ; isFirst = false) {
-      const wait = this._isLive ? POLL_SECONDS : 0;
-      const late = setTimeout(() => this._end(failure("no answer")), (wait + 10) * 1e3);
-      let page;
-      try {
-        page = await this._page(this._asked, { cursor: this._cursor, wait, max: POLL_MAX }, signal);
-      } finally {
-        clearTimeout(late);
-      }
+    for (;;) {
+      // What waits for nothing is answered soon.
+      this._heartbeat = this._isLive ? POLL_MS : 6e3;
+      const page = await this._page(this._asked, { cursor: this._cursor, wait: this._isLive ? POLL_MS / 1e3 : 0, max: POLL_MAX }, signal);
+      for (const frame of [{ type: "connected", cursor: this._cursor ?? page.cursor }, ...(page.events ?? [page])])
+        if (!signal.aborted) this._emit(frame);
       if (signal.aborted) return;
-      if (isFirst) this._emit({ type: "connected", cursor: this._cursor ?? page.cursor });
-      if (page.type) this._emit(page);
-      page.events?.forEach((event) => this._emit(event));
-      this._cursor = page.cursor;
       // A page that ends with its last event may have been cut there.
       this._isLive ||= page.events?.at(-1)?.id !== page.cursor;
       this._emit({ type: this._isLive ? "live" : "heartbeat", cursor: page.cursor });

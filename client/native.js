@@ -2,15 +2,15 @@
 
 const TYPES = ["message", "connected", "live", "heartbeat", "reset", "closing"];
 
-export const native = async (link, { query }, signal) => {
-  const client = link._client;
+export const native = async (client, link, { query }, signal) => {
   const answer = await client._request("ticket", { method: "POST", body: '{"use":"stream"}' }, signal);
   const { ticket } = await answer.json();
   const url = client._url("events");
   query.append("native", 1);
   query.append("ticket", ticket);
   url.search = query;
-  const source = new client._options.EventSource(url.href);
+  const { EventSource = globalThis.EventSource } = client._options;
+  const source = new EventSource(url.href);
   await new Promise((resolve) => {
     signal.addEventListener("abort", resolve);
     source.onerror = resolve;

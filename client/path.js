@@ -71,33 +71,25 @@ export class Path extends EventTarget {
     clearTimeout(this._probing);
     this._round = {};
     for (const link of [this._main, ...this._candidates]) link?._end();
-    this._candidates.clear();
     this._main = undefined;
-  }
-
-  _restart() {
-    this._failures = this._attempts = 0;
-    if (this._life) this._connect();
-    else this._begin();
   }
 
   // Finding a link
 
-  async _connect() {
+  /** Says why nothing is delivered at the moment. */
+  _seek(reason) {
+    this._reason = reason;
+    this._say(isOffline() ? "offline" : "connecting", undefined, reason);
+  }
+
+  _connect() {
     this._clear();
     const round = this._round;
-    this._say("connecting", undefined, this._reason);
-    let token;
-    try {
-      token = await this._getToken();
-    } catch (error) {
-      if (round === this._round) this._again(error);
-      return;
-    }
-    if (round !== this._round) return;
-    if (this._options.getToken && !token) return this._stop("getToken gave no token");
-    const order = this._all.filter((transport) => !this._bad[transport]);
-    this._raceWith(order[0] ? order : this._all, round, PATIENCE_MS);
+    this._seek(this._reason);
+    this._getToken().then(() => {
+      const order = this._all.filter((transport) => !this._bad[transport]);
+      this._raceWith(order[0] ? order : this._all, round, PATIENCE_MS);
+    }, (error) => round === this._round && this._again(error));
   }
 
   _raceWith([transport, ...rest], round, patience) {
@@ -159,9 +151,7 @@ export class Path extends EventTarget {
     delete this._bad[link._transport];
     const old = this._main;
     this._main = link;
-    old?._end();
-    for (const one of this._candidates) one._end();
-    this._candidates.clear();
+    for (const one of [old, ...this._candidates]) one?._end();
     this._failures = Math.min(this._failures, STRIKES);
     this._attempts = -1;
     this._wasRefused = false;
@@ -205,21 +195,19 @@ export class Path extends EventTarget {
     }
     if (!isOfSubscription(error.code)) return this._again(error);
     const round = this._round;
-    this._say("connecting", undefined, error.message);
-    this._extras().then(({ sift }) => round === this._round && sift(this, error)).catch(() => round === this._round && this._again(error));
+    this._seek(error.message);
+    this._extra("sift", error, round).catch(() => round === this._round && this._again(error));
   }
 
   _again(error, ms = error.retryAfterMs) {
     const { maxAttempts } = this._options;
-    this._reason = error.message;
     this._failures += 1;
     this._dispatch("error", error);
-    const offline = isOffline();
-    if (!offline && ++this._attempts >= maxAttempts)
-      return this._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
-    this._say(offline ? "offline" : "connecting", undefined, error.message);
     // A device without a network says when it has one.
-    const most = offline ? BACKOFF_AT_MOST_MS : Math.min(BACKOFF_AT_MOST_MS, BACKOFF_MS * 2 ** this._failures);
+    if (!isOffline() && ++this._attempts >= maxAttempts)
+      return this._stop(`gave up after ${maxAttempts} attempts: ${error.message}`, error);
+    this._seek(error.message);
+    const most = Math.min(BACKOFF_AT_MOST_MS, BACKOFF_MS * 2 ** this._failures);
     this._retry = setTimeout(() => this._connect(), Math.min(ms ?? Math.random() * most, WAIT_AT_MOST_MS));
   }
 
@@ -236,33 +224,23 @@ export class Path extends EventTarget {
     this._probes += 1;
     const main = this._main;
     for (const transport of this._all.slice(0, this._all.indexOf(main._transport))) {
-      if ((await this._survives(transport)) && this._main === main && (await this._climbs(transport, main))) return;
+      const hold = this._holds[transport];
+      // Where that cannot be loaded, it is tried as it is.
+      const isTrusted = !hold || (await this._extra("survives", transport, hold).catch(() => true));
+      if (isTrusted && this._main === main) await this._climb(transport, main);
       if (this._main !== main) return;
     }
     this._probeLater();
   }
 
-  /** What kept dying proves nothing by opening once more: it has to live for a while. */
-  _survives(transport) {
-    const hold = this._holds[transport];
-    return !hold || new Promise((resolve) => {
-      const judge = (link) => {
-        if (!link._ended) this._holds[transport] = 0;
-        resolve(!link._ended);
-        link._end();
-      };
-      this._try(transport, PROBE_MS, true, (link) => setTimeout(judge, hold, link), () => resolve());
-    });
-  }
-
   /** Not while a subscription has no position yet, since it must not begin at two places. */
-  _climbs(transport, main) {
-    return !isOffline() && [...this._subscriptions].every(({ _at }) => _at) && new Promise((resolve) =>
+  _climb(transport, main) {
+    if (isOffline() || [...this._subscriptions].some(({ _at }) => !_at)) return;
+    return new Promise((resolve) =>
       this._try(transport, PROBE_MS, false, (link) => {
-        const isWanted = this._main === main;
-        if (isWanted) this._adopt(link);
+        if (this._main === main) this._adopt(link);
         else link._end();
-        resolve(isWanted);
+        resolve();
       }, (error) => {
         if (error) this._bad[transport] = error.message;
         resolve();
@@ -277,7 +255,7 @@ export class Path extends EventTarget {
 
   _tick() {
     const now = Date.now();
-    const slept = now - this._tickedAt > 5 * TICK_MS;
+    const slept = Math.abs(now - this._tickedAt) > 5 * TICK_MS;
     this._tickedAt = now;
     if (slept && !isHidden()) return this._wake();
     const main = this._main;
@@ -296,10 +274,9 @@ export class Path extends EventTarget {
     }
     if (!main) return (isOnline || !this._candidates.size) && this._connect();
     if (isOnline) this._probe();
+    if (Math.abs(Date.now() - main._last) < TICK_MS) return;
+    main._send({ type: "ping" });
     const { _last } = main;
-    if (Date.now() - _last < TICK_MS) return;
-    if (main._send) main._send({ type: "ping" });
-    else main._open();
     setTimeout(() => main._last === _last && main._end(failure(SILENT)), PATIENCE_MS);
   }
 }

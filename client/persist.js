@@ -16,15 +16,26 @@ export class Persist {
     this._stored = read(this._place);
     for (const type of ["event", "reset"])
       client.addEventListener(type, () => (this._saving ??= setTimeout(() => this._save(), SAVE_WITHIN_MS)));
-    // Before the subscriptions end with the client.
-    client.addEventListener("status", ({ detail: { state } }) => state === "closed" && this._save());
-    globalThis.addEventListener?.("pagehide", () => this._client._isClosed || this._save());
+    let isClosed = false;
+    const life = new AbortController();
+    client.addEventListener("status", ({ detail: { state } }) => {
+      // Before the subscriptions end with the client; what comes later knows of none.
+      if (state === "closed" && !isClosed) this._save();
+      isClosed = state === "closed";
+      if (client._isClosed) life.abort();
+    });
+    globalThis.addEventListener?.("pagehide", () => isClosed || this._save(), { signal: life.signal });
+  }
+
+  /** This tab's own: those of other tabs are kept there. */
+  get _subscriptions() {
+    return [...this._client._subscriptions].filter(({ _options: { _isForTab } }) => !_isForTab);
   }
 
   /** What says where it begins is not told otherwise. A position is for those that are there when it is first asked for. */
   _update() {
     const used = [];
-    for (const one of this._client._subscriptions) {
+    for (const one of this._subscriptions) {
       if (this._known.has(one)) continue;
       this._known.add(one);
       const { cursor, rewind } = one._options;
@@ -39,7 +50,7 @@ export class Persist {
   _save() {
     clearTimeout(this._saving);
     this._saving = undefined;
-    const now = [...this._client._subscriptions].filter(({ cursor }) => cursor).map((one) => [keyOf(one), one.cursor]);
+    const now = this._subscriptions.filter(({ cursor }) => cursor).map((one) => [keyOf(one), one.cursor]);
     write(this._place, Object.fromEntries([...Object.entries(this._stored), ...now].slice(-MOST_STORED)));
   }
 }

@@ -12,12 +12,15 @@ export const publish = async (client, topic, data = null, { key = `${Math.random
   const event = { topic, data, ...options };
   const body = JSON.stringify(event);
   for (let attempt = 0; ; attempt += 1) {
-    if (client.status.state === "closed") throw client._closedError();
+    const { state, reason } = client.status;
+    if (state === "closed") throw client._failure({ code: state, message: `closed: ${reason}` });
     try {
       const link = client._main;
-      if (link?._call && body.length < LONGEST_MESSAGE) {
-        const { id, duplicate } = await link._call({ type: "publish", ...event, key });
-        return { id, duplicate };
+      if (link?._sendWith && body.length < LONGEST_MESSAGE) {
+        const { type, id, duplicate, ...error } = await new Promise((resolve) =>
+          link._sendWith({ type: "publish", ...event, key }, resolve));
+        if (type === "published") return { id, duplicate };
+        throw client._failure({ message: "the connection was lost", ...error });
       }
       const request = { method: "POST", body, headers: { "Idempotency-Key": key } };
       const answer = await client._request("publish", request, AbortSignal.timeout(PATIENCE_MS));

@@ -7,8 +7,8 @@ import { requestFor, startOf } from "./wire.js";
 const PATIENCE_MS = 10_000;
 
 /** Ends those that would be refused alone; the others go on. */
-export const sift = async (client, refusal) => {
-  const round = client._round;
+export const sift = async (client, refusal, round) => {
+  if (round !== client._round) return;
   const nothing = { topics: [], _options: {} };
   let hasFailed = false;
   for (const one of [nothing, ...client._subscriptions])
@@ -18,7 +18,7 @@ export const sift = async (client, refusal) => {
     } catch (error) {
       if (!isOfSubscription(error.code)) break;
       if (one === nothing) return client._stop(`refused: ${error.message}`, error);
-      one._fail(error);
+      one._end(error);
       hasFailed = true;
     }
   if (round === client._round) client._again(refusal, hasFailed ? 0 : undefined);

@@ -37,6 +37,14 @@ export class Subscription {
     return this._queue.size ? this._given : this._at;
   }
 
+  /** After `cursor` nothing is missed; each link says so. */
+  _begin(cursor) {
+    if (this._begun || this._ended) return;
+    this._begun = true;
+    this._at ??= cursor;
+    call(this._options.onBegin);
+  }
+
   _matches({ topic, event, tags }) {
     const { events, tags: wanted } = this._options;
     return (
@@ -69,22 +77,27 @@ export class Subscription {
     return true;
   }
 
+  /** For which topics something was missed. */
   _reset(reason, cursor) {
     this._at = cursor;
     if (this._queue.size > this._options.buffer) this._queue.clear();
     this._queue.set({}, { _reason: reason, id: cursor });
     this._schedule();
+    return this.topics;
   }
 
   _schedule() {
     if (this._ended) return;
-    const wait = this._options.throttle || this._options.batch;
-    if (!wait) this._hand();
-    else
-      this._timer ??= setTimeout(() => {
-        this._timer = undefined;
-        this._hand();
-      }, wait);
+    const { throttle, batch, buffer } = this._options;
+    // A batch that is full goes early.
+    if (!(throttle || batch) || (batch && this._queue.size >= buffer)) this._flush();
+    else this._timer ??= setTimeout(() => this._flush(), throttle || batch);
+  }
+
+  _flush() {
+    clearTimeout(this._timer);
+    this._timer = undefined;
+    this._hand();
   }
 
   /** Gives what waits to whoever waits for it. */
@@ -109,7 +122,7 @@ export class Subscription {
         else console.warn(`tribus: ${this.topics}: ${item._reason}; set onReset`);
       } else {
         items.push(item);
-        if (!batch) return item;
+        if (batch == null) return item;
       }
     }
     return items[0] && items;
@@ -135,25 +148,18 @@ export class Subscription {
 
   close = () => this._end();
 
-  _fail(error) {
-    if (this._ended) return;
-    call(this._options.onError, error);
-    this._end(error);
-  }
-
   /** With an error, what waits is given first; the loop then throws it. */
   _end(error) {
     if (this._ended) return;
     this._ended = true;
     this._error = error;
-    clearTimeout(this._timer);
-    this._timer = undefined;
-    if (error) this._hand();
+    if (error) call(this._options.onError, error);
     else {
       // What was not given is not behind the cursor.
       this._at = this.cursor;
       this._queue.clear();
     }
+    this._flush();
     this._options.signal?.removeEventListener("abort", this.close);
     this._onClose?.(this);
     this._finish();
@@ -162,6 +168,6 @@ export class Subscription {
   _finish() {
     for (const [resolve, reject] of this._readers.splice(0))
       if (this._error) reject(this._error);
-      else resolve({ value: undefined, done: true });
+      else resolve({ done: true });
   }
 }

@@ -6,6 +6,7 @@
 //   follower ─ { reconnect } ─▶ leader
 //   leader ─ { to, status } ─▶ follower, at once; { to, number, event | at | reset | error } ─▶ follower;  { status }, { hello } ─▶ all
 
+import { claimsOf } from "./claims.js";
 import { startOf } from "./wire.js";
 
 const WATCH_EVERY_MS = 5000;
@@ -38,14 +39,15 @@ export class Tabs {
     } catch {
       // The path tries again, alone.
     }
-    if (client._isClosed) return;
+    if (client.status.state === "closed") return;
     // Whose connection it would be is not known, and nobody gets another one's events.
-    if (!client._claimsOf(token).sub) return client._begin();
+    if (!claimsOf(token).sub) return client._begin();
     this._key = this._keyOf(token);
     const channel = (this._channel = new BroadcastChannel(this._key));
     channel.onmessage = ({ data }) => this._receive(data);
     const watch = setInterval(() => this._watch(), WATCH_EVERY_MS);
-    globalThis.document?.addEventListener("visibilitychange", () => this._watch());
+    const life = new AbortController();
+    globalThis.document?.addEventListener("visibilitychange", () => this._watch(), { signal: life.signal });
     const presence = new Promise((resolve) => {
       this._leave = () => {
         resolve();
@@ -54,6 +56,7 @@ export class Tabs {
         this._leads = this._leave = this._channel = undefined;
         delete client._begin;
         clearInterval(watch);
+        life.abort();
         channel.close();
       };
     });
@@ -84,7 +87,7 @@ export class Tabs {
   }
 
   _keyOf(token) {
-    const { sub, tenant } = this._client._claimsOf(token);
+    const { sub, tenant } = claimsOf(token);
     return `tribus:${this._client._base}:${JSON.stringify([tenant, sub])}`;
   }
 
@@ -152,13 +155,16 @@ export class Tabs {
     }
     const one = this._own.get(number);
     if (!one || one._ended) return;
-    if (at && !reset) (one._at ? one._advance(at) : (one._at = at));
+    if (at && !reset) {
+      one._begin(at);
+      one._advance(at);
+    }
     if (event && one._offer(event)) client._dispatch("event", event);
     if (reset) {
       one._reset(reset, at);
       client._dispatch("reset", { reason: reset, topics: one.topics });
     }
-    if (error) one._fail(client._failure(error));
+    if (error) one._end(client._failure(error));
   }
 
   _serve(to, wants) {
@@ -187,16 +193,22 @@ export class Tabs {
   _subscribe(topics, options, tell) {
     const one = this._client.subscribe(topics, {
       ...options,
+      _isForTab: true,
       onEvent: (event) => tell({ event }),
+      onReset: () => {},
       onError: ({ code, message }) => tell({ error: { code, message } }),
     });
-    const { _offer, _advance, _reset } = one;
+    const { _begin, _offer, _advance, _reset } = one;
     let isOffering;
+    one._begin = (cursor) => {
+      _begin.call(one, cursor);
+      tell({ at: one._at });
+    };
+    // What it takes, and misses, is nothing of this tab's.
     one._offer = (event) => {
       isOffering = true;
-      const isTaken = _offer.call(one, event);
+      _offer.call(one, event);
       isOffering = false;
-      return isTaken;
     };
     one._advance = (cursor) => {
       // After the reset that it may be.
@@ -208,6 +220,7 @@ export class Tabs {
     one._reset = (reason, cursor) => {
       _reset.call(one, reason, cursor);
       tell({ reset: reason, at: cursor });
+      return [];
     };
     return one;
   }

@@ -1,6 +1,8 @@
 // The client: its subscriptions, its token, and what it is told. How it finds a way to the gateway: path.js.
 
+import { claimsOf } from "./claims.js";
 import { failure, TribusError } from "./error.js";
+import { links } from "./links.js";
 import { Path } from "./path.js";
 import { Subscription } from "./subscription.js";
 
@@ -10,21 +12,10 @@ const BUFFER = 1024;
 /** For a `getToken` that never answers. */
 const TOKEN_MS = 20e3;
 /** Timers count in 32 bits. */
-const LONGEST_TIMER_MS = 2 ** 31 - 1;
-
-const claimsOf = (token) => {
-  try {
-    return JSON.parse(atob(token.split(".")[1].replace(/[-_]/g, (digit) => (digit < "_" ? "+" : "/"))));
-  } catch {
-    return {};
-  }
-};
+const LONGEST_TIMER_MS = 2e9;
 
 export class Tribus extends Path {
   _subscriptions = new Set();
-  /** What few pages need comes when it is asked for. It knows no class of the core's. */
-  _extras = () => import("./tribus-extras.js");
-  _claimsOf = claimsOf;
   _failure = (answer) => new TribusError(answer);
   /** Of the extras, those that are told when the subscriptions change. */
   _additions = [];
@@ -32,17 +23,14 @@ export class Tribus extends Path {
 
   constructor(url = "./", options = {}) {
     super();
-    const { WebSocket, EventSource, fetch } = globalThis;
-    this._options = {
-      transports: ["ws", "sse", "poll"], buffer: BUFFER, WebSocket, EventSource,
-      fetch, ...options,
-    };
+    this._options = options;
+    const { transports = Object.keys(links), persist, shareTabs } = options;
+    if (!transports[0] || !transports.every((one) => links[one])) throw TypeError(`transports: give some of ${Object.keys(links)}`);
+    this._all = transports;
     this._base = new URL(`${url}`.replace(/^ws/, "http"), globalThis.document?.baseURI);
     if (!this._base.pathname.endsWith("/")) this._base.pathname += "/";
-    this._all = this._options.transports;
-    const { persist, shareTabs } = this._options;
     if (persist || shareTabs)
-      this._extras().then(({ extend }) => extend(this)).catch((error) => {
+      this._extra("extend").catch((error) => {
         this._dispatch("error", error);
         this._isClosed || this._life || this._begin();
       });
@@ -51,28 +39,31 @@ export class Tribus extends Path {
 
   subscribe(topics, options = {}) {
     if (typeof options === "function") options = { onEvent: options };
-    const subscription = new Subscription(topics, { buffer: this._options.buffer, ...options }, (one) => {
+    const subscription = new Subscription(topics, { ...options, buffer: options.buffer ?? this._options.buffer ?? BUFFER }, (one) => {
       this._subscriptions.delete(one);
       this._changed();
     });
-    if (this.status.state === "closed") subscription._fail(this._closedError());
-    if (!subscription._ended) this._subscriptions.add(subscription);
+    const { state, reason } = this.status;
+    if (state === "closed") subscription._end(new TribusError({ code: state, message: `closed: ${reason}` }));
+    else if (!subscription._ended) this._subscriptions.add(subscription);
     this._changed();
     return subscription;
   }
 
-  async publish(...event) {
-    return (await this._extras()).publish(this, ...event);
+  publish(...event) {
+    return this._extra("publish", ...event);
   }
 
   reconnect() {
     if (this._isClosed) return;
     this._token = this._wasRefused = undefined;
-    this._restart();
+    this._failures = this._attempts = 0;
+    if (this._life) this._connect();
+    else this._begin();
   }
 
-  async diagnose() {
-    return (await this._extras()).diagnose(this);
+  diagnose() {
+    return this._extra("diagnose");
   }
 
   close() {
@@ -80,24 +71,23 @@ export class Tribus extends Path {
     this._stop("close() was called");
   }
 
+  /** What few pages need comes when it is asked for. It knows no class of the core's. */
+  async _extra(name, ...rest) {
+    return (await import("./tribus-extras.js"))[name](this, ...rest);
+  }
+
   /** For good, but for `reconnect()`. */
   _stop(reason, error) {
     this._halt();
     clearTimeout(this._refresh);
     this._say("closed", undefined, reason);
-    for (const one of [...this._subscriptions]) error ? one._fail(error) : one.close();
-  }
-
-  _closedError() {
-    return new TribusError({ code: "closed", message: `closed: ${this.status.reason}` });
+    for (const one of [...this._subscriptions]) one._end(error);
   }
 
   /** Subscriptions of one turn go together. */
   _changed() {
-    if (this._pending) return;
-    this._pending = true;
-    queueMicrotask(() => {
-      this._pending = false;
+    this._pending ??= Promise.resolve().then(() => {
+      this._pending = undefined;
       for (const addition of this._additions) addition._update();
       this._main?._update();
     });
@@ -124,8 +114,8 @@ export class Tribus extends Path {
     } else if (type === "reset") {
       const hit = frame._group ?? [...joined].filter(({ topics }) =>
         !frame.topics || topics.some((topic) => frame.topics.includes(topic)));
-      hit.forEach((one) => one._reset(reason, cursor));
-      this._dispatch("reset", { reason, topics: hit.flatMap(({ topics }) => topics) });
+      const topics = hit.flatMap((one) => one._reset(reason, cursor));
+      if (topics[0]) this._dispatch("reset", { reason, topics });
     } else if (/^(live|heartbeat|pong)$/.test(type)) joined.forEach((one) => one._advance(cursor));
   }
 
@@ -141,6 +131,7 @@ export class Tribus extends Path {
           new Promise((_, reject) => (AbortSignal.timeout(TOKEN_MS).onabort = () => reject(failure("no answer")))),
         ]);
         if (token) this._refreshBefore(token);
+        else if (this._options.getToken) this._stop("getToken gave no token");
         return token;
       } catch (error) {
         this._token = undefined;
@@ -150,7 +141,10 @@ export class Tribus extends Path {
   }
 
   _refreshBefore(token) {
-    const left = claimsOf(token).exp * 1e3 - Date.now();
+    const { exp, iat } = claimsOf(token);
+    const left = exp * 1e3 - Date.now();
+    // To a clock that is ahead each fresh token is about to expire.
+    const least = Math.min((exp - iat) * 50 || 1e3, 60e3);
     clearTimeout(this._refresh);
     // Where the clocks disagree, the gateway tells when it is over.
     if (left > 0 && this.status.state !== "closed")
@@ -158,11 +152,12 @@ export class Tribus extends Path {
         this._token = this._wasRefused = undefined;
         try {
           const fresh = await this._getToken();
-          if (fresh !== token) this._main?._renew(fresh);
+          // In band, so that nothing is interrupted. Where it is refused, the old one runs out and the next connection tells.
+          if (fresh !== token) this._main?._send({ type: "auth", token: fresh });
         } catch (error) {
           this._dispatch("error", error);
         }
-      }, Math.min(LONGEST_TIMER_MS, left - Math.min(left / 5, 30e3)));
+      }, Math.min(LONGEST_TIMER_MS, Math.max(least, left - Math.min(left / 5, 30e3))));
   }
 
   // Requests
@@ -179,7 +174,7 @@ export class Tribus extends Path {
     let response;
     let refusal;
     try {
-      const { credentials, fetch } = this._options;
+      const { credentials, fetch = globalThis.fetch } = this._options;
       response = await fetch(url.href, {
         ...init, signal, credentials, cache: "no-store",
         headers: { ...headers, ...(token && { Authorization: `Bearer ${token}` }) },

@@ -39,5 +39,5 @@ export const requestFor = (subscribers, extra) => {
   for (const name in tags) query.append("tag", `${name}:${tags[name]}`);
   return `${query}`.length < LONGEST_QUERY
     ? { query }
-    : { query: "", method: "POST", body: JSON.stringify({ subscriptions: subscriptionsOf(subscribers, subscribers), ...extra }) };
+    : { method: "POST", body: JSON.stringify({ subscriptions: subscriptionsOf(subscribers, subscribers), ...extra }) };
 };

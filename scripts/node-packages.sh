@@ -3,6 +3,10 @@
 # done already.
 set -eu
 cd "$(dirname "$0")/.."
+command -v npm >/dev/null || {
+    echo "npm is not installed: get Node 20 or newer from https://nodejs.org or your package manager, then run this again" >&2
+    exit 1
+}
 for folder in tests/js examples/react; do (
     cd "$folder"
     mark=node_modules/.installed

@@ -3,7 +3,7 @@
 use std::{
     cell::RefCell,
     future::Future,
-    net::{IpAddr, SocketAddr, TcpListener, ToSocketAddrs},
+    net::{IpAddr, SocketAddr, TcpListener},
     rc::Rc,
     sync::{Arc, atomic::AtomicUsize},
     time::Duration,
@@ -68,6 +68,10 @@ impl Gateway {
     /// Names what is wrong: a key that is unfit, an address that is taken.
     pub fn bind(config: Config) -> anyhow::Result<Self> {
         let authenticator = Arc::new(Authenticator::new(config.auth_options())?);
+        listener::refuse_same(
+            ("listen", &config.listen),
+            ("admin_listen", &config.admin_listen),
+        )?;
         let tls = Tls::load(&config.tls)?;
         let shared = Arc::new(Shared {
             settings: settings(&config),
@@ -80,9 +84,13 @@ impl Gateway {
             warnings: Warnings::default(),
             connections: AtomicUsize::new(0),
         });
+        let [listeners, admin_listeners] = listener::bind([
+            ("listen", &config.listen),
+            ("admin_listen", &config.admin_listen),
+        ])?;
         Ok(Self {
-            listeners: bind("listen", &config.listen)?,
-            admin_listeners: bind("admin_listen", &config.admin_listen)?,
+            listeners,
+            admin_listeners,
             bus: open_bus(&config)?,
             shared,
             tls,
@@ -319,42 +327,6 @@ fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, shared: &Shared) 
     })
 }
 
-fn bind(key: &str, address: &str) -> anyhow::Result<Vec<TcpListener>> {
-    let addresses: Vec<SocketAddr> = address
-        .to_socket_addrs()
-        .with_context(|| {
-            format!("configuration key `{key}`: {address:?} is no address: write 127.0.0.1:8080")
-        })?
-        .collect();
-    // A name may stand for several addresses, not all of which this machine has.
-    let mut failure = None;
-    let mut listeners = Vec::new();
-    for address in addresses {
-        match listen(address) {
-            Ok(listener) => listeners.push(listener),
-            Err(error) => failure = Some(error),
-        }
-    }
-    match failure {
-        Some(error) if listeners.is_empty() => Err(error).with_context(|| {
-            format!(
-                "can not listen on {address}: is another program using the port? choose another \
-                 with the configuration key `{key}`"
-            )
-        }),
-        _ => Ok(listeners),
-    }
-}
-
-fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, Some(socket2::Protocol::TCP))?;
-    socket.set_reuse_address(true)?;
-    socket.bind(&address.into())?;
-    socket.listen(LISTEN_BACKLOG as i32)?;
-    Ok(socket.into())
-}
-
 fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
     let retention = Retention {
         events: config.retention.events,
@@ -396,6 +368,7 @@ fn settings(config: &Config) -> Settings {
         heartbeat: config.heartbeat.0,
         cookie: config.auth.cookie.clone(),
         allowed_origins: config.auth.allowed_origins.0.clone(),
+        is_open_file: page::is_client,
         subscriptions: SubscriptionLimits {
             subscriptions: limits.subscriptions,
             patterns: limits.patterns,

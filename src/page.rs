@@ -29,6 +29,12 @@ const CONTENT_SECURITY_POLICY: &str = "default-src 'none'; script-src 'self'; st
 /// Browsers ask each time, so that page and gateway are of the same release.
 const REVALIDATE: &str = "no-cache";
 
+/// Whether the JavaScript client, or a part of it, is served at this path.
+pub fn is_client(path: &str) -> bool {
+    let name = path.trim_start_matches('/');
+    CLIENT.iter().any(|start| name.starts_with(start)) && Assets::get(name).is_some()
+}
+
 pub fn configure(app: &mut web::ServiceConfig) {
     for path in Assets::iter().filter(|path| path != PACKAGE) {
         let route = if path == "index.html" {
@@ -60,7 +66,7 @@ async fn asset(request: HttpRequest) -> HttpResponse {
             .finish();
     }
     let mut response = HttpResponse::Ok();
-    if CLIENT.iter().any(|name| path.starts_with(name)) {
+    if is_client(path) {
         response
             .insert_header((header::ACCESS_CONTROL_ALLOW_ORIGIN, "*"))
             .insert_header((header::CROSS_ORIGIN_RESOURCE_POLICY, "cross-origin"));

@@ -79,6 +79,17 @@ impl Telemetry {
         Ok(Some(Arc::new(Self { provider, tracer })))
     }
 
+    /// Whether [`Telemetry::start`] would start.
+    ///
+    /// # Errors
+    /// Where the collector's address is none.
+    pub fn check(config: &TelemetryConfig) -> anyhow::Result<()> {
+        match &config.otlp_endpoint {
+            Some(endpoint) => traces_url(endpoint).map(drop),
+            None => Ok(()),
+        }
+    }
+
     /// Begins the span of a publish of so many events, the first of them to this topic.
     pub fn publish(
         &self,

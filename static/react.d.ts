@@ -3,8 +3,13 @@
 import type { ReactElement, ReactNode } from "react";
 import type { ResetReason, Status, Tribus, TribusError, TribusEvent } from "./tribus.js";
 
-/** Topic filters, as an inline array too: what is named is compared, not the array. Nothing, or an empty array: none yet. */
-export type Topics = string | readonly string[] | null | undefined | false;
+type NotYet = null | undefined | false | "";
+
+/**
+ * Topic filters, as an inline array too: what is named is compared, not the array. What is not known yet is left out; nothing, or
+ * an empty array: none yet.
+ */
+export type Topics = string | readonly (string | NotYet)[] | NotYet;
 
 /**
  * The client for all hooks below. Make it outside of components, since it connects at once and `close()` is for good.
@@ -65,7 +70,8 @@ export interface TribusState<Data = any> {
 
 /**
  * What comes of these topics, as state. Components that want the same share one subscription and what it has kept; it
- * ends a second after the last of them has gone. Renders at most once a frame, however busy the topics are.
+ * ends a second after the last of them has gone. A component that is hidden for longer (`<Activity>`) and shown again has
+ * what came meanwhile. Renders at most once a frame, however busy the topics are.
  */
 export function useTribus<Data = any>(topics: Topics, options?: UseTribusOptions): TribusState<Data>;
 
@@ -80,7 +86,7 @@ export function useTribusEvent<Data = any>(topics: Topics, onEvent: (event: Trib
 export interface InvalidationOptions<Key = any, Data = any> extends Omit<Following, "client"> {
   /** What these topics can change, all of it, at least one: invalidated by each event, when the subscription has begun, and by a reset. */
   keys: readonly Key[];
-  /** What this event changes, where that is less than `keys`; nothing: `keys`. */
+  /** What this event changes, where that is less than `keys`; nothing: `keys`, as where it throws. */
   keysOf?: (event: TribusEvent<Data>) => readonly Key[] | undefined;
   /**
    * Makes what has this key be loaded anew, by a request that begins after this call. `tanstackQuery` and `swr` give one; each

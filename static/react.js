@@ -19,8 +19,6 @@ const THROTTLE_MS = 500;
 const MOST_KEYS = 100;
 /** A refetch that takes longer does not hold up the next one, nor a mutation the events of others. */
 const PATIENCE_MS = 10_000;
-const WATCH_MS = 50;
-const WATCH_AT_MOST_MS = 400;
 
 const CONNECTING = Object.freeze({ state: "connecting" });
 const IDLE = Object.freeze({ events: Object.freeze([]), last: undefined, reset: undefined, error: undefined });
@@ -57,10 +55,16 @@ export const useTribus = (topics, options = {}) => {
     throw new RangeError(`tribus: limit is ${limit}: give a whole number from 1 to ${HIGHEST_LIMIT}`);
   const key = keyOf(topics, options, { limit, isByTopic });
   const member = useLatest(options);
-  const join = useCallback(
-    (onChange) => (client && key ? feedOf(client, key).join(member, onChange) : () => {}),
-    [client, key, member],
-  );
+  const left = useRef({});
+  const join = useCallback((onChange) => {
+    if (!client || !key) return () => {};
+    const feed = feedOf(client, key, placeIn(left.current, client, key));
+    const leave = feed.join(member, onChange);
+    return () => {
+      left.current = { client, key, cursor: feed.cursor };
+      leave();
+    };
+  }, [client, key, member]);
   // A render begins nothing, for it may be thrown away: a feed begins with the first component that stays.
   const state = useSyncExternalStore(join, () => feeds.get(client)?.get(key)?.snapshot ?? IDLE, () => IDLE);
   const status = useTribusStatus(client);
@@ -69,7 +73,7 @@ export const useTribus = (topics, options = {}) => {
 
 /** What is the same subscription has the same key, in whichever order and objects it was named. */
 const keyOf = (topics, { events, tags, cursor, rewind, throttle }, more) => {
-  const wanted = [...new Set([topics || []].flat())].sort();
+  const wanted = [...new Set([topics].flat().filter(Boolean))].sort();
   return wanted[0] && JSON.stringify({
     topics: wanted,
     events: events && [...events].sort(),
@@ -90,12 +94,20 @@ const useLatest = (value) => {
 /** By client, then by key. */
 const feeds = new WeakMap();
 
-const feedOf = (client, key) => {
+/** `at`: where the component had left one that is gone, if it had. */
+const feedOf = (client, key, at) => {
   if (!feeds.has(client)) feeds.set(client, new Map());
   const ofClient = feeds.get(client);
-  if (!ofClient.has(key)) ofClient.set(key, new Feed(client, JSON.parse(key), () => ofClient.delete(key)));
+  const begin = () => {
+    const options = JSON.parse(key);
+    return new Feed(client, { ...options, cursor: at ?? options.cursor }, () => ofClient.delete(key));
+  };
+  if (!ofClient.has(key)) ofClient.set(key, begin());
   return ofClient.get(key);
 };
+
+/** Where a component had come that is mounted again, as what was hidden is; undefined for what it had not followed. */
+const placeIn = (left, client, key) => (left.client === client && left.key === key ? left.cursor : undefined);
 
 /** One subscription, for all components that want the same. */
 class Feed {
@@ -112,6 +124,8 @@ class Feed {
   #error;
   #frame;
   #isStale = false;
+  /** Where it stood when it was shown. */
+  #shownAt;
   #lingering;
 
   constructor(client, { topics, limit, isByTopic, ...options }, onEnd) {
@@ -124,6 +138,11 @@ class Feed {
       onError: (error) => this.#setError(error),
       onRestart: () => this.#setError(undefined),
     });
+  }
+
+  /** Good to go on from, for whoever saw the snapshot. */
+  get cursor() {
+    return this.#isStale ? this.#shownAt : this.#follower.cursor;
   }
 
   /** Returns what leaves it again; the subscription ends a while after the last has left. */
@@ -183,6 +202,8 @@ class Feed {
       this.#frame = undefined;
       if (this.#isStale) this.#show();
     }, FRAME_MS);
+    // Not there yet where the client is closed from the beginning.
+    this.#shownAt = this.#follower?.cursor;
     const events = Object.freeze([...this.#kept.values()]);
     this.snapshot = Object.freeze({ events, last: events.at(-1), reset: this.#gap, error: this.#error });
     for (const onChange of this.#members.values()) onChange();
@@ -207,11 +228,10 @@ const useFollower = (client, key, latest, handlers) => {
   useEffect(() => {
     if (!client || !key) return undefined;
     const { topics, ...options } = JSON.parse(key);
-    const isSame = left.current.client === client && left.current.key === key;
     const follower = new Follower(client, topics, {
       ...options,
       ...handlers,
-      cursor: (isSame && left.current.cursor) || latest.current.cursor,
+      cursor: placeIn(left.current, client, key) ?? latest.current.cursor,
       onError: (error) => (latest.current.onError ?? complain)(error),
     });
     return () => {
@@ -228,20 +248,13 @@ class Follower {
   #options;
   #at;
   #subscription;
-  #watching;
   #isClosed;
 
-  constructor(client, topics, { onError, ...options }) {
+  constructor(client, topics, options) {
     this.#client = client;
     this.#topics = topics;
     this.#at = options.cursor;
-    this.#options = {
-      ...options,
-      onError: (error) => {
-        clearTimeout(this.#watching);
-        call(onError, error);
-      },
-    };
+    this.#options = options;
     client.addEventListener("status", this.#onStatus);
     this.#begin();
   }
@@ -253,23 +266,18 @@ class Follower {
 
   close() {
     this.#client.removeEventListener("status", this.#onStatus);
-    clearTimeout(this.#watching);
     this.#subscription.close();
   }
 
   #begin() {
     this.#isClosed = this.#client.status.state === "closed";
-    if (this.#options.onBegin && !this.#at) this.#watch(WATCH_MS);
-    this.#subscription = this.#client.subscribe(this.#topics, { ...this.#options, cursor: this.#at });
-  }
-
-  /** A subscription tells nobody that it has begun, but shows it. */
-  #watch(ms) {
-    clearTimeout(this.#watching);
-    this.#watching = setTimeout(() => {
-      if (this.cursor) this.#options.onBegin();
-      else this.#watch(Math.min(2 * ms, WATCH_AT_MOST_MS));
-    }, ms);
+    const { onBegin, ...options } = this.#options;
+    this.#subscription = this.#client.subscribe(this.#topics, {
+      ...options,
+      cursor: this.#at,
+      // What goes on has begun before.
+      onBegin: this.#at ? undefined : onBegin,
+    });
   }
 
   /** The client says that it is closed before it ends its subscriptions, while these still know where they stand. */
@@ -320,13 +328,23 @@ const ruleOf = (optionsOf) => {
   const want = (keys) => gatherer().want(keys, optionsOf());
   const handlers = {
     onBegin: () => want(optionsOf().keys),
-    onEvent: (event) => want(optionsOf().keysOf?.(event) ?? optionsOf().keys),
+    onEvent: (event) => want(changedBy(event, optionsOf())),
     onReset: (reason) => {
       want(optionsOf().keys);
       optionsOf().onReset?.(reason);
     },
   };
   return { handlers, handle: { hold: () => gatherer().hold(optionsOf().keys) } };
+};
+
+/** All of them, where the application's function does not know this event. */
+const changedBy = (event, { keysOf, keys }) => {
+  try {
+    return keysOf?.(event) ?? keys;
+  } catch (error) {
+    complain(error);
+    return keys;
+  }
 };
 
 /** Invalidates keys of one cache: each at most once in its throttle, and not before its last refetch is done. */

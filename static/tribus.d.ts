@@ -47,9 +47,12 @@ export type GetToken = () => string | null | undefined | Promise<string | null |
 export interface Options {
   /** Called before the first connection, before the token's `exp`, and when the gateway refuses the token. Leave it out for cookie sessions. A rejection is tried again. */
   getToken?: GetToken;
-  /** Which transports may be used. Default: all three. */
+  /** Which transports may be used, at least one, best first. Default: all three. */
   transports?: readonly Transport[];
-  /** How SSE is read: by `fetch` (default; the token stays in a header), or by the browser's EventSource with a stream ticket. */
+  /**
+   * How SSE is read: by `fetch` (default; the token stays in a header), or by the browser's EventSource with a stream ticket, unless the
+   * subscriptions are more than a URL holds.
+   */
   sse?: "fetch" | "native";
   /** For requests to another origin with cookies. Default: `same-origin`. */
   credentials?: RequestCredentials;
@@ -77,8 +80,10 @@ export interface SubscribeOptions<Data = any> {
   tags?: Readonly<Record<string, string>>;
   /** Begin after this position; `earliest`: with all that is retained. Default: what is published from now on. */
   cursor?: string;
-  /** Begin with the last so many retained events of each topic, at most 100. */
+  /** Begin with the last so many retained events of each topic, at most 100, of those that `events` and `tags` leave. */
   rewind?: number;
+  /** Called once, when it has begun: `cursor` is there, and nothing after it is missed. */
+  onBegin?: () => void;
   /** Called with each event, in order. Without it, iterate. */
   onEvent?: (event: TribusEvent<Data>) => void;
   /** Events were missed, and this is the place where: load your state anew. */
@@ -95,7 +100,7 @@ export interface SubscribeOptions<Data = any> {
   buffer?: number;
 }
 
-/** Events come in arrays, each of all that came within `batch` milliseconds. */
+/** Events come in arrays, each of all that came within `batch` milliseconds, or earlier where the buffer is full. */
 export interface BatchOptions<Data = any> extends Omit<SubscribeOptions<Data>, "onEvent"> {
   batch: number;
   onEvent?: (events: TribusEvent<Data>[]) => void;
@@ -141,6 +146,8 @@ export interface Diagnosis {
 
 /** What the gateway, or the way to it, answered instead; `code` is one of PROTOCOL section 8, `network`, or `closed`. */
 export class TribusError extends Error {
+  /** `code` is `network` where none is given. */
+  constructor(answer: { code?: string; message?: string; retryAfterMs?: number });
   readonly code: string;
   readonly retryAfterMs?: number;
 }
@@ -158,7 +165,10 @@ export interface TribusEventMap {
 
 /** One connection to a gateway, over whichever transport the network lets through. Connects at once. */
 export class Tribus extends EventTarget {
-  /** @param url of the gateway; in a page, also relative to it. Default: where the page is. */
+  /**
+   * @param url of the gateway; in a page, also relative to it. Default: where the page is.
+   * @throws TypeError where `transports` names none, or one that there is not.
+   */
   constructor(url?: string | URL, options?: Options);
 
   readonly status: Status;
@@ -172,7 +182,10 @@ export class Tribus extends EventTarget {
    */
   publish(topic: string, data?: unknown, options?: PublishOptions): Promise<{ id: string; duplicate?: boolean }>;
 
-  /** Now, instead of waiting; also after a refused login or `maxAttempts`, not after `close()`. */
+  /**
+   * Now, instead of waiting; also after a refused login or `maxAttempts`, not after `close()`. Where the client was `closed` its
+   * subscriptions have ended: subscribe anew, with their `cursor` to miss nothing.
+   */
   reconnect(): void;
 
   /** Tries each transport beside the running connection, for at most ten seconds. */

@@ -15,6 +15,7 @@ export class Orders {
   /** Those whose last change the gateway does not know yet. */
   #untold = new Set();
   #isTelling = false;
+  #isGatewayAway = false;
   #gateway;
 
   constructor(gateway) {
@@ -71,12 +72,24 @@ export class Orders {
           headers: { Authorization: `Bearer ${token}`, "Idempotency-Key": key },
           body: JSON.stringify(event),
         });
-        if (answer.ok) return;
+        if (answer.ok) return this.#gatewayIsBack();
         if (answer.status < 500 && answer.status !== 429) return console.error("refused:", await answer.text());
-      } catch {
-        // It restarts; whoever was connected loads anew by itself.
+        this.#gatewayIsAway(`HTTP ${answer.status}`);
+      } catch (error) {
+        // Where it restarts, whoever was connected loads anew by itself.
+        this.#gatewayIsAway(error.cause?.code ?? error.message);
       }
       await sleep(RETRY_MS);
     }
+  }
+
+  #gatewayIsAway(why) {
+    if (!this.#isGatewayAway) console.error(`the gateway at ${this.#gateway.url} takes no events (${why}): is it running? trying on`);
+    this.#isGatewayAway = true;
+  }
+
+  #gatewayIsBack() {
+    if (this.#isGatewayAway) console.error("the gateway takes events again");
+    this.#isGatewayAway = false;
   }
 }

@@ -2,14 +2,17 @@
 
 import { createServer } from "node:http";
 import { readFile } from "node:fs/promises";
-import { build } from "esbuild";
 import { Orders } from "./orders.js";
 
-const { TRIBUS_URL, TRIBUS_TOKEN, PORT = "3000" } = process.env;
-if (!TRIBUS_URL || !TRIBUS_TOKEN) {
-  console.error("set TRIBUS_URL and TRIBUS_TOKEN: `make run` prints both lines");
+const stop = (problem) => {
+  console.error(problem);
   process.exit(1);
-}
+};
+
+const { build } = await import("esbuild").catch(() => stop("esbuild is not installed: run `npm ci` first"));
+
+const { TRIBUS_URL, TRIBUS_TOKEN, PORT = "3000" } = process.env;
+if (!TRIBUS_URL || !TRIBUS_TOKEN) stop("set TRIBUS_URL and TRIBUS_TOKEN: `make run` prints both lines");
 const LONGEST_BODY = 4096;
 
 const orders = new Orders({ url: TRIBUS_URL, token: TRIBUS_TOKEN });
@@ -34,7 +37,7 @@ const bodyOf = async (request) => {
 };
 
 const add = async (request) => {
-  const { item, price } = await bodyOf(request);
+  const { item, price } = (await bodyOf(request)) ?? {};
   if (typeof item !== "string" || !item || !(price > 0)) return [400, { error: "give an item and a price" }];
   return [201, orders.add(item, price)];
 };
@@ -54,7 +57,7 @@ const routes = [
 ];
 
 const answer = async (request) => {
-  const { pathname } = new URL(request.url, "http://localhost");
+  const [pathname] = request.url.split("?");
   const [, pattern, handle] = routes.find(([method, path]) => method === request.method && path.test(pathname)) ?? [];
   if (!handle) return [404, { error: "not found" }];
   try {
@@ -69,4 +72,10 @@ const server = createServer(async (request, response) => {
   response.writeHead(status, { "Content-Type": type, "Cache-Control": "no-store" });
   response.end(type === "application/json" ? JSON.stringify(body) : body);
 });
-server.listen(Number(PORT), "127.0.0.1", () => console.log(`open http://127.0.0.1:${server.address().port}`));
+server.on("error", ({ code, message }) =>
+  stop(code === "EADDRINUSE" ? `port ${PORT} is taken: choose another, such as PORT=3001 npm start` : message));
+server.listen(Number(PORT), "127.0.0.1", () => {
+  const origin = `http://127.0.0.1:${server.address().port}`;
+  console.log(`open ${origin}`);
+  console.log(`the gateway at ${TRIBUS_URL} lets this page in if it was started with TRIBUS__AUTH__ALLOWED_ORIGINS='["${origin}"]'`);
+});

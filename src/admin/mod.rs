@@ -15,7 +15,7 @@ use std::{
     time::Duration,
 };
 
-use actix_web::{HttpRequest, HttpResponse, http::header, web};
+use actix_web::{HttpRequest, HttpResponse, error::QueryPayloadError, http::header, web};
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::sync::Semaphore;
 
@@ -148,7 +148,10 @@ async fn readyz(operator: web::Data<Operator>) -> HttpResponse {
 fn parameters<T: DeserializeOwned>(request: &HttpRequest) -> Result<T, Refusal> {
     web::Query::<T>::from_query(request.query_string())
         .map(web::Query::into_inner)
-        .map_err(|error| Refusal::bad_request(error.to_string()))
+        .map_err(|error| match error {
+            QueryPayloadError::Deserialize(error) => Refusal::bad_request(error.to_string()),
+            other => Refusal::bad_request(other.to_string()),
+        })
 }
 
 /// As operators write it: an empty name stands for no tenant.

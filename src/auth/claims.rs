@@ -267,9 +267,12 @@ impl Claims {
         if list.len() > MAX_FILTERS {
             return Err(bad(name, "more than 1000 topic filters"));
         }
-        let parse = |text| TopicFilter::parse(text).map_err(|_| bad(name, "not a topic filter"));
-        let filters: Result<_, _> = strings(name, list)?.into_iter().map(parse).collect();
-        filters.map(Some)
+        let parse = |(index, text)| {
+            let entry = index + 1;
+            TopicFilter::parse(text).map_err(|_| AuthError::BadFilter { name, entry })
+        };
+        let filters = strings(name, list)?.into_iter().enumerate().map(parse);
+        filters.collect::<Result<_, _>>().map(Some)
     }
 }
 

@@ -66,6 +66,12 @@ pub enum AuthError {
         name: &'static str,
         problem: &'static str,
     },
+    /// As [`AuthError::BadClaim`], of one entry of a list of topic filters, counted from 1.
+    #[error(
+        "bad claim `{name}`: entry {entry} is no topic filter, which is 1 to 255 bytes without white space, control \
+         characters or `,`, and has at most 8 wildcards"
+    )]
+    BadFilter { name: &'static str, entry: usize },
     /// Valid in all else, but `exp` has passed by more than [`LEEWAY`].
     #[error("token has expired")]
     Expired,
@@ -83,9 +89,11 @@ impl AuthError {
     pub fn is_foreign(self) -> bool {
         match self {
             Self::TooLong | Self::Malformed(_) | Self::Invalid(_) => true,
-            Self::BadClaim { .. } | Self::Expired | Self::NotYetValid | Self::KeysUnavailable => {
-                false
-            }
+            Self::BadClaim { .. }
+            | Self::BadFilter { .. }
+            | Self::Expired
+            | Self::NotYetValid
+            | Self::KeysUnavailable => false,
         }
     }
 }

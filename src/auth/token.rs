@@ -31,6 +31,11 @@ impl<'t> Jws<'t> {
     /// [`AuthError::Malformed`] for anything but three parts with a header that is
     /// understood: a known `alg` (never `none`), a `kid` that is a string, no `crit` (RFC 7515 section 4.1.11).
     pub fn parse(token: &'t str) -> Result<Self, AuthError> {
+        if token.is_empty() {
+            return Err(AuthError::Malformed(
+                "it is empty; is the variable set, in this terminal, that it should come from?",
+            ));
+        }
         let (message, signature) = token.rsplit_once('.').ok_or(NOT_COMPACT)?;
         let (header, payload) = message.split_once('.').ok_or(NOT_COMPACT)?;
         if payload.contains('.') {

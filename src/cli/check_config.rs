@@ -3,16 +3,18 @@
 
 mod effective;
 
-use std::{net::ToSocketAddrs, process::ExitCode};
-
-use anyhow::Context;
+use std::process::ExitCode;
 
 use self::effective::Effective;
-use super::{open_files, serve::ConfigArgs};
+use super::{
+    open_files,
+    serve::{ConfigArgs, ensure_loopback},
+};
 use crate::{
     auth::Authenticator,
     config::{Advice, Config, Origins, Severity},
-    listener::Tls,
+    listener::{self, Tls},
+    telemetry::Telemetry,
 };
 
 /// Check the configuration, and print what is effective and from where. Secrets are left out.
@@ -52,28 +54,36 @@ pub fn run(args: &Args) -> anyhow::Result<ExitCode> {
 
 /// What the values alone do not tell: whether the gateway would start with them here.
 fn check(config: &Config) -> anyhow::Result<()> {
-    check_address("listen", &config.listen)?;
-    check_address("admin_listen", &config.admin_listen)?;
+    let addresses = [
+        ("listen", config.listen.as_str()),
+        ("admin_listen", &config.admin_listen),
+    ];
+    listener::refuse_same(addresses[0], addresses[1])?;
     let options = config.auth_options();
     if options.has_keys() {
         Authenticator::new(options)?;
+    } else {
+        for (key, address) in addresses {
+            ensure_loopback(key, address)?;
+        }
     }
     Tls::load(&config.tls)?;
-    Ok(())
-}
-
-fn check_address(key: &str, address: &str) -> anyhow::Result<()> {
-    address.to_socket_addrs().with_context(|| {
-        format!("configuration key `{key}`: {address:?} is no address: write 127.0.0.1:8080")
-    })?;
-    Ok(())
+    Telemetry::check(&config.telemetry)
 }
 
 fn all_advice(config: &Config, origins: &Origins) -> Vec<Advice> {
     let mut advice = config.advice(origins);
     let allowed = open_files::hard_limit().unwrap_or(u64::MAX);
-    advice.extend(open_files::shortage(config.limits.connections, allowed).map(Advice::warning));
-    if !config.auth_options().has_keys() {
+    let has_keys = config.auth_options().has_keys();
+    let shortage = open_files::shortage(config.limits.connections, allowed);
+    // Who tries it out on one machine will not have so many clients.
+    let severity = if has_keys {
+        Advice::warning
+    } else {
+        Advice::note
+    };
+    advice.extend(shortage.map(severity));
+    if !has_keys {
         advice.push(Advice::note(
             "no key is configured: `tribus serve` would start in development mode, on loopback only",
         ));

@@ -224,6 +224,12 @@ fn read_token(file: &Path) -> Result<String> {
 }
 
 fn bearer(token: &str) -> Result<HeaderValue> {
+    let scheme = token.get(..7).unwrap_or_default();
+    if scheme.eq_ignore_ascii_case("bearer ") {
+        bail!(
+            "the token begins with `Bearer `: give what follows it, the word is put in front by itself"
+        );
+    }
     if token.bytes().any(|byte| !byte.is_ascii_graphic()) {
         bail!("the token holds characters that no JWT has: was it cut, joined or quoted?");
     }
@@ -314,6 +320,18 @@ mod tests {
         let endpoint = Endpoint::new(args).unwrap();
         assert_eq!(endpoint.credential().unwrap(), "Bearer s3cret");
         assert!(!format!("{endpoint:?}").contains("s3cret"));
+    }
+
+    #[test]
+    fn the_scheme_of_the_header_is_no_part_of_the_token() {
+        for token in ["Bearer eyJ", "bearer  eyJ"] {
+            let error = bearer(token).unwrap_err().to_string();
+            assert!(
+                error.contains("`Bearer `") && !error.contains("eyJ"),
+                "{error}"
+            );
+        }
+        assert_eq!(bearer("Bearereyj").unwrap(), "Bearer Bearereyj");
     }
 
     #[test]

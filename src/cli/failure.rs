@@ -8,7 +8,7 @@ use std::time::Duration;
 use reqwest::header::{HeaderMap, LOCATION, RETRY_AFTER};
 use serde::Deserialize;
 
-use super::endpoint::Endpoint;
+use super::{endpoint::Endpoint, tls_failure};
 
 /// Longest error body that is read; the gateway's are far smaller.
 const BODY_LIMIT: usize = 16 * 1024;
@@ -19,8 +19,10 @@ const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
 /// Why a request or a connection came to nothing.
 #[derive(Debug)]
 pub enum Failure {
-    /// No connection came about: nobody listens, no such host, no agreement on TLS.
+    /// No connection came about: nobody listens, no such host.
     Unreachable(String),
+    /// No agreement on TLS. Who was connected before may wait for another certificate; from the start it is a mistake.
+    Untrusted(String),
     /// A connection broke, fell silent or carried what is not of the protocol.
     Broken(String),
     /// The gateway answered no.
@@ -60,17 +62,23 @@ pub struct Attempt<'a> {
 impl Failure {
     /// Sorts an error of the HTTP client.
     pub fn of_request(error: &reqwest::Error) -> Self {
-        let why = root_cause(error);
         if error.is_connect() {
-            Self::Unreachable(why)
-        } else {
-            Self::Broken(why)
+            return Self::of_connect(error);
+        }
+        Self::Broken(root_cause(error))
+    }
+
+    /// Sorts an error that kept a connection from coming about.
+    pub fn of_connect(error: &(dyn Error + 'static)) -> Self {
+        match tls_failure::explain(error) {
+            Some(why) => Self::Untrusted(why),
+            None => Self::Unreachable(root_cause(error)),
         }
     }
 
     pub fn remedy(&self) -> Remedy {
         match self {
-            Self::Unreachable(_) | Self::Broken(_) => Remedy::Retry,
+            Self::Unreachable(_) | Self::Untrusted(_) | Self::Broken(_) => Remedy::Retry,
             Self::Refused(refusal) => refusal.remedy(),
         }
     }
@@ -79,7 +87,7 @@ impl Failure {
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Refused(refusal) => refusal.retry_after,
-            Self::Unreachable(_) | Self::Broken(_) => None,
+            Self::Unreachable(_) | Self::Untrusted(_) | Self::Broken(_) => None,
         }
     }
 
@@ -90,11 +98,11 @@ impl Failure {
                 "is the gateway running? start it with `tribus serve`, or name its address by --url or TRIBUS_URL"
                     .to_owned(),
             ),
-            Self::Broken(_) => None,
+            Self::Untrusted(_) | Self::Broken(_) => None,
             Self::Refused(refusal) => refusal.advice(attempt),
         };
         let subject = match self {
-            Self::Unreachable(_) => {
+            Self::Unreachable(_) | Self::Untrusted(_) => {
                 format!("cannot connect to {}: {self}", attempt.endpoint.base())
             }
             Self::Broken(_) | Self::Refused(_) => self.to_string(),
@@ -106,7 +114,7 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Unreachable(why) | Self::Broken(why) => f.write_str(why),
+            Self::Unreachable(why) | Self::Untrusted(why) | Self::Broken(why) => f.write_str(why),
             Self::Refused(refusal) => refusal.fmt(f),
         }
     }
@@ -208,15 +216,20 @@ impl Refusal {
         } = attempt;
         Some(match self.code.as_str() {
             "unauthorized" if endpoint.credential().is_none() => {
-                "no token was given: set TRIBUS_TOKEN or give --token-file; `tribus token` makes a token".to_owned()
+                "no token was given: set TRIBUS_TOKEN in this terminal, or give --token-file; `tribus serve` in development mode \
+                 prints one, `tribus token` makes one"
+                    .to_owned()
             }
             "unauthorized" => "the gateway does not accept this token: check that TRIBUS_TOKEN, --token or --token-file \
-                               holds one that was signed for this gateway"
+                               holds one that was signed for this gateway; in development mode each start \
+                               has tokens of its own"
                 .to_owned(),
             "token_expired" => "get a fresh token (`tribus token`) and set TRIBUS_TOKEN; from a --token-file that is \
                                 renewed in time a running command takes the new one by itself"
                 .to_owned(),
-            "revoked" => "this token is no longer good here: ask for another".to_owned(),
+            "revoked" => "an operator has ended the access of this subject, or of this token alone: until the time that \
+                          they set, another token of the same subject is refused too"
+                .to_owned(),
             "forbidden" => advice_on_grants(grant, topics),
             "bad_topic" => "a topic has 1 to 255 bytes without white space, control characters or `,`; only filters to \
                             subscribe to may hold `*`"

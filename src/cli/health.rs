@@ -8,8 +8,10 @@ use std::{
 };
 
 use anyhow::Context;
+use reqwest::StatusCode;
 use url::Url;
 
+use super::failure::root_cause;
 use crate::config::{Config, Span};
 
 /// An answer is one word; nothing beyond this is read.
@@ -66,9 +68,21 @@ pub async fn run(args: Args) -> anyhow::Result<ExitCode> {
     let answer = asked.map_err(|error| anyhow::anyhow!("{url}: {}", complaint(&error)))?;
     let status = answer.status();
     let said = first_words(answer).await;
+    anyhow::ensure!(
+        !is_for_clients(status, &said),
+        "{url} is where the gateway serves clients (`listen`): ask its operators' listener \
+         (`admin_listen`), such as http://127.0.0.1:8081"
+    );
     anyhow::ensure!(status.is_success(), "{url} answered {status}: {said}");
     println!("{said}");
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether a gateway answers that there is nothing at that path, which the other listener has.
+fn is_for_clients(status: StatusCode, said: &str) -> bool {
+    status == StatusCode::NOT_FOUND
+        && said.contains("\"code\":\"not_found\"")
+        && said.contains("/publish")
 }
 
 /// The same node's listener: one that is on all addresses is on loopback too.
@@ -94,11 +108,14 @@ fn complaint(error: &reqwest::Error) -> String {
     if error.is_timeout() {
         return "no answer in time".to_owned();
     }
-    let mut cause: &dyn std::error::Error = error;
-    while let Some(deeper) = cause.source() {
-        cause = deeper;
+    let cause = root_cause(error);
+    if error.is_connect() {
+        return format!(
+            "{cause}\n  is the gateway running? name its operators' listener (`admin_listen`) by --url, or give the \
+             configuration that it was started with"
+        );
     }
-    cause.to_string()
+    cause
 }
 
 async fn first_words(mut answer: reqwest::Response) -> String {

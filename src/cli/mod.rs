@@ -6,6 +6,7 @@ mod failure;
 mod open_files;
 mod service_manager;
 mod tag;
+mod tls_failure;
 mod variables;
 
 mod check_config;

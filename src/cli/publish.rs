@@ -43,7 +43,10 @@ there yet; --again publishes it all anew.";
 
 /// Publish an event, or a file of events
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(
+    after_help = EXAMPLES,
+    override_usage = "tribus publish [OPTIONS] <TOPIC> [DATA]\n       tribus publish [OPTIONS] --file <FILE>"
+)]
 pub struct Args {
     /// Topic to publish to
     #[arg(required_unless_present = "file", conflicts_with = "file")]

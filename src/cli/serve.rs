@@ -1,8 +1,8 @@
 //! `tribus serve`: the gateway itself.
 
 use std::{
-    borrow::Cow, fmt::Write, io::IsTerminal, net::ToSocketAddrs, path::PathBuf, process::ExitCode,
-    sync::Arc, time::Duration,
+    borrow::Cow, fmt::Write, io::IsTerminal, path::PathBuf, process::ExitCode, sync::Arc,
+    time::Duration,
 };
 
 use anyhow::Context;
@@ -14,7 +14,7 @@ use crate::{
     auth::{Authenticator, NewToken, Secret, sign_hs256},
     config::{Config, LogConfig, LogFormat, Origins},
     gateway::Gateway,
-    listener::Tls,
+    listener::{self, Tls},
 };
 
 /// A development token outlives a working day, and not a week.
@@ -89,7 +89,7 @@ pub fn run(args: Args) -> anyhow::Result<ExitCode> {
         let stop = stop_signal()?;
         let connections = config.limits.connections;
         let gateway = Gateway::bind(config)?;
-        allow_open_files(connections);
+        allow_open_files(connections, development.is_some());
         let address = gateway.address()?;
         let scheme = if gateway.tls().is_some() {
             "https"
@@ -130,12 +130,12 @@ fn enter_development_mode(config: &mut Config) -> anyhow::Result<Secret> {
     Ok(secret)
 }
 
-fn ensure_loopback(key: &str, address: &str) -> anyhow::Result<()> {
-    let mut addresses = address.to_socket_addrs().with_context(|| {
-        format!("configuration key `{key}`: {address:?} is no address: write 127.0.0.1:8080")
-    })?;
+/// # Errors
+/// Where other machines could reach the address of this key.
+pub(super) fn ensure_loopback(key: &str, address: &str) -> anyhow::Result<()> {
+    let addresses = listener::resolve(key, address)?;
     anyhow::ensure!(
-        addresses.all(|address| address.ip().is_loopback()),
+        addresses.iter().all(|address| address.ip().is_loopback()),
         "no key is configured, and without one the gateway serves on loopback only, not on {address}\n\
          set auth.hs256_secret (for example TRIBUS__AUTH__HS256_SECRET=$(openssl rand -hex 32)), \
          auth.public_key_file, auth.jwks_file or auth.jwks_url, or auth.hook.url"
@@ -222,14 +222,15 @@ impl Reloaded {
     }
 }
 
-/// Each connection is an open file; a gateway that runs out of them can not even refuse clients.
-fn allow_open_files(connections: usize) {
+/// Each connection is an open file; a gateway that runs out of them can not even refuse clients. In development mode,
+/// whose clients are on this machine, that is no news.
+fn allow_open_files(connections: usize, is_development: bool) {
     match open_files::raise() {
-        Ok(allowed) => {
-            if let Some(shortage) = open_files::shortage(connections, allowed) {
-                tracing::warn!("{shortage}");
-            }
-        }
+        Ok(allowed) => match open_files::shortage(connections, allowed) {
+            Some(shortage) if is_development => tracing::debug!("{shortage}"),
+            Some(shortage) => tracing::warn!("{shortage}"),
+            None => {}
+        },
         Err(error) => tracing::warn!(%error, "can not raise the limit of open files"),
     }
 }

@@ -45,7 +45,7 @@ Exit codes: 0 after --count events or when the reader of stdout has gone; 1 refu
 
 /// Print events of topics, one JSON envelope a line, resuming after every loss of connection
 #[derive(Debug, Clone, clap::Args)]
-#[command(after_help = EXAMPLES)]
+#[command(after_help = EXAMPLES, override_usage = "tribus subscribe [OPTIONS] <FILTER>...")]
 pub struct Args {
     /// Topics or topic filters to subscribe to
     #[arg(required = true, value_name = "FILTER")]

@@ -7,8 +7,10 @@ mod advice;
 mod hook;
 mod keys;
 mod limits;
+mod log_level;
 mod origin;
 mod sections;
+mod unknown;
 mod values;
 
 use std::{fmt, io::ErrorKind, path::Path, time::Duration};
@@ -44,6 +46,8 @@ pub enum ConfigError {
     Syntax { path: String, problem: String },
     #[error("configuration: {0}")]
     Sources(String),
+    #[error("{0}")]
+    Unknown(String),
     #[error("configuration key `{key}`: {problem}")]
     Value { key: String, problem: String },
 }
@@ -82,10 +86,11 @@ impl Config {
         let environment = config::Environment::with_prefix(ENVIRONMENT_PREFIX)
             .prefix_separator("__")
             .separator("__");
-        let config = Self::from_sources(&text, environment, flags)?;
         let variables = std::env::vars_os().map(|(name, _)| name);
-        let flags = flags.iter().map(|(key, _)| (*key).to_owned());
-        Ok((config, Origins::of(&text, variables, flags)))
+        let set_by_flags = flags.iter().map(|(key, _)| (*key).to_owned());
+        let origins = Origins::of(&text, variables, set_by_flags);
+        refuse_unknown(&origins, file)?;
+        Ok((Self::from_sources(&text, environment, flags)?, origins))
     }
 
     /// Reads TOML only, without the environment.
@@ -93,6 +98,8 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn from_toml(text: &str) -> Result<Self, ConfigError> {
+        let origins = Origins::of(text, std::iter::empty(), std::iter::empty());
+        refuse_unknown(&origins, None)?;
         let nothing = config::Environment::default().source(Some(config::Map::new()));
         Self::from_sources(text, nothing, &[])
     }
@@ -159,11 +166,21 @@ impl Config {
             (None, Some(_)) => return Err(ConfigError::value("tls.cert", "tls.key needs it")),
             _ => {}
         }
+        log_level::check(&self.log.level)
+            .map_err(|problem| ConfigError::value("log.level", problem))?;
         self.auth.hook.check()?;
         for origin in &self.auth.allowed_origins.0 {
             check_origin(origin)?;
         }
         Ok(())
+    }
+}
+
+fn refuse_unknown(origins: &Origins, file: Option<&Path>) -> Result<(), ConfigError> {
+    let file = file.map(|path| path.display().to_string());
+    match unknown::problem(origins, file.as_deref()) {
+        Some(problem) => Err(ConfigError::Unknown(problem)),
+        None => Ok(()),
     }
 }
 

@@ -66,6 +66,11 @@ impl Origins {
         self.0.contains_key(key)
     }
 
+    /// All keys that are set, in alphabetical order.
+    pub fn set(&self) -> impl Iterator<Item = &str> {
+        self.0.keys().map(String::as_str)
+    }
+
     /// The keys of this section that are set, in alphabetical order.
     pub fn set_in<'a>(&'a self, section: &'a str) -> impl Iterator<Item = &'a str> {
         self.0.keys().map(String::as_str).filter(move |key| {

@@ -16,6 +16,7 @@
 //! bounds neither the streams of a connection nor what is buffered for one.
 
 mod admission;
+mod bind;
 mod connection;
 mod handshake;
 mod http1;
@@ -43,6 +44,7 @@ use actix_web::{
 use tokio::sync::watch;
 
 pub use admission::Places;
+pub use bind::{bind, refuse_same, resolve};
 pub use requests::{account_for, refuse_without_place};
 pub use tls::{Tls, TlsError};
 

@@ -28,11 +28,12 @@ const PROTOCOLS: [&[u8]; 2] = [b"h2", b"http/1.1"];
 pub enum TlsError {
     #[error("`tls.cert` and `tls.key` are not configured any more: restart to serve clear text")]
     Gone,
-    #[error("configuration key `{key}`: can not read {path}: {source}")]
+    #[error("configuration key `{key}`: can not read {path}: {reason}")]
     Read {
         key: &'static str,
         path: PathBuf,
-        source: std::io::Error,
+        /// No source of the error, since the text tells it.
+        reason: std::io::Error,
     },
     #[error("configuration key `{key}`: {path} {problem}")]
     Content {
@@ -150,10 +151,10 @@ fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, TlsError> {
 fn open(key: &'static str, path: &Path) -> Result<BufReader<File>, TlsError> {
     match File::open(path) {
         Ok(file) => Ok(BufReader::new(file)),
-        Err(source) => Err(TlsError::Read {
+        Err(reason) => Err(TlsError::Read {
             key,
             path: path.to_owned(),
-            source,
+            reason,
         }),
     }
 }
@@ -161,10 +162,10 @@ fn open(key: &'static str, path: &Path) -> Result<BufReader<File>, TlsError> {
 /// Never shows what is in the file, which may be a key.
 fn bad_pem(key: &'static str, path: &Path, error: pem::Error) -> TlsError {
     match error {
-        pem::Error::Io(source) => TlsError::Read {
+        pem::Error::Io(reason) => TlsError::Read {
             key,
             path: path.to_owned(),
-            source,
+            reason,
         },
         _ => content(key, path, "is no proper PEM"),
     }

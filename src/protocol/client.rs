@@ -192,8 +192,11 @@ const MAX_DETAIL_CHARS: usize = 200;
 
 fn describe(error: &serde_json::Error, path: &str) -> Refusal {
     let detail: String = error.to_string().chars().take(MAX_DETAIL_CHARS).collect();
+    if error.is_eof() && error.column() == 0 {
+        return Refusal::bad_request("there is nothing to read: send a JSON object");
+    }
     if !error.is_data() {
-        return Refusal::bad_request(format!("not JSON: {detail}"));
+        return Refusal::bad_request(format!("not JSON ({detail}): send a JSON object"));
     }
     let place = match path {
         "." => String::new(),

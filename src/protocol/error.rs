@@ -399,7 +399,9 @@ impl CloseReason {
             Self::Silent => "nothing was heard from the client for too long",
             Self::Draining => "the gateway is restarting: come back with your last cursor",
             Self::ProtocolViolation => "websocket protocol violation",
-            Self::UnsupportedFrame => "wrong frame kind for the negotiated subprotocol",
+            Self::UnsupportedFrame => {
+                "wrong frame kind: send text, or binary messages with the subprotocol tribus.msgpack.v1"
+            }
             Self::BadUtf8 => "text that is not UTF-8",
             Self::TooLarge => "message over the size limit",
             Self::RateLimited => "too many messages after being told to slow down",

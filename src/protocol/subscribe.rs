@@ -203,8 +203,9 @@ impl Query {
             "_" => {}
             unknown => {
                 return Err(Refusal::bad_request(format!(
-                    "unknown query parameter {:?}: known are topics, event, tag, cursor, rewind, \
-                     named, native, wait, max, ticket, token",
+                    "unknown query parameter {:?}: known are topics (also topic, channel), event (also \
+                     events), tag, cursor, rewind, named, native, wait, max, ticket, token (also \
+                     access_token)",
                     unknown.chars().take(40).collect::<String>()
                 )));
             }

@@ -318,6 +318,7 @@ impl From<AuthError> for Refusal {
             | AuthError::Malformed(_)
             | AuthError::Invalid(_)
             | AuthError::BadClaim { .. }
+            | AuthError::BadFilter { .. }
             | AuthError::NotYetValid => Self::new(ErrorCode::Unauthorized, error.to_string()),
         }
     }

@@ -76,7 +76,7 @@ pub fn endpoint(path: &str, methods: &'static str) -> actix_web::Resource {
 }
 
 /// Answers preflights, refuses foreign origins, and puts CORS headers on every response, errors
-/// too.
+/// too. A foreign page's script can not read why it is refused: the log says it.
 pub async fn guard_origin(
     mut request: ServiceRequest,
     next: Next<impl MessageBody + 'static>,
@@ -88,12 +88,13 @@ pub async fn guard_origin(
     let mut response = if let Err(refusal) = charge_others(&request, &origin) {
         worker.note_refusal(endpoint, &refusal, address);
         request.error_response(refusal).map_into_right_body()
-    } else if origin == Origin::Foreign {
+    } else if origin == Origin::Foreign && !is_open_to_all(&request, &worker) {
         let refusal = Refusal::new(
             ErrorCode::Forbidden,
             "this origin may not connect: add it to auth.allowed_origins",
         );
         worker.note_refusal(endpoint, &refusal, address);
+        worker.warn_of_origin(request.head());
         request.error_response(refusal).map_into_right_body()
     } else if request.method() == Method::OPTIONS {
         request
@@ -129,6 +130,12 @@ fn charge_others(request: &ServiceRequest, origin: &Origin) -> Result<(), Refusa
         Some(limiter) if !charges_itself => limiter.take_message(),
         _ => Ok(()),
     }
+}
+
+/// Whether pages of any origin may load it.
+fn is_open_to_all(request: &ServiceRequest, worker: &Worker) -> bool {
+    let is_open_file = worker.shared.settings.is_open_file;
+    is_open_file(request.path()) && matches!(*request.method(), Method::GET | Method::HEAD)
 }
 
 fn as_refusal(error: &actix_web::Error) -> Option<&Refusal> {

@@ -3,6 +3,8 @@
 
 use std::net::IpAddr;
 
+use actix_web::{dev::RequestHead, http::header};
+
 use super::worker::Worker;
 use crate::{
     metrics::{Credential, Endpoint},
@@ -17,7 +19,11 @@ pub struct Warnings {
     tickets_full: Throttle,
     idempotency_full: Throttle,
     internal: Throttle,
+    origin: Throttle,
 }
+
+/// Of an origin in the log; longer ones are no page's that anyone would add to a list.
+const SHOWN_ORIGIN: usize = 100;
 
 impl Worker {
     /// A client is told of a refusal, on whatever endpoint. Each refusal is noted once, where it
@@ -32,6 +38,24 @@ impl Worker {
             "refused"
         );
         self.shared.warnings.warn_of(refusal);
+    }
+
+    /// A web page may not connect, which its author finds out by this line or not at all.
+    pub fn warn_of_origin(&self, head: &RequestHead) {
+        let Some(held_back) = self.shared.warnings.origin.pass() else {
+            return;
+        };
+        let origin = head.headers().get(header::ORIGIN);
+        let origin = origin.map_or_else(Default::default, |origin| {
+            String::from_utf8_lossy(origin.as_bytes())
+        });
+        let origin: String = origin.chars().take(SHOWN_ORIGIN).collect();
+        tracing::warn!(
+            held_back,
+            ?origin,
+            "a web page of this origin was refused: if it is yours, add the origin to \
+             auth.allowed_origins (localhost and 127.0.0.1 are two)"
+        );
     }
 
     /// A credential was no good, or there was none.

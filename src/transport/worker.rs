@@ -38,6 +38,8 @@ pub struct Settings {
     pub heartbeat: Duration,
     pub cookie: String,
     pub allowed_origins: Vec<String>,
+    /// Whether what is served at a path is the same for everyone, and for pages of any origin to load.
+    pub is_open_file: fn(&str) -> bool,
     pub subscriptions: SubscriptionLimits,
     pub publish: PublishLimits,
     pub message_bytes: usize,

@@ -39,6 +39,7 @@ export class Banner {
 
 /** Why the client ended for good. */
 export function closedMessage({ code, message }) {
+  if (code === "closed") return { tone: "bad", title: "The client has ended", text: `${sentence(message)} Sign in again.` };
   if (!BAD_TOKEN_CODES.has(code)) {
     return { tone: "bad", title: "The gateway refused the connection", text: `${code}: ${sentence(message)}` };
   }

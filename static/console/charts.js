@@ -2,9 +2,9 @@
 
 import { Chart } from "./chart.js";
 import { byId, element, say } from "./dom.js";
-import { GatewayError } from "./gateway.js";
+import { GatewayError, Unreachable } from "./gateway.js";
 import { Meter } from "./meter.js";
-import { NAMES, TRANSPORTS, duration } from "./words.js";
+import { NAMES, TRANSPORTS, clock, duration, sentence } from "./words.js";
 
 const EVERY_MS = 1000;
 const AFTER_FAILURE_MS = 3000;
@@ -38,6 +38,7 @@ export class Charts {
     this.#samples = [];
     this.#draw();
     this.#note("");
+    byId("charts-body").hidden = false;
     const { signal } = (this.#watching = new AbortController());
     this.#watch(gateway, signal);
   }
@@ -55,6 +56,7 @@ export class Charts {
       } catch (error) {
         if (signal.aborted) return;
         if (error instanceof GatewayError && error.code !== "rate_limited" && error.status < 500) return this.#refuse(error);
+        this.#tellAge(error);
         wait = error.retryAfterMs ?? AFTER_FAILURE_MS;
       }
       await new Promise((resolve) => setTimeout(resolve, wait));
@@ -63,6 +65,7 @@ export class Charts {
 
   #take(meter, answer, signal) {
     if (signal.aborted) return;
+    this.#note("");
     this.#samples.push(meter.take(answer));
     if (this.#samples.length > KEPT) this.#samples.shift();
     const { events, bytes } = answer.retained;
@@ -74,8 +77,17 @@ export class Charts {
     for (const chart of this.#charts) chart.draw(this.#samples);
   }
 
+  /** What is drawn stands still, and looks like the present. */
+  #tellAge(error) {
+    const isPlain = error instanceof GatewayError || error instanceof Unreachable;
+    const why = sentence(isPlain ? error.message : "no answer");
+    const last = this.#samples.at(-1);
+    this.#note(last ? `${why} These are the numbers of ${clock(last.at)}.` : why);
+  }
+
   /** For good, for nothing would change by asking again. */
   #refuse({ status, code, message }) {
+    byId("charts-body").hidden = true;
     if (status === 403) {
       this.#note("Charts of the whole gateway need a token that says so; this one has no ", "stats", " claim. To make one: ", "tribus token --stats …");
     } else if (status === 404) {
@@ -88,7 +100,6 @@ export class Charts {
   /** Every other part is code. */
   #note(...parts) {
     byId("charts-note").replaceChildren(...parts.map((text, index) => (index % 2 ? element("code", { text }) : text)));
-    byId("charts-body").hidden = parts.join("") !== "";
   }
 }
 

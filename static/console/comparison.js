@@ -14,6 +14,8 @@ export class Comparison {
   #network;
   #session = null;
   #place = null;
+  #claiming = null;
+  #isWanted = false;
   /** Counts the attempts to open, so that one that was overtaken notices. */
   #round = 0;
   #show = onceAFrame(() => this.#showHeads());
@@ -53,7 +55,8 @@ export class Comparison {
 
   async #open(force) {
     const round = (this.#round += 1);
-    this.#place ??= await claimLanes({ force, onLost: () => this.#lose() });
+    this.#isWanted = true;
+    if (!this.#place) await (this.#claiming ??= this.#claim(force));
     if (round !== this.#round) return;
     byId("lanes-open").checked = this.#place !== null;
     this.#note(this.#place ? "" : "Not opened by itself, for a browser has six HTTP/1.1 connections to one host, and another tab may need them.");
@@ -70,6 +73,14 @@ export class Comparison {
     }
   }
 
+  /** One claim at a time, for a second one would find the place taken. Who was closed meanwhile lets go. */
+  async #claim(force) {
+    const place = await claimLanes({ force, onLost: () => this.#lose() });
+    this.#claiming = null;
+    if (this.#isWanted) this.#place = place;
+    else place?.release();
+  }
+
   #take(lane, frame, replayed) {
     this.#show();
     return this.#table.add(lane, frame, replayed);
@@ -77,6 +88,7 @@ export class Comparison {
 
   #close(note) {
     this.stop();
+    this.#isWanted = false;
     this.#place?.release();
     this.#place = null;
     byId("lanes-open").checked = false;

@@ -83,13 +83,14 @@ export class ConnectionView {
 
   async #diagnose() {
     const button = byId("diagnose");
+    const client = this.#client;
     button.disabled = true;
     this.#showDiagnosis("Trying each transport, for at most ten seconds.", []);
     try {
-      const { summary, transports } = await this.#client.diagnose();
-      this.#showDiagnosis(summary.split(". ")[0], transports);
+      const { summary, transports } = await client.diagnose();
+      if (client === this.#client) this.#showDiagnosis(summary.split(". ")[0], transports);
     } catch (error) {
-      this.#showDiagnosis(`The diagnosis failed: ${error.message}`, []);
+      if (client === this.#client) this.#showDiagnosis(`The diagnosis failed: ${error.message}`, []);
     } finally {
       button.disabled = false;
     }

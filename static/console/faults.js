@@ -8,28 +8,28 @@ const FAULTS = ["refuse", "stall", "hold", "offline"];
 
 export class FaultControls {
   #network;
-  #mending;
+  #onSet;
 
-  constructor(network) {
+  /** `onSet` is told before a person sets faults, other than the storm. */
+  constructor({ network, onSet }) {
     this.#network = network;
+    this.#onSet = onSet;
     for (const fault of FAULTS) {
       byId(fault).addEventListener("change", ({ target }) => this.#set({ [fault]: target.checked }));
     }
     byId("kill").addEventListener("click", () => network.killSockets());
-    byId("offline-briefly").addEventListener("click", () => this.#goOfflineBriefly());
+    byId("offline-briefly").addEventListener("click", () => {
+      this.#onSet();
+      network.goOffline(BRIEFLY_MS);
+    });
     byId("mend").addEventListener("click", () => this.#set({ refuse: false, stall: false, hold: false, offline: false }));
     network.addEventListener("change", () => this.#show());
     this.#show();
   }
 
   #set(faults) {
-    clearTimeout(this.#mending);
+    this.#onSet();
     this.#network.set(faults);
-  }
-
-  #goOfflineBriefly() {
-    this.#set({ offline: true });
-    this.#mending = setTimeout(() => this.#network.set({ offline: false }), BRIEFLY_MS);
   }
 
   #show() {

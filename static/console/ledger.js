@@ -30,7 +30,7 @@ export class Ledger {
 
   /** The gateway took events; `ids` are those of number `first` and what follows it. */
   publish(first, ids) {
-    this.published += ids.length;
+    this.published = Math.max(this.published, first + ids.length - 1);
     ids.forEach((id, index) => {
       const number = first + index;
       if (number >= this.#next) this.#positions.set(number, id);
@@ -40,6 +40,8 @@ export class Ledger {
   }
 
   receive(number) {
+    // It was published, though the answer that says so may be late, or lost.
+    this.published = Math.max(this.published, number);
     if (number >= this.#next) {
       this.#overtakeUpTo(number - 1);
       this.#next = number + 1;

@@ -29,7 +29,7 @@ const comparison = new Comparison({ network });
 const charts = new Charts();
 const proof = new ProofView({ network, hint: () => `${grantsHint("publish")} ${grantsHint("subscribe")}` });
 const publishing = new PublishForm({ hint: () => grantsHint("publish") });
-new FaultControls(network);
+new FaultControls({ network, onSet: () => proof.calm() });
 
 /** Who is signed in, and what is connected for them: `{ token, client, wire, gateway, subscription }`. */
 let session = null;
@@ -61,6 +61,7 @@ function signOut() {
   comparison.leave();
   charts.stop();
   proof.follow(null);
+  publishing.follow(null);
   tail.clear();
   session?.client.close();
   session = null;
@@ -119,7 +120,7 @@ async function positionOf(subscription) {
   return null;
 }
 
-/** Says when the gateway is gone; a network that was broken on purpose needs no message. */
+/** Says when the gateway is gone, and shows out whose client has ended; a network that was broken on purpose needs no message. */
 function watch({ client }) {
   let timer;
   let isShown = false;
@@ -129,6 +130,9 @@ function watch({ client }) {
     if (state === "live" || state === "degraded") {
       if (isShown) banner.show(null);
       isShown = false;
+    } else if (state === "closed") {
+      // A subscription knows more of it, but there need be none.
+      queueMicrotask(() => client === session?.client && expel({ code: "closed", message: reason ?? "closed" }));
     } else if (state === "connecting") {
       timer = setTimeout(() => {
         if (network.isBroken || client !== session?.client) return;

@@ -20,6 +20,7 @@ export class Network extends EventTarget {
   #sockets = new Set();
   /** Streams and polls under way, each with what cuts it. */
   #requests = new Set();
+  #returning;
 
   get faults() {
     return { ...this.#faults };
@@ -43,6 +44,7 @@ export class Network extends EventTarget {
 
   /** These faults, and those that were there. */
   set(faults) {
+    if ("offline" in faults) clearTimeout(this.#returning);
     const before = this.#faults;
     this.#faults = { ...before, ...faults };
     const began = (fault) => this.#faults[fault] && !before[fault];
@@ -55,6 +57,12 @@ export class Network extends EventTarget {
 
   mend() {
     this.become({});
+  }
+
+  /** For so long, unless it is said otherwise meanwhile. */
+  goOffline(ms) {
+    this.set({ offline: true });
+    this.#returning = setTimeout(() => this.set({ offline: false }), ms);
   }
 
   killSockets() {
@@ -102,11 +110,14 @@ export class Network extends EventTarget {
     const request = { path: url.pathname.split("/").at(-1), cut };
     // All polls of a client are one link, which a page that came leaves open.
     const link = request.path === "poll" ? "poll" : request;
+    const cutOff = () => end(true);
     const end = (broken) => {
+      // The client's own signal may live for hours, and keeps all who listen to it.
+      signal.removeEventListener("abort", cutOff);
       if (link === request || broken) wire.closed(link);
       if (this.#requests.delete(request)) this.changed();
     };
-    signal.addEventListener("abort", () => end(true));
+    signal.addEventListener("abort", cutOff);
     this.#requests.add(request);
     this.changed();
     try {

@@ -25,16 +25,22 @@ export class ProofView {
 
   /** Of `{ client, gateway }`; whatever ran ends. */
   follow(session) {
-    this.#storm?.abort();
+    this.calm();
     this.#stream?.abandon();
     this.#stream = null;
     this.#session = session;
     this.#show();
   }
 
-  #toggle() {
+  /** Ends a storm, with the network mended. */
+  calm() {
     this.#storm?.abort();
-    if (isRunning(this.#stream)) this.#stream.stop();
+    this.#storm = null;
+  }
+
+  #toggle() {
+    this.calm();
+    if (isPublishing(this.#stream)) this.#stream.stop();
     else this.#start();
   }
 
@@ -42,22 +48,26 @@ export class ProofView {
     const stream = new TestStream({ ...this.#session, perSecond: Number(byId("rate").value) });
     this.#stream = stream;
     stream.addEventListener("change", () => stream === this.#stream && this.#show());
-    stream.addEventListener("end", () => this.#storm?.abort());
+    stream.addEventListener("end", () => stream === this.#stream && this.calm());
     stream.run();
+    this.#show();
     return stream;
   }
 
   async #runStorm() {
     if (this.#storm) return;
-    const stream = isRunning(this.#stream) ? this.#stream : this.#start();
+    const { client } = this.#session;
+    const stream = isPublishing(this.#stream) ? this.#stream : this.#start();
     const { signal } = (this.#storm = new AbortController());
     this.#show();
     const tell = (text) => say(byId("storm-step"), text);
     await stream.begun;
-    await storm({ network: this.#network, client: this.#session.client, signal, tell });
+    await storm({ network: this.#network, client, signal, tell });
+    // Whoever ended it early goes on with the stream, and may have begun another storm.
+    if (!signal.aborted) stream.stop();
+    else if (this.#storm) return;
     tell("");
     this.#storm = null;
-    stream.stop();
     this.#show();
   }
 
@@ -65,14 +75,15 @@ export class ProofView {
     const stream = this.#stream;
     const { ledger } = stream ?? {};
     const root = byId("proof");
-    const runs = isRunning(stream);
-    root.dataset.verdict = ledger ? (ledger.isClean ? "clean" : "broken") : "none";
+    const runs = isPublishing(stream);
+    const isDraining = stream?.state === "draining";
+    root.dataset.verdict = stream ? verdictOf(stream) : "none";
     for (const name of COUNTS) say(byId(`count-${name}`), (ledger?.[name] ?? 0).toLocaleString());
     say(byId("count-order"), !ledger?.received ? "–" : ledger.disordered ? `${ledger.disordered} out of order` : "in order");
     say(byId("run"), runs ? "Stop" : "Run a test stream");
-    byId("rate").disabled = runs;
-    byId("storm").disabled = !this.#session || this.#storm !== null;
-    byId("run").disabled = !this.#session;
+    byId("rate").disabled = runs || isDraining;
+    byId("storm").disabled = !this.#session || this.#storm !== null || isDraining;
+    byId("run").disabled = !this.#session || isDraining;
     say(byId("verdict"), this.#verdict());
     say(byId("carried"), stream ? carriedBy(stream) : "");
   }
@@ -86,7 +97,7 @@ export class ProofView {
     switch (stream.state) {
       case "starting": return "Waiting for the client to be connected.";
       case "publishing": return `Publishing to ${topic}, ${stream.perSecond} a second. Break the network meanwhile.`;
-      case "draining": return "Waiting for what is on its way.";
+      case "draining": return "Waiting for what is on its way, for at most 30 s.";
       case "failed": return this.#failure(stream.error);
       default: {
         const told = resets ? `, and was told of ${resets} ${resets === 1 ? "gap" : "gaps"}` : "";
@@ -103,7 +114,14 @@ export class ProofView {
   }
 }
 
-const isRunning = (stream) => ["starting", "publishing", "draining"].includes(stream?.state);
+const isPublishing = (stream) => ["starting", "publishing"].includes(stream?.state);
+
+/** `none` before there is anything to judge, `late` where events have neither come nor are known to be lost. */
+function verdictOf({ state, ledger }) {
+  if (!ledger.isClean) return "broken";
+  if (state === "over" && ledger.onTheWay) return "late";
+  return ledger.received ? "clean" : "none";
+}
 
 function carriedBy({ carried }) {
   const parts = Object.entries(carried).filter(([, count]) => count);

@@ -17,8 +17,10 @@ export class PublishForm {
     byId("data").addEventListener("input", () => showProblem(""));
   }
 
-  follow({ gateway }) {
-    this.#gateway = gateway;
+  /** Of `{ gateway }`, or of nobody: a series that runs ends. */
+  follow(session) {
+    this.#gateway = session?.gateway ?? null;
+    showResult("", "");
   }
 
   async #publishOne() {
@@ -29,23 +31,28 @@ export class PublishForm {
   async #publishSeries() {
     const draft = readDraft();
     if (!draft) return;
+    const gateway = this.#gateway;
     byId("series").disabled = true;
     for (let number = 1; number <= SERIES.count; number += 1) {
       const isSent = await this.#send(draft, (id) => `Published ${number} of ${SERIES.count}: ${id}.`);
-      if (!isSent) break;
-      if (number < SERIES.count) await new Promise((resolve) => setTimeout(resolve, SERIES.everyMs));
+      if (!isSent || number === SERIES.count) break;
+      await new Promise((resolve) => setTimeout(resolve, SERIES.everyMs));
+      if (gateway !== this.#gateway) break;
     }
     byId("series").disabled = false;
   }
 
   async #send(draft, words) {
     const started = performance.now();
+    const gateway = this.#gateway;
+    // What became of it concerns nobody else who has signed in meanwhile.
+    const show = (tone, text) => gateway === this.#gateway && showResult(tone, text);
     try {
-      const id = await this.#gateway.publish(draft);
-      showResult("good", words(id, performance.now() - started));
+      const id = await gateway.publish(draft);
+      show("good", words(id, performance.now() - started));
       return true;
     } catch (error) {
-      showResult("bad", this.#problem(error));
+      show("bad", this.#problem(error));
       return false;
     }
   }

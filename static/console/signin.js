@@ -11,7 +11,7 @@ export class SignIn {
   constructor({ onToken, onForget }) {
     this.#onToken = onToken;
     this.#onForget = onForget;
-    byId("sign-in").addEventListener("submit", handled(() => this.#use(byId("token").value.trim())));
+    byId("sign-in").addEventListener("submit", handled(() => this.#use(token.tokenIn(byId("token").value))));
     byId("forget").addEventListener("click", () => this.forget());
     addEventListener("hashchange", () => this.#take(token.takeFromAddress()));
   }

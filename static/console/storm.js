@@ -1,6 +1,7 @@
 // A storm: the network breaks in several ways, one after the other, and is mended. It shows in half a
 // minute what a client goes through on the way from one network to another.
 
+/** The last one leaves the network well. */
 const STEPS = [
   { text: "The network is as it is", faults: {}, ms: 2500 },
   { text: "The network is gone for 3 s", faults: { offline: true }, ms: 3000 },
@@ -11,15 +12,16 @@ const STEPS = [
 /** How long the client is watched on its best transport, before the storm is over. */
 const CALM_MS = 2000;
 
-/** Tells `tell` of each step as it begins; ends early, with the network mended, when `signal` says so. */
+/** Tells `tell` of each step as it begins; ends early when `signal` says so. The network is mended at once then, so that
+ * whoever ended it may break it another way. */
 export async function storm({ network, client, signal, tell }) {
+  signal.addEventListener("abort", () => network.mend(), { once: true });
   for (const [index, { text, faults, ms, isOver }] of STEPS.entries()) {
-    if (signal.aborted) break;
+    if (signal.aborted) return;
     tell(`${index + 1} of ${STEPS.length}: ${text}.`);
     network.become(faults);
     await step(client, { ms, isOver, signal });
   }
-  network.mend();
 }
 
 async function step(client, { ms, isOver, signal }) {

@@ -1,7 +1,7 @@
 // The live tail: what the main client receives, newest first, filtered by topic at the gateway and by text here.
 
 import { byId, element, handled, onceAFrame, say } from "./dom.js";
-import { NAMES, plural } from "./words.js";
+import { NAMES, plural, preciseClock } from "./words.js";
 
 /** As many are kept to be filtered, and as many of them shown. */
 const KEPT = 500;
@@ -12,7 +12,7 @@ export class Tail {
   #list = byId("tail-list");
   /** Entries, oldest first: `{ frame, replayed, transport }` or `{ reset }`; each gets its `node` when it is shown. */
   #entries = [];
-  /** How many of them are not shown yet. */
+  /** How many came that are not shown yet; not all of them need be kept still. */
   #fresh = 0;
   #total = 0;
   #isPaused = false;
@@ -65,7 +65,7 @@ export class Tail {
 
   #push(entry) {
     this.#entries.push(entry);
-    this.#fresh = Math.min(this.#fresh + 1, KEPT);
+    this.#fresh += 1;
     if (this.#entries.length > KEPT) this.#entries.shift();
     this.#render();
   }
@@ -85,13 +85,17 @@ export class Tail {
   #show(isForced) {
     if (!this.#isPaused || isForced) this.#prepend();
     byId("tail-empty").hidden = this.#list.childElementCount > 0;
-    const paused = this.#isPaused ? `; paused, ${this.#fresh} waiting` : "";
+    const kept = this.#fresh > KEPT ? `, the newest ${KEPT} are kept` : "";
+    const paused = this.#isPaused ? `; paused, ${this.#fresh.toLocaleString()} waiting${kept}` : "";
     say(byId("tail-count"), `${plural(this.#total, "event")}${paused}`);
   }
 
   #prepend() {
-    const fresh = this.#entries.slice(this.#entries.length - this.#fresh);
+    const gone = this.#fresh - this.#entries.length;
+    const fresh = gone > 0 ? this.#entries : this.#entries.slice(this.#entries.length - this.#fresh);
     this.#fresh = 0;
+    // Else the rows would look as if one followed the other.
+    if (gone > 0) this.#list.prepend(element("li", { className: "gone", text: `${plural(gone, "event")} came here, and are no longer kept.` }));
     const wanted = fresh.filter((entry) => this.#matches(entry)).slice(-SHOWN);
     this.#list.prepend(...wanted.reverse().map(itemOf));
     while (this.#list.childElementCount > SHOWN) this.#list.lastElementChild.remove();
@@ -106,7 +110,7 @@ export class Tail {
 function itemOf({ frame, replayed, transport, reset }) {
   if (reset) return element("li", { className: "reset", text: reset });
   const summary = element("summary", {},
-    element("time", { text: frame.timestamp.slice(11, 23), title: frame.timestamp }), " ",
+    element("time", { text: preciseClock(frame.timestamp), title: frame.timestamp }), " ",
     element("span", { className: "topic", text: frame.topic }), " ",
     element("span", { className: "name", text: frame.event }), " ",
     ...(replayed ? [replayMark(), " "] : []),

@@ -23,6 +23,9 @@ function withStorage(action) {
   }
 }
 
+/** The token in what was pasted, which may be a link, a header, or a line for a shell; without one, all of it. */
+export const tokenIn = (text) => /eyJ[\w-]*\.[\w-]+\.[\w-]+/.exec(text)?.[0] ?? text.trim();
+
 /** What is wrong with a pasted token, as far as can be seen without the gateway; else null. */
 export function problemOf(token) {
   if (!token) return "Paste a token first.";

@@ -6,8 +6,6 @@ import { isUpTo } from "./cursor.js";
 
 /** The longest piece of a stream's frame that is kept; a `live` frame is far shorter. */
 const KEPT = 4096;
-/** What the client asks for in a page. One that is full was cut there, and more follows. */
-const FULL_PAGE = 1000;
 
 export class Wire {
   heardAt = null;
@@ -51,11 +49,10 @@ export class Wire {
     }
   }
 
-  /** An answer to a poll that waited at most `wait` seconds; all polls are one link. */
+  /** An answer to a poll that waited at most `wait` seconds; all polls are one link. A client that has not caught up does not wait. */
   page(link, text, wait) {
     this.#hear();
-    const { cursor, events = [] } = JSON.parse(text);
-    if (wait === 0) this.#live.set(link, events.length < FULL_PAGE ? cursor : null);
+    if (wait === 0) this.#live.set(link, JSON.parse(text).cursor);
   }
 
   #take(link, { type, cursor, heartbeatMs }) {

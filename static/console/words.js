@@ -22,7 +22,17 @@ export function duration(ms) {
 /** The same, for clocks that are looked at each second. */
 export const seconds = (ms) => (ms < 1000 ? "0 s" : duration(Math.floor(ms / 1000) * 1000).replace(".0", ""));
 
-export const clock = (at) => new Date(at).toLocaleTimeString(undefined, { hour12: false });
+const CLOCK = { hour: "2-digit", minute: "2-digit", second: "2-digit", hourCycle: "h23" };
+const clocks = [0, 3].map((digits) => new Intl.DateTimeFormat(undefined, digits ? { ...CLOCK, fractionalSecondDigits: digits } : CLOCK));
+
+/** In the reader's own zone, as all times of the page. */
+export const clock = (at) => clocks[0].format(at);
+
+/** Of a timestamp; as it is where it is none of this platform's. */
+export const preciseClock = (timestamp) => {
+  const at = Date.parse(timestamp);
+  return Number.isNaN(at) ? timestamp : clocks[1].format(at);
+};
 
 export const shortDate = (at) =>
   new Date(at).toLocaleString(undefined, { dateStyle: "short", timeStyle: "short" });

@@ -492,3 +492,78 @@ async fn a_malformed_request_does_not_harm_the_next_client() {
         assert_eq!(gateway.poll("topics=a:1").await.0, 200);
     }
 }
+
+#[tokio::test]
+async fn a_mistake_of_the_first_hour_is_told_with_what_to_do() {
+    let gateway = TestGateway::start().await;
+    let token = Claims::all("alice").token();
+    let bad_filter = Claims::all("alice").with("subscribe", json!(["a", "b c"]));
+    let (publish, poll) = (gateway.url("/publish"), gateway.url("/poll"));
+    let (post, get) = (
+        || gateway.http.post(&publish),
+        |query: &str| gateway.http.get(format!("{poll}?{query}")),
+    );
+    for (request, words) in [
+        (
+            post().bearer_auth(&token).body("topic=order:1"),
+            "send a JSON object",
+        ),
+        (
+            post().bearer_auth(&token),
+            "there is nothing to read: send a JSON object",
+        ),
+        (post().bearer_auth(""), "it is empty; is the variable set"),
+        (
+            get("topics=a").bearer_auth(bad_filter.token()),
+            "`subscribe`: entry 2 is no topic filter",
+        ),
+        (
+            get("topik=a").bearer_auth(&token),
+            "known are topics (also topic, channel), event (also events)",
+        ),
+        (
+            get("topik=a").bearer_auth(&token),
+            "token (also access_token)",
+        ),
+        (
+            gateway
+                .http
+                .get(gateway.admin_url("/admin/connections?x=1")),
+            "unknown field `x`, expected one of `subject`",
+        ),
+    ] {
+        let answer = within("an answer", request.send())
+            .await
+            .expect("an answer");
+        let error: Value = answer.json().await.expect("JSON");
+        let message = error["message"].as_str().expect("a message");
+        assert!(message.contains(words), "{words} in {message}");
+        assert!(!message.contains("Query deserialize"), "{message}");
+    }
+    let mut ws = gateway.ws("").await;
+    ws.send_message(Message::binary(r#"{"type":"ping"}"#)).await;
+    let closed = loop {
+        if let Received::Close(1003, reason) = ws.receive().await {
+            break reason;
+        }
+    };
+    assert!(closed.contains("send text"), "{closed}");
+}
+
+/// Each is another name, not a mistake.
+#[tokio::test]
+async fn the_other_names_of_parameters_are_known_on_every_transport() {
+    let gateway = TestGateway::start().await;
+    for query in [
+        "topic=order:1",
+        "channel=order:1",
+        "topics=order:1&events=paid",
+    ] {
+        let (status, page) = gateway.poll(&format!("{query}&wait=0")).await;
+        assert_eq!(status, 200, "{query}: {page}");
+        let live = gateway.sse(query).await.frame("live").await;
+        assert_eq!(live["topics"], json!(["order:1"]), "{query}");
+        let live = gateway.ws(query).await.frame("live").await;
+        assert_eq!(live["topics"], json!(["order:1"]), "{query}");
+    }
+}

@@ -1,8 +1,14 @@
 //! Which web pages may talk to the gateway (protocol, section 3), and what their browsers are told.
 
-use reqwest::{Method, Response, header::HeaderMap};
+use std::time::Duration;
 
-use crate::support::{Answer, Claims, Credentials, Door, TestGateway};
+use reqwest::{Method, Response, header::HeaderMap};
+use serde_json::json;
+
+use crate::{
+    command_line::Serving,
+    support::{Answer, Claims, Credentials, Door, Js, TestGateway, within},
+};
 
 const APP: &str = "https://app.example";
 
@@ -212,19 +218,6 @@ async fn a_preflight_is_answered_without_authentication() {
         }
         assert!(varies_by_origin(headers), "{path}");
     }
-    let refused = ask(
-        &gateway,
-        Method::OPTIONS,
-        "/poll",
-        Some("https://evil.example"),
-    )
-    .await;
-    assert_eq!(refused.status(), 403);
-    assert!(
-        !refused
-            .headers()
-            .contains_key("access-control-allow-origin")
-    );
 }
 
 #[tokio::test]
@@ -279,18 +272,86 @@ async fn a_page_that_is_not_allowed_reads_nothing() {
         (Method::GET, format!("/poll?topics=order:1&token={token}")),
         (Method::GET, format!("/stats?token={token}")),
         (Method::GET, "/nowhere".to_owned()),
+        (Method::GET, "/".to_owned()),
+        (Method::GET, "/tribus.js.map".to_owned()),
+        (Method::POST, "/tribus.js".to_owned()),
         (Method::POST, "/publish".to_owned()),
+        (Method::OPTIONS, "/publish".to_owned()),
     ] {
         let answer = ask(&gateway, method, &path, Some("https://evil.example")).await;
         assert_eq!(answer.status(), 403, "{path}");
+        let headers = answer.headers();
         assert!(
-            !answer.headers().contains_key("access-control-allow-origin"),
+            !headers.contains_key("access-control-allow-origin"),
             "{path}"
         );
-        assert!(varies_by_origin(answer.headers()), "{path}");
+        assert!(varies_by_origin(headers), "{path}");
         let error: serde_json::Value = answer.json().await.unwrap();
         assert_eq!(error["code"], "forbidden", "{path}");
+        let message = error["message"].as_str().unwrap();
+        assert!(message.contains("auth.allowed_origins"), "{message}");
     }
+}
+
+#[tokio::test]
+async fn pages_of_every_origin_may_load_the_client() {
+    let gateway = gateway().await;
+    for path in [
+        "/tribus.js",
+        "/tribus-extras.js",
+        "/react.js",
+        "/tribus.d.ts",
+    ] {
+        for method in [Method::GET, Method::HEAD] {
+            let answer = ask(&gateway, method, path, Some("http://localhost:3000")).await;
+            assert_eq!(answer.status(), 200, "{path}");
+            let headers = answer.headers();
+            assert_eq!(headers["access-control-allow-origin"], "*", "{path}");
+            assert!(
+                !headers.contains_key("access-control-allow-credentials"),
+                "{path}"
+            );
+        }
+    }
+}
+
+#[tokio::test]
+async fn in_a_browser_a_page_of_another_origin_loads_the_client() {
+    let [page, gateway] = [TestGateway::start().await, TestGateway::start().await];
+    // An error is a page without a policy of its own.
+    let js = Js::chromium(&page.url("/a-page-of-its-own"));
+    let body = "return typeof (await import(`${args}/tribus.js`)).Tribus;";
+    let told = js.run(body, json!(gateway.url(""))).await;
+    assert_eq!(told, "function");
+}
+
+#[tokio::test]
+async fn the_log_names_the_origins_that_were_refused_and_not_each_time() {
+    let mut gateway = Serving::json(&[("TRIBUS__LOG__FORMAT", "json")]).await;
+    let (http, url) = (reqwest::Client::new(), gateway.url("/poll?topics=order:1"));
+    let refuse = async |method: Method, origin: &str| {
+        let request = http.request(method, &url).header("Origin", origin);
+        within("an answer", request.send()).await.unwrap();
+    };
+    let long = format!("http://{}", "x".repeat(5000));
+    refuse(Method::GET, &long).await;
+    let line = gateway.program.says("auth.allowed_origins").await;
+    assert!(line.contains("WARN") && line.len() < 500, "{line}");
+    let named = async {
+        while !gateway.program.said().contains("http://localhost:3000") {
+            refuse(Method::OPTIONS, "http://localhost:3000").await;
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    within("the next line", named).await;
+    let ended = gateway.terminate().await;
+    let lines = ended
+        .stderr
+        .lines()
+        .filter(|line| line.contains("auth.allowed_origins"));
+    let lines: Vec<_> = lines.collect();
+    assert!(lines.len() < 10, "{lines:#?}");
+    assert!(lines[1].contains("\"held_back\":"), "{lines:#?}");
 }
 
 #[tokio::test]

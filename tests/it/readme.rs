@@ -22,7 +22,8 @@ fn the_readme_does_what_it_says_when_it_is_run_as_written() {
         match block.language {
             "sh" => reader.paste(block.text),
             "console" => reader.compare_session(block.text),
-            "js" => reader.run_in_browser(block.text),
+            "js" => reader.run_script(block.text),
+            "html" => reader.run_page(block.text),
             "toml" => reader.configure_a_hook(block.text),
             "json" => reader.read_of_the_hook(block.text),
             "" if block.text.contains('▶') => {}
@@ -63,19 +64,25 @@ fn the_pictures_of_the_readme_are_there_and_small() {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     Run,
+    /// And lets a page of another origin in.
+    RunForPage,
     Subscribe,
     PublishFile,
     Stream,
     PublishEvent,
     Poll,
+    MakeSecret,
     SetSecret,
     Serve,
-    Token,
+    SetToken,
+    PublishOne,
+    PrintToken,
 }
 
 /// How each command begins.
-const COMMANDS: [(&str, Step); 9] = [
+const COMMANDS: [(&str, Step); 13] = [
     ("make run", Step::Run),
+    ("TRIBUS__AUTH__ALLOWED_ORIGINS=", Step::RunForPage),
     ("./target/release/tribus subscribe ", Step::Subscribe),
     (
         "./target/release/tribus publish --file examples/orders.ndjson",
@@ -84,9 +91,21 @@ const COMMANDS: [(&str, Step); 9] = [
     ("curl -N \"$TRIBUS_URL/events?", Step::Stream),
     ("curl \"$TRIBUS_URL/publish\" ", Step::PublishEvent),
     ("curl \"$TRIBUS_URL/poll?", Step::Poll),
-    ("export TRIBUS__AUTH__HS256_SECRET=", Step::SetSecret),
+    (
+        "(umask 077 && openssl rand -hex 32 > tribus.secret)",
+        Step::MakeSecret,
+    ),
+    (
+        "export TRIBUS__AUTH__HS256_SECRET=$(cat tribus.secret)",
+        Step::SetSecret,
+    ),
     ("./target/release/tribus serve", Step::Serve),
-    ("./target/release/tribus token ", Step::Token),
+    (
+        "export TRIBUS_TOKEN=$(./target/release/tribus token ",
+        Step::SetToken,
+    ),
+    ("./target/release/tribus publish order:", Step::PublishOne),
+    ("./target/release/tribus token ", Step::PrintToken),
 ];
 
 const ENVELOPE: &str = r#"{"type":"event","#;
@@ -99,6 +118,8 @@ struct Reader {
     /// With the real key.
     serving: Option<Running>,
     served_at: String,
+    follower: Option<Running>,
+    development_token: String,
     /// The lines that the subscriber printed.
     received: Vec<String>,
     tokens: Vec<String>,
@@ -116,6 +137,8 @@ impl Reader {
             stream: None,
             serving: None,
             served_at: String::new(),
+            follower: None,
+            development_token: String::new(),
             received: Vec::new(),
             tokens: Vec::new(),
             hook: Vec::new(),
@@ -132,12 +155,11 @@ impl Reader {
             [Step::Stream] => self.stream(text),
             [Step::PublishEvent] => self.publish_event(text),
             [Step::Poll] => self.poll(text),
-            keys if keys
-                .iter()
-                .all(|step| matches!(step, Step::SetSecret | Step::Token | Step::Serve)) =>
-            {
-                self.use_real_keys(text, keys);
-            }
+            [Step::RunForPage] => self.run_for_page(text),
+            [Step::MakeSecret, Step::SetSecret, Step::Serve] => self.serve_with_real_key(text),
+            [Step::SetSecret, Step::SetToken, Step::Subscribe] => self.follow_with_token(text),
+            [Step::SetSecret, Step::SetToken, Step::PublishOne] => self.publish_with_token(text),
+            [Step::PrintToken] => self.tokens.extend(self.shell.output(text)),
             other => panic!("one block with {other:?}: tell this test what comes of it"),
         }
         self.done.extend(steps);
@@ -149,6 +171,7 @@ impl Reader {
         for variable in ["export TRIBUS_URL=", "export TRIBUS_TOKEN="] {
             let line = gateway.line_with(variable);
             self.shell.remember(line.trim());
+            self.development_token = line.rsplit('=').next().unwrap_or_default().to_owned();
         }
         self.gateway = Some(gateway);
     }
@@ -257,24 +280,66 @@ impl Reader {
         self.receive();
     }
 
+    /// The page that comes next is of an origin of its own, which this gateway lets in.
+    fn run_for_page(&mut self, text: &str) {
+        let mut gateway = self.shell.start(text);
+        let line = gateway.line_with("export TRIBUS_URL=");
+        let (_, url) = line.split_once('=').expect("an address");
+        for (origin, is_let_in) in [("localhost:3000", true), ("127.0.0.1:3000", false)] {
+            let command = format!("curl -si -X OPTIONS {url}/events -H 'Origin: http://{origin}'");
+            let answer = self.shell.output(&command).concat();
+            let allowed = format!("access-control-allow-origin: http://{origin}");
+            assert_eq!(answer.contains(&allowed), is_let_in, "{answer}");
+        }
+    }
+
     /// In a page of the gateway that has a token, and something to do with what comes.
-    fn run_in_browser(&mut self, script: &str) {
+    fn run_script(&mut self, script: &str) {
+        let names = "const shown = (state.shown = []);
+             const show = (topic, data) => shown.push([topic, data]);
+             const reload = () => shown.push('reload');
+             const token = args;";
+        let seen = self.run_in_browser(&format!("{names} {script}"), "return state.shown[0];");
+        assert_eq!(seen, serde_json::json!(["order:7", "seen"]));
+    }
+
+    /// The script of a page, which has all it needs but the token.
+    fn run_page(&mut self, page: &str) {
+        let (_, script) = page
+            .split_once("<script type=\"module\">")
+            .expect("a script");
+        let (script, _) = script.split_once("</script>").expect("its end");
+        for placeholder in ["http://127.0.0.1:8080", "\"PASTE THE TOKEN HERE\""] {
+            assert!(script.contains(placeholder), "{placeholder} in {script}");
+        }
+        let script = script
+            .replace(
+                "http://127.0.0.1:8080",
+                &self.shell.output("echo $TRIBUS_URL").concat(),
+            )
+            .replace("\"PASTE THE TOKEN HERE\"", "args");
+        let shown = "return document.body.textContent.match(/\"order:7\" \"seen\"/)?.[0];";
+        let seen = self.run_in_browser(&script, shown);
+        assert_eq!(seen, "\"order:7\" \"seen\"");
+    }
+
+    /// What the expression gives once it gives something, while events are published.
+    fn run_in_browser(&mut self, script: &str, shown: &str) -> Value {
         let [url, token] = ["TRIBUS_URL", "TRIBUS_TOKEN"]
             .map(|name| self.shell.output(&format!("echo ${name}")).concat());
         // What runs is the body of a function, which no module can be imported into by a statement.
-        let script = script.replace(
-            "import { Tribus } from ",
-            "const { Tribus } = await import(",
-        );
-        let script = script.replace("(\"/tribus.js\";", "(\"/tribus.js\");");
+        let imported = |line: &str| match line.trim().strip_prefix("import { Tribus } from ") {
+            Some(from) => format!(
+                "const {{ Tribus }} = await import({});",
+                from.trim_end_matches(';')
+            ),
+            None => line.to_owned(),
+        };
+        let script: Vec<_> = script.lines().map(imported).collect();
         let begin = format!(
-            "const shown = (state.shown = []);
-             const show = (topic, data) => shown.push([topic, data]);
-             const reload = () => shown.push('reload');
-             const token = args;
-             state.script = (async () => {{ {script} }})().catch((error) => shown.push(error.message));"
+            "state.script = (async () => {{ {} }})().catch((error) => document.body.append(error.message));",
+            script.join("\n")
         );
-        let shown = "return state.shown[0] ?? null;";
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
@@ -285,42 +350,51 @@ impl Reader {
             js
         });
         // Until it has subscribed nobody shows anything.
-        let seen = loop {
+        loop {
             self.shell
                 .output(r#"./target/release/tribus publish order:7 '"seen"'"#);
             self.receive();
             let seen = runtime.block_on(js.run(shown, Value::Null));
             if !seen.is_null() {
-                break seen;
+                return seen;
             }
-        };
-        assert_eq!(seen, serde_json::json!(["order:7", "seen"]));
+        }
     }
 
-    fn use_real_keys(&mut self, text: &str, steps: &[Step]) {
+    fn serve_with_real_key(&mut self, text: &str) {
         let mut terminal = self.shell.start(text);
-        for step in steps {
-            match step {
-                Step::Token => self.tokens.push(terminal.line_with("eyJ")),
-                Step::Serve => {
-                    let line = terminal.line_with("listening");
-                    let (_, address) = line.split_once("address=").expect("an address");
-                    let address = address.split(' ').next().unwrap_or_default();
-                    self.served_at = format!("http://{address}");
-                }
-                _ => {}
-            }
-        }
-        if steps.contains(&Step::Serve) {
-            self.serving = Some(terminal);
-        } else {
-            terminal.finish();
-        }
+        let line = terminal.line_with("listening");
+        let (_, address) = line.split_once("address=").expect("an address");
+        let address = address.split(' ').next().unwrap_or_default();
+        self.served_at = format!("http://{address}");
+        self.serving = Some(terminal);
+        // By default it is where the client commands look for it.
+        self.shell
+            .remember(&format!("export TRIBUS_URL={}", self.served_at));
+        let mode = self.shell.output("stat -c %a tribus.secret").concat();
+        assert_eq!(mode, "600", "a secret is not for everyone to read");
+    }
+
+    fn follow_with_token(&mut self, text: &str) {
+        let mut follower = self.shell.start(text);
+        follower.line_with("live at");
+        self.follower = Some(follower);
+        self.tokens.extend(self.shell.output("echo $TRIBUS_TOKEN"));
+    }
+
+    fn publish_with_token(&mut self, text: &str) {
+        let id = self.shell.output(text).concat();
+        self.tokens.extend(self.shell.output("echo $TRIBUS_TOKEN"));
+        let follower = self.follower.as_mut().expect("a follower by now");
+        assert!(follower.line_with(ENVELOPE).contains(&id), "{id}");
     }
 
     fn assert_tokens_open_the_gateway_with_the_real_key(&self) {
-        let [alice, backend] = self.tokens.as_slice() else {
-            panic!("a token to subscribe and one to publish: {:?}", self.tokens);
+        let [alice, backend, console] = self.tokens.as_slice() else {
+            panic!(
+                "tokens to subscribe, to publish, and for the console: {:?}",
+                self.tokens
+            );
         };
         let body = r#"-d '{"topic":"order:9","user_id":"carol"}'"#;
         for (token, path, rest, status) in [
@@ -329,12 +403,10 @@ impl Reader {
             (alice, "/publish", body, "403"),
             (backend, "/publish", body, "200"),
             (backend, "/poll?topics=order:*", "", "403"),
-            (
-                &"$TRIBUS_TOKEN".to_owned(),
-                "/poll?topics=order:*",
-                "",
-                "401",
-            ),
+            (console, "/poll?topics=**", "", "200"),
+            (console, "/publish", r#"-d '{"topic":"any:1"}'"#, "200"),
+            (console, "/stats", "", "200"),
+            (&self.development_token, "/poll?topics=order:*", "", "401"),
         ] {
             let answer = self.ask_serving(token, path, &format!("{rest} -w '\\n%{{http_code}}'"));
             assert_eq!(
@@ -345,11 +417,10 @@ impl Reader {
         }
         let page = self.ask_serving(alice, "/poll?topics=order:*&cursor=earliest", "");
         let page = json(&page.concat());
-        assert_eq!(page["events"][0]["topic"], "order:9");
-        assert_eq!(
-            page["events"][0]["user_id"], "carol",
-            "the token is trusted"
-        );
+        let events = page["events"].as_array().expect("events");
+        let last = events.last().expect("an event");
+        assert_eq!(last["topic"], "order:9");
+        assert_eq!(last["user_id"], "carol", "the token is trusted");
     }
 
     fn configure_a_hook(&mut self, text: &str) {

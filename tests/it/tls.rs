@@ -8,7 +8,7 @@ mod streams;
 use reqwest::{StatusCode, Version, header};
 use serde_json::json;
 
-use crate::support::{Claims, Sse, TlsFiles, Ws};
+use crate::support::{Authority, Claims, Program, Sse, TestGateway, TlsFiles, Ws};
 
 #[tokio::test]
 async fn streams_polls_and_publishes_run_over_http2() {
@@ -129,4 +129,50 @@ async fn a_cookie_is_found_among_others_that_come_in_fields_of_their_own() {
     let (response, _) = h2.send.send_request(request, true).expect("it is sent");
     assert_eq!(response.await.expect("a response").status(), 200);
     driven.abort();
+}
+
+/// None of it is tried again, since none of it mends itself.
+#[tokio::test]
+async fn the_command_line_tells_what_is_wrong_with_tls_and_gives_up_at_once() {
+    let files = TlsFiles::new();
+    let (tls, plain) = (files.gateway("").await, TestGateway::start().await);
+    let port = tls.address.port();
+    let speaks_tls = format!("https://127.0.0.1:{port}");
+    let by_another_name = format!("https://[::ffff:127.0.0.1]:{port}");
+    let speaks_none = format!("https://{}", plain.address);
+    let (root, stranger) = (files.root(), files.root().with_file_name("stranger.pem"));
+    std::fs::write(&stranger, Authority::new().pem()).unwrap();
+    let (root, stranger) = (root.to_str().unwrap(), stranger.to_str().unwrap());
+    let an_authority = Authority::new().gateway().await;
+    let by_authority = format!("https://127.0.0.1:{}", an_authority.1.address.port());
+    let its_own = an_authority.0.path().join("cert.pem");
+    let token = Claims::all("alice").token();
+    for (url, ca, words) in [
+        (&speaks_none, root, "speaks no TLS: use http://"),
+        (&speaks_tls, stranger, "no authority that is trusted here"),
+        (&by_another_name, root, "for another name"),
+        (
+            &by_authority,
+            its_own.to_str().unwrap(),
+            "basicConstraints=CA:FALSE",
+        ),
+    ] {
+        for arguments in [
+            &["publish", "a:1"][..],
+            &["subscribe", "a:1"],
+            &["subscribe", "a:1", "--transport", "sse"],
+        ] {
+            let variables = [
+                ("TRIBUS_URL", url.as_str()),
+                ("TRIBUS_TOKEN", &token),
+                ("TRIBUS_CA", ca),
+            ];
+            let ended = Program::tribus(arguments, &variables).ended().await;
+            assert_eq!(ended.code, Some(1), "{arguments:?}: {ended:?}");
+            assert!(ended.stderr.contains(words), "{words} in {}", ended.stderr);
+            for wrong in ["again", "reconnecting", "is the gateway running"] {
+                assert!(!ended.stderr.contains(wrong), "{wrong} in {}", ended.stderr);
+            }
+        }
+    }
 }

@@ -25,6 +25,7 @@ export function Orders({ shop }: { shop?: string }): ReactElement {
     onReset: (reason) => reason satisfies "expired" | "unknown_log" | "lagged",
     onError: ({ code }) => code satisfies string,
   });
+  useTribus([shop && `shop:${shop}`, null, undefined, false, "order:*"]);
   const paid: "open" | "paid" | undefined = last?.data.status;
   useTribusEvent<Order>("order:1", ({ data }) => data.id satisfies number, { onReset: () => {} });
   const { state }: Status = useTribusStatus();

@@ -31,6 +31,8 @@ export const loops = async (signal: AbortSignal): Promise<void> => {
 export const one: Subscription<TribusEvent<Order>> = client.subscribe<Order>("order:1", ({ data }) => data.id);
 export const cursor: string | undefined = one.cursor;
 one.close();
+client.subscribe("order:1", { onBegin: () => one.cursor, onEvent: ({ id }) => id });
+export const refused: string = new TribusError({ code: "forbidden", message: "not yours" }).code;
 
 client.addEventListener("status", ({ detail }) => {
   const { state, transport, reason }: Status = detail;
@@ -50,5 +52,7 @@ new Tribus("/", { transports: ["carrier-pigeon"] });
 client.status = { state: "live" };
 // @ts-expect-error a batch gives its callback arrays
 client.subscribe<Order>("order:1", { batch: 1, onEvent: (event: TribusEvent<Order>) => event.id });
+// @ts-expect-error an error has an answer, not a text
+new TribusError("not yours");
 // @ts-expect-error a state that there is not
 export const isSad = client.status.state === "sad";

@@ -5,24 +5,29 @@ import { post, request } from "./request.js";
 
 const ORDERS = ["orders"];
 
-/** The orders, loaded anew when one changes and when events were missed; and paying one. */
+/** The orders, loaded anew when one changes and when events were missed; `hold` is for optimistic updates. */
 const useOrders = () => {
   const queryClient = useQueryClient();
   const [gap, setGap] = useState();
   const { data: orders = [], error } = useQuery({ queryKey: ORDERS, queryFn: () => request("/api/orders") });
-  const live = useTribusInvalidation("order:*", {
+  const { hold } = useTribusInvalidation("order:*", {
     keys: [ORDERS],
     invalidate: tanstackQuery(queryClient),
     onReset: setGap,
   });
+  return { orders, gap, hold, error };
+};
 
+/** Paying one order. Each has its own, so that none hides what became of another. */
+const usePayment = (hold) => {
+  const queryClient = useQueryClient();
   const replace = (order) =>
     queryClient.setQueryData(ORDERS, (all) => all?.map((one) => (one.id === order.id ? order : one)));
-  const pay = useMutation({
+  return useMutation({
     mutationFn: ({ id }) => post(`/api/orders/${id}/pay`),
     onMutate: async (order) => {
       // Until this is settled no event loads what is not paid yet.
-      const release = live.hold();
+      const release = hold();
       await queryClient.cancelQueries({ queryKey: ORDERS });
       replace({ ...order, status: "paid" });
       return release;
@@ -30,11 +35,10 @@ const useOrders = () => {
     onError: (_error, order) => replace(order),
     onSettled: (_data, _error, _order, release) => release?.(),
   });
-  return { orders, gap, pay, error };
 };
 
 export const Orders = () => {
-  const { orders, gap, pay, error } = useOrders();
+  const { orders, gap, hold, error } = useOrders();
   return (
     <>
       <header>
@@ -45,33 +49,52 @@ export const Orders = () => {
       {error && <p className="error" role="alert">{error.message}</p>}
       <table>
         <tbody>
-          {orders.map((order) => <Order key={order.id} order={order} onPay={() => pay.mutate(order)} />)}
+          {orders.map((order) => <Order key={order.id} order={order} hold={hold} />)}
         </tbody>
       </table>
-      {pay.error && <p className="error" role="alert">{pay.variables.item}: {pay.error.message}</p>}
       <NewOrder />
       <Happened />
     </>
   );
 };
 
-const Order = ({ order: { id, item, price, status }, onPay }) => (
-  <tr data-order={id}>
-    <td>{item}</td>
-    <td>{price}</td>
-    <td>{status === "paid" ? <span className="paid">paid</span> : <button type="button" onClick={onPay}>Pay</button>}</td>
-  </tr>
-);
+const Order = ({ order, hold }) => {
+  const { id, item, price, status } = order;
+  const { mutate: pay, isPending, error } = usePayment(hold);
+  return (
+    <tr data-order={id}>
+      <td>
+        {item}
+        {error && <p className="error" role="alert">{error.message}</p>}
+      </td>
+      <td>{price}</td>
+      <td>
+        {status === "paid" ? <span className="paid">paid</span> : (
+          <button type="button" aria-label={`Pay ${item}`} disabled={isPending} onClick={() => pay(order)}>Pay</button>
+        )}
+      </td>
+    </tr>
+  );
+};
 
 const NewOrder = () => {
   const add = useMutation({ mutationFn: (order) => post("/api/orders", order) });
-  const submit = (form) => add.mutate({ item: form.get("item"), price: Number(form.get("price")) });
+  const submit = (event) => {
+    event.preventDefault();
+    const form = event.currentTarget;
+    const { item, price } = Object.fromEntries(new FormData(form));
+    // What was refused stays, to be mended.
+    add.mutate({ item, price: Number(price) }, { onSuccess: () => form.reset() });
+  };
   return (
-    <form action={submit}>
-      <input name="item" placeholder="Item" aria-label="Item" required />
-      <input name="price" type="number" min="1" placeholder="Price" aria-label="Price" required />
-      <button type="submit">Order</button>
-    </form>
+    <>
+      <form onSubmit={submit}>
+        <input name="item" placeholder="Item" aria-label="Item" required />
+        <input name="price" type="number" min="1" placeholder="Price" aria-label="Price" required />
+        <button type="submit" disabled={add.isPending}>Order</button>
+      </form>
+      {add.error && <p className="error" role="alert">{add.error.message}</p>}
+    </>
   );
 };
 
@@ -91,5 +114,6 @@ const Happened = () => {
 
 const Status = () => {
   const { state, transport, reason } = useTribusStatus();
-  return <span className={`status ${state}`} title={reason}>{state}{transport && ` over ${transport}`}</span>;
+  const why = state !== "live" && reason;
+  return <span className={`status ${state}`}>{state}{transport && ` over ${transport}`}{why && `: ${why}`}</span>;
 };

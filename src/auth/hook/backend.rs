@@ -39,8 +39,17 @@ pub(super) enum Failure {
     Redirect(u16),
     #[error("more than 64 KiB of claims")]
     TooLarge,
-    #[error("claims that are no good: {0}")]
+    #[error("claims that are no good: {}", problem(.0))]
     Claims(AuthError),
+}
+
+/// In the words of an answer, which is no token.
+fn problem(error: &AuthError) -> String {
+    match error {
+        AuthError::Malformed(_) => "not one JSON object of distinct names".to_owned(),
+        AuthError::BadClaim { name, problem } => format!("`{name}` is {problem}"),
+        other => other.to_string(),
+    }
 }
 
 impl Failure {

@@ -1,58 +1,38 @@
-//! Complaints about the backend, few enough to be read: clients decide how often one is due.
+//! Complaints about the backend, each kind for itself and few enough to be read: clients decide how often one is due.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use tracing::warn;
 
-/// From one complaint to the next.
-const PAUSE: Duration = Duration::from_secs(10);
+use super::backend::Failure;
+use crate::throttle::Throttle;
 
 #[derive(Default)]
 pub(super) struct Complaints {
-    state: Mutex<State>,
-}
-
-#[derive(Default)]
-struct State {
-    last: Option<Instant>,
-    /// Not told since.
-    others: u64,
+    silence: Throttle,
+    status: Throttle,
+    claims: Throttle,
+    load: Throttle,
 }
 
 impl Complaints {
-    /// Calls `tell` with the number of complaints passed over before, unless it was called a moment ago.
-    pub fn note(&self, tell: impl FnOnce(u64)) {
-        if let Some(others) = self.due(Instant::now()) {
-            tell(others);
+    /// The backend was asked in vain.
+    pub fn of(&self, failure: &Failure) {
+        let throttle = match failure {
+            Failure::Timeout(_) | Failure::Connection(_) => &self.silence,
+            Failure::Status(_) | Failure::Redirect(_) => &self.status,
+            Failure::TooLarge | Failure::Claims(_) => &self.claims,
+        };
+        if let Some(held_back) = throttle.pass() {
+            warn!(%failure, held_back, "the auth hook's backend gave no answer that is of use");
         }
     }
 
-    fn due(&self, now: Instant) -> Option<u64> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        if state
-            .last
-            .is_some_and(|last| now.duration_since(last) < PAUSE)
-        {
-            state.others += 1;
-            return None;
+    /// It was not asked, since too many wait for it.
+    pub fn of_load(&self) {
+        if let Some(held_back) = self.load.pass() {
+            warn!(
+                held_back,
+                "the auth hook's backend is too slow for so many clients: some are put off"
+            );
         }
-        state.last = Some(now);
-        Some(std::mem::take(&mut state.others))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_complaint_is_due_now_and_then_and_tells_of_those_in_between() {
-        let (complaints, start) = (Complaints::default(), Instant::now());
-        assert_eq!(complaints.due(start), Some(0));
-        assert_eq!(complaints.due(start), None);
-        assert_eq!(complaints.due(start + PAUSE / 2), None);
-        assert_eq!(complaints.due(start + PAUSE), Some(2));
-        assert_eq!(complaints.due(start + PAUSE), None);
     }
 }

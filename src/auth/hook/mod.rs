@@ -254,7 +254,7 @@ impl Hook {
             return Err(HookError::Unavailable { retry_after });
         }
         if flights.len() >= MAX_FLIGHTS {
-            self.complain_of_load();
+            self.complaints.of_load();
             return Err(UNAVAILABLE);
         }
         let hook = Arc::clone(self);
@@ -291,7 +291,7 @@ impl Hook {
     async fn ask(&self, body: Bytes) -> Result<Result<Verified, HookError>, HookError> {
         let place = tokio::time::timeout(self.options.timeout, self.places.acquire());
         let Ok(Ok(_place)) = place.await else {
-            self.complain_of_load();
+            self.complaints.of_load();
             return Err(UNAVAILABLE);
         };
         let permit = self.breaker.admit(Instant::now());
@@ -303,20 +303,9 @@ impl Hook {
             _ => log(&permit.succeeded()),
         }
         Ok(answered.unwrap_or_else(|failure| {
-            self.complaints.note(|others| {
-                warn!(%failure, others, "the auth hook's backend gave no answer that is of use");
-            });
+            self.complaints.of(&failure);
             Err(UNAVAILABLE)
         }))
-    }
-
-    fn complain_of_load(&self) {
-        self.complaints.note(|others| {
-            warn!(
-                others,
-                "the auth hook's backend is too slow for so many clients: some are put off"
-            );
-        });
     }
 
     fn read(&self, claims: Option<&[u8]>) -> Result<Result<Verified, HookError>, Failure> {

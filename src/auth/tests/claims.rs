@@ -19,7 +19,7 @@ fn with(name: &str, value: Value) -> Value {
 
 fn bad_claim(claims: Value) -> Option<&'static str> {
     match verify(secret_options(), claims) {
-        Err(AuthError::BadClaim { name, .. }) => Some(name),
+        Err(AuthError::BadClaim { name, .. } | AuthError::BadFilter { name, .. }) => Some(name),
         _ => None,
     }
 }

@@ -125,6 +125,7 @@ impl Publisher {
     fn patience(&self, failure: &Failure) -> Duration {
         match failure {
             Failure::Unreachable(_) => self.retry_for.min(ABSENCE_PATIENCE),
+            Failure::Untrusted(_) => Duration::ZERO,
             Failure::Broken(_) | Failure::Refused(_) => self.retry_for,
         }
     }

@@ -228,7 +228,7 @@ impl Link {
     }
 
     /// The longest of our own pause and what the gateway asks for; none for a gateway that was never there and has
-    /// been missing for too long.
+    /// been missing for too long, or whose certificate was no good from the start.
     fn pause(&mut self, failure: &Failure, gone_for: Duration) -> Option<Duration> {
         if self
             .connected_at
@@ -238,8 +238,11 @@ impl Link {
         }
         let asked = failure.retry_after().unwrap_or_default();
         let pause = self.backoff.pause().max(asked).max(self.least_pause);
-        if self.was_connected || !matches!(failure, Failure::Unreachable(_)) {
-            return Some(pause);
+        match failure {
+            _ if self.was_connected => return Some(pause),
+            Failure::Broken(_) | Failure::Refused(_) => return Some(pause),
+            Failure::Untrusted(_) => return None,
+            Failure::Unreachable(_) => {}
         }
         let patience = START_PATIENCE.saturating_sub(gone_for);
         (!patience.is_zero()).then(|| pause.min(patience).max(backoff::LEAST))

@@ -78,7 +78,7 @@ impl Status {
 
     pub fn lost(&self, failure: &Failure, pause: Duration) {
         let what = match failure {
-            Failure::Unreachable(_) => "cannot connect",
+            Failure::Unreachable(_) | Failure::Untrusted(_) => "cannot connect",
             Failure::Broken(_) => "connection lost",
             Failure::Refused(_) => "the gateway ended it",
         };

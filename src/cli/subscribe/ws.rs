@@ -111,6 +111,6 @@ fn failure(error: &Error) -> Failure {
                 body,
             ))
         }
-        other => Failure::Unreachable(root_cause(other)),
+        other => Failure::of_connect(other),
     }
 }

@@ -1,10 +1,15 @@
 //! An application that uses the client, in Node or in a page of Chromium.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::mpsc,
+};
 
-use crate::support::{Claims, Js, TestGateway};
+use crate::support::{Claims, Js, TestGateway, within};
 
 pub const TRANSPORTS: [&str; 3] = ["ws", "sse", "poll"];
 
@@ -67,6 +72,20 @@ impl Client {
         client
     }
 
+    /// In Node, without waiting for anything.
+    pub async fn started(url: &str, options: Value) -> Self {
+        let tokens = [Claims::all("alice").token()];
+        Self::begin(Arc::new(Js::node()), 0, url, &tokens, options).await
+    }
+
+    /// Nothing but Node.
+    pub fn in_node() -> Self {
+        Self {
+            js: Arc::new(Js::node()),
+            page: 0,
+        }
+    }
+
     /// Without waiting for anything.
     pub async fn begin(
         js: Arc<Js>,
@@ -118,5 +137,40 @@ impl Client {
         let body =
             "await until(() => state.client.status.state === args); return state.client.status;";
         self.run(body, json!(state)).await
+    }
+}
+
+/// Something else than the gateway: the same answer to each request. When each came is told.
+pub struct Proxy {
+    pub url: String,
+    came: mpsc::UnboundedReceiver<Instant>,
+}
+
+impl Proxy {
+    pub async fn answering(head: &str, body: &str) -> Self {
+        let answer = format!(
+            "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
+            body.len()
+        );
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}/", listener.local_addr().expect("an address"));
+        let (tell, came) = mpsc::unbounded_channel();
+        tokio::spawn(async move {
+            while let Ok((mut client, _)) = listener.accept().await {
+                let mut head = [0; 4096];
+                let read = client.read(&mut head).await.unwrap_or(0);
+                let answered = client.write_all(answer.as_bytes()).await;
+                if read == 0 || answered.is_err() || tell.send(Instant::now()).is_err() {
+                    return;
+                }
+            }
+        });
+        Self { url, came }
+    }
+
+    pub async fn next(&mut self) -> Instant {
+        within("a request", self.came.recv())
+            .await
+            .expect("it lives")
     }
 }

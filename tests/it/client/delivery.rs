@@ -305,22 +305,6 @@ async fn publishing_works_over_each_transport_and_counts_once() {
     }
 }
 
-#[tokio::test]
-async fn close_ends_loops_and_connection() {
-    let gateway = TestGateway::start().await;
-    let client = Client::connect(&gateway, json!({})).await;
-    let body = "
-        const ended = (async () => { for await (const event of state.client.subscribe('order:*')); })();
-        state.client.close();
-        await ended;
-        return state.client.status;";
-    let status = client.run(body, Value::Null).await;
-    assert_eq!(
-        status,
-        json!({"state": "closed", "reason": "close() was called"})
-    );
-}
-
 /// What the client does not do once it is closed, however far it had come.
 #[tokio::test]
 async fn nothing_comes_after_an_end() {

@@ -5,11 +5,12 @@ use std::{
     fs,
     path::{Path, PathBuf},
     process::{Command, Output, Stdio},
+    time::Duration,
 };
 
 use serde_json::{Value, json};
 
-use crate::support::Js;
+use crate::support::{Claims, Js, Program, TestGateway};
 
 /// The most that a page has to load for the client, with all three transports.
 const BUDGET_BYTES: usize = 6 * 1024;
@@ -110,6 +111,43 @@ async fn the_modules_export_what_their_types_say() {
         )
         .await;
     assert_eq!(exports, json!(["Tribus", "TribusError", "default"]));
+}
+
+/// As an ES module of its own, which finds the package and `ws` by their names.
+#[tokio::test]
+async fn the_program_for_node_of_the_documentation_prints_events() {
+    let docs = fs::read_to_string(project().join("docs/client.md")).expect("docs/client.md");
+    let (_, program) = docs.split_once("```js\n").expect("a program");
+    let (program, _) = program.split_once("```").expect("its end");
+    let gateway = TestGateway::start().await;
+    let url = "http://127.0.0.1:8080";
+    assert!(program.contains(url), "{program}");
+    let place = tempfile::tempdir().expect("a folder");
+    let modules = place.path().join("node_modules");
+    fs::create_dir(&modules).expect("a folder");
+    for (package, folder) in [
+        ("tribus-client", "static"),
+        ("ws", "tests/js/node_modules/ws"),
+    ] {
+        std::os::unix::fs::symlink(project().join(folder), modules.join(package)).expect("a link");
+    }
+    let file = place.path().join("program.mjs");
+    fs::write(&file, program.replace(url, &gateway.url(""))).expect("a file");
+    let mut node = Command::new("node");
+    node.arg(&file)
+        .env("TRIBUS_TOKEN", Claims::all("alice").token());
+    let mut node = Program::start(node);
+    // Until it has subscribed it prints nothing.
+    let published = async {
+        loop {
+            gateway.publish("order:1", json!("seen")).await;
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::select! {
+        line = node.prints("order:1") => assert_eq!(line, "order:1 seen"),
+        () = published => {}
+    }
 }
 
 #[test]

@@ -1,5 +1,4 @@
-//! What becomes of the client in a page that is reloaded, frozen, cut off, one of several tabs, or
-//! old-fashioned; in Chromium.
+//! What becomes of the client in a page that is reloaded, frozen, cut off, or old-fashioned; in Chromium.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,22 +8,22 @@ use super::application::{Client, TRANSPORTS};
 use crate::support::{Claims, Fault, Js, Manner, Network, Scrape, TestGateway, record};
 
 /// Long enough for the gateway to notice that a page is frozen.
-const HEARTBEAT: &str = "heartbeat = \"500ms\"";
+pub const HEARTBEAT: &str = "heartbeat = \"500ms\"";
 
 /// As the browser does to a page that nobody looks at.
-const FREEZE: &str = "await cdp.send('Page.setWebLifecycleState', { state: args });";
+pub const FREEZE: &str = "await cdp.send('Page.setWebLifecycleState', { state: args });";
 
-async fn chromium(gateway: &TestGateway) -> Arc<Js> {
+pub async fn chromium(gateway: &TestGateway) -> Arc<Js> {
     Arc::new(Js::chromium(&gateway.url("/favicon.svg")))
 }
 
-async fn publish(gateway: &TestGateway, data: std::ops::Range<usize>) {
+pub async fn publish(gateway: &TestGateway, data: std::ops::Range<usize>) {
     for number in data {
         gateway.publish("order:1", json!(number)).await;
     }
 }
 
-fn numbers(data: std::ops::Range<usize>) -> Value {
+pub fn numbers(data: std::ops::Range<usize>) -> Value {
     data.collect()
 }
 
@@ -136,13 +135,17 @@ async fn an_offline_page_says_so_and_is_back_at_once() {
     client.drive(offline, json!(true)).await;
     client.status("offline").await;
     publish(&gateway, 2..4).await;
-    // Attempts of an offline device prove nothing, so none of them counts.
-    let reconnect = "for (let count = 0; count < 5; count += 1) {
+    // Attempts of an offline device prove nothing, so none of them counts, and it says nothing else meanwhile.
+    let reconnect = "
+        state.statuses = [];
+        for (let count = 0; count < 5; count += 1) {
+            const { length } = state.errors;
             state.client.reconnect();
-            await until(() => state.client.status.state === 'connecting');
-            await until(() => state.client.status.state === 'offline');
-        }";
-    client.run(reconnect, Value::Null).await;
+            await until(() => state.errors.length > length);
+        }
+        return [...new Set(state.statuses.map(({ state }) => state))];";
+    let states = client.run(reconnect, Value::Null).await;
+    assert_eq!(states, json!(["offline"]));
     client.drive(offline, json!(false)).await;
     let status = client.status("live").await;
     assert_eq!(status, json!({"state": "live", "transport": "ws"}));
@@ -200,154 +203,63 @@ async fn the_browsers_own_event_source_reads_streams_through_tickets() {
 }
 
 #[tokio::test]
-async fn tabs_share_one_connection_until_the_last_is_gone() {
+async fn more_topics_than_a_url_holds_are_read_without_the_browsers_own_event_source() {
     let gateway = TestGateway::start().await;
     let js = chromium(&gateway).await;
-    let options = json!({"shareTabs": true});
-    let first = Client::in_page(&js, 0, options.clone()).await;
-    let second = Client::in_page(&js, 1, options.clone()).await;
-    first.collect("all", json!(["order:*"]), json!({})).await;
-    second.collect("all", json!(["order:*"]), json!({})).await;
-    second
-        .collect("paid", json!(["order:*"]), json!({"events": ["paid"]}))
-        .await;
-    publish(&gateway, 0..3).await;
-    for tab in [&first, &second] {
-        assert_eq!(tab.collected("all", 3).await, numbers(0..3));
-    }
-    let open = |scrape: &Scrape| {
-        ["ws", "sse", "poll"].map(|transport| {
-            scrape.value(&format!("tribus_connections{{transport=\"{transport}\"}}"))
-        })
-    };
-    assert_eq!(open(&gateway.scrape().await), [1.0, 0.0, 0.0]);
-    let publish_one = "return (await state.client.publish('order:1', args, { event: 'paid' })).id;";
-    second.run(publish_one, json!(3)).await;
-    assert_eq!(second.collected("paid", 1).await, json!([3]));
-    assert_eq!(first.collected("all", 4).await, numbers(0..4));
-
-    first.drive("await page.close();", Value::Null).await;
-    publish(&gateway, 4..7).await;
-    assert_eq!(second.collected("all", 7).await, numbers(0..7));
-    assert_eq!(second.collected("paid", 1).await, json!([3]));
-    assert_eq!(second.status("live").await["transport"], "ws");
-    record(
-        "client",
-        &["two tabs sharing one connection, and the one that has it closed"],
-        &["one connection, 0 lost and 0 repeated in each"],
-    );
-    second.run("state.client.close();", Value::Null).await;
-    gateway
-        .scrape_until("nobody to be connected", |scrape| open(scrape) == [0.0; 3])
-        .await;
+    let options = json!({"sse": "native", "transports": ["sse"]});
+    let client = Client::in_page(&js, 0, options).await;
+    let topics: Vec<String> = (0..300)
+        .map(|number| format!("a-topic-with-a-long-name:{number}"))
+        .collect();
+    client.collect("all", json!(topics), json!({})).await;
+    gateway.publish(&topics[299], json!(1)).await;
+    assert_eq!(client.collected("all", 1).await, json!([1]));
 }
 
 #[tokio::test]
-async fn what_a_tab_no_longer_wants_the_leading_tab_gives_up() {
+async fn a_position_that_persists_is_for_those_who_are_there_when_it_is_asked_for() {
     let gateway = TestGateway::start().await;
     let js = chromium(&gateway).await;
-    let options = json!({"shareTabs": true});
-    let first = Client::in_page(&js, 0, options.clone()).await;
-    first.collect("all", json!(["order:*"]), json!({})).await;
-    for closing in ["state.one.close();", "location.reload();"] {
-        let second = Client::in_page(&js, 1, options.clone()).await;
-        let wants =
-            "state.one = state.client.subscribe('other:*'); await until(() => state.one.cursor);";
-        second.run(wants, Value::Null).await;
-        assert_eq!(gateway.scrape().await.value("tribus_subscriptions"), 2.0);
-        second.run(closing, Value::Null).await;
-        gateway
-            .scrape_until("the filter to be gone", |scrape| {
-                scrape.value("tribus_subscriptions") < 2.0
-            })
-            .await;
-    }
-}
-
-#[tokio::test]
-async fn a_tab_that_is_looked_at_takes_over_from_one_that_is_frozen() {
-    let gateway = TestGateway::with(HEARTBEAT).await;
-    let js = chromium(&gateway).await;
-    let options = json!({"shareTabs": true});
-    let first = Client::in_page(&js, 0, options.clone()).await;
-    first.collect("all", json!(["order:*"]), json!({})).await;
-    let second = Client::in_page(&js, 1, options).await;
-    second.collect("all", json!(["order:*"]), json!({})).await;
+    let options = json!({"persist": true});
+    let client = Client::in_page(&js, 0, options.clone()).await;
+    client.collect("all", json!("order:*"), json!({})).await;
     publish(&gateway, 0..3).await;
-    second.collected("all", 3).await;
-    first.drive(FREEZE, json!("frozen")).await;
+    client.collected("all", 3).await;
+    client.drive("await page.reload();", Value::Null).await;
     publish(&gateway, 3..6).await;
-    assert_eq!(second.collected("all", 6).await, numbers(0..6));
-    first.drive(FREEZE, json!("active")).await;
-    publish(&gateway, 6..9).await;
-    for tab in [&first, &second] {
-        assert_eq!(tab.collected("all", 9).await, numbers(0..9));
-    }
+
+    let client = Client::begin(js.clone(), 0, "/", &[Claims::all("alice").token()], options).await;
+    let both = "
+        state.both = [[], []];
+        for (const got of state.both) state.client.subscribe('order:*', ({ data }) => got.push(data));
+        await until(() => state.both.every((got) => got.length >= 3));
+        return state.both;";
+    let both = client.run(both, Value::Null).await;
+    assert_eq!(both, json!([[3, 4, 5], [3, 4, 5]]));
+    // One that comes later begins when it comes.
+    client.collect("late", json!("order:*"), json!({})).await;
+    publish(&gateway, 6..7).await;
+    assert_eq!(client.collected("late", 1).await, numbers(6..7));
 }
 
 #[tokio::test]
-async fn a_refused_subscription_of_one_tab_is_refused_there_alone() {
+async fn positions_persist_though_a_client_that_was_refused_is_closed_too() {
     let gateway = TestGateway::start().await;
     let js = chromium(&gateway).await;
-    let token = Claims::new("bob").with("subscribe", json!(["order:*"]));
-    let tokens = [token.token()];
-    let mut tabs = Vec::new();
-    for page in 0..2 {
-        let options = json!({"shareTabs": true});
-        let tab = Client::begin(js.clone(), page, "/", &tokens, options).await;
-        tab.collect("all", json!("order:*"), json!({})).await;
-        tabs.push(tab);
-    }
-    tabs[1]
-        .collect("secret", json!("secret:*"), json!({}))
-        .await;
-    assert_eq!(tabs[1].collected("secret", 1).await, json!(["forbidden"]));
-    let typed = "
-        const { TribusError } = await load();
-        try { await state.client.subscribe('secret:2').next(); } catch (error) { return error instanceof TribusError; }";
-    assert_eq!(tabs[1].run(typed, Value::Null).await, json!(true));
-    gateway.publish("order:1", json!(1)).await;
-    for tab in &tabs {
-        assert_eq!(tab.collected("all", 1).await, json!([1]));
-    }
-}
-
-#[tokio::test]
-async fn tabs_of_two_users_or_of_unknown_ones_share_nothing() {
-    let gateway = TestGateway::start().await;
-    let js = chromium(&gateway).await;
-    let token = |subject: &str| {
-        let grants = json!([format!("{subject}:*")]);
-        Claims::new(subject).with("subscribe", grants).token()
-    };
-    // The first login fails in both tabs, so that whose they are is not known yet.
-    let begin = "
-        const { Tribus, WebSocket } = await load();
-        let calls = 0;
-        state.client = new Tribus('/', {
-            shareTabs: true, WebSocket,
-            getToken: () => { if ((calls += 1) === 1) throw Error('busy'); return args; },
-        });
-        await until(() => state.client.status.state === 'live');";
-    let mut tabs = Vec::new();
-    for (page, subject) in ["alice", "bob"].into_iter().enumerate() {
-        let tab = Client {
-            js: js.clone(),
-            page,
-        };
-        tab.run(begin, json!(token(subject))).await;
-        tabs.push(tab);
-    }
-    tabs[0].collect("own", json!("alice:*"), json!({})).await;
-    tabs[1].collect("own", json!("bob:*"), json!({})).await;
-    tabs[1]
-        .collect("foreign", json!("alice:*"), json!({}))
-        .await;
-    gateway.publish("alice:1", json!("secret")).await;
-    gateway.publish("bob:1", json!("hello")).await;
-    assert_eq!(tabs[0].collected("own", 1).await, json!(["secret"]));
-    assert_eq!(tabs[1].collected("own", 1).await, json!(["hello"]));
-    assert_eq!(tabs[1].collected("foreign", 1).await, json!(["forbidden"]));
+    let options = json!({"persist": true});
+    let client = Client::in_page(&js, 0, options.clone()).await;
+    client.collect("all", json!("order:*"), json!({})).await;
+    publish(&gateway, 0..3).await;
+    client.collected("all", 3).await;
+    gateway.revoke(json!({"sub": "alice", "for": "1s"})).await;
+    client.status("closed").await;
+    client.run("state.client.close();", Value::Null).await;
+    client.drive("await page.reload();", Value::Null).await;
+    publish(&gateway, 3..6).await;
+    let bob = Claims::all("bob").token();
+    let client = Client::begin(js.clone(), 0, "/", &[bob], options).await;
+    client.collect("all", json!("order:*"), json!({})).await;
+    assert_eq!(client.collected("all", 3).await, numbers(3..6));
 }
 
 /// What the heap may grow by between two thousand and ten thousand more events: what is measured

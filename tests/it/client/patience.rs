@@ -1,66 +1,19 @@
-//! When the client tries again, when it gives up, and what it says of the network; in Node.
+//! When the client tries again, when it gives up, and what it is told meanwhile; in Node.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-    sync::mpsc,
-};
+use tokio::net::TcpListener;
 
-use super::application::{Client, TRANSPORTS};
-use crate::support::{Claims, Fault, Js, Manner, Network, Scrape, TestGateway, within};
-
-async fn begin(url: &str, options: Value) -> Client {
-    let tokens = [Claims::all("alice").token()];
-    Client::begin(Arc::new(Js::node()), 0, url, &tokens, options).await
-}
-
-/// Something else than the gateway: the same answer to each request. When each came is told.
-struct Proxy {
-    url: String,
-    came: mpsc::UnboundedReceiver<Instant>,
-}
-
-impl Proxy {
-    async fn answering(head: &str, body: &str) -> Self {
-        let answer = format!(
-            "HTTP/1.1 {head}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n{body}",
-            body.len()
-        );
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let url = format!("http://{}/", listener.local_addr().expect("an address"));
-        let (tell, came) = mpsc::unbounded_channel();
-        tokio::spawn(async move {
-            while let Ok((mut client, _)) = listener.accept().await {
-                let mut head = [0; 4096];
-                let read = client.read(&mut head).await.unwrap_or(0);
-                let answered = client.write_all(answer.as_bytes()).await;
-                if read == 0 || answered.is_err() || tell.send(Instant::now()).is_err() {
-                    return;
-                }
-            }
-        });
-        Self { url, came }
-    }
-
-    async fn next(&mut self) -> Instant {
-        within("a request", self.came.recv())
-            .await
-            .expect("it lives")
-    }
-}
+use super::application::{Client, Proxy, TRANSPORTS};
+use crate::support::{Claims, Fault, Manner, Network, Scrape, TestGateway};
 
 #[tokio::test]
 async fn attempts_in_a_row_are_counted_and_a_person_may_try_again() {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     drop(listener);
-    let client = begin(&format!("http://{address}/"), json!({"maxAttempts": 3})).await;
+    let client = Client::started(&format!("http://{address}/"), json!({"maxAttempts": 3})).await;
     let status = client.status("closed").await;
     assert_eq!(
         status["reason"],
@@ -85,7 +38,7 @@ async fn attempts_in_a_row_are_counted_and_a_person_may_try_again() {
 async fn reconnecting_by_hand_waits_for_nothing() {
     let mut proxy = Proxy::answering("503 Service Unavailable\r\nRetry-After: 600", "busy").await;
     let options = json!({"transports": ["poll"]});
-    let client = begin(&proxy.url, options).await;
+    let client = Client::started(&proxy.url, options).await;
     proxy.next().await;
     client
         .run("await until(() => state.errors[0]);", Value::Null)
@@ -100,7 +53,7 @@ async fn reconnecting_by_hand_waits_for_nothing() {
 async fn it_comes_back_no_sooner_than_a_proxy_says() {
     for transports in [json!(["poll"]), json!(["sse"]), json!(["sse", "poll"])] {
         let mut proxy = Proxy::answering("503 Service Unavailable\r\nRetry-After: 2", "busy").await;
-        let _client = begin(&proxy.url, json!({"transports": transports})).await;
+        let _client = Client::started(&proxy.url, json!({"transports": transports})).await;
         let mut last = proxy.next().await;
         for _ in 1..transports.as_array().map_or(0, Vec::len) {
             last = proxy.next().await;
@@ -114,7 +67,7 @@ async fn it_comes_back_no_sooner_than_a_proxy_says() {
 async fn a_stream_that_was_cut_is_asked_for_again_when_it_said() {
     let body = "retry: 1500\nevent: connected\nid: k-1\ndata: {\"type\":\"connected\",\"cursor\":\"k-1\",\"heartbeatMs\":25000}\n\n";
     let mut proxy = Proxy::answering("200 OK\r\nContent-Type: text/event-stream", body).await;
-    let _client = begin(&proxy.url, json!({"transports": ["sse"]})).await;
+    let _client = Client::started(&proxy.url, json!({"transports": ["sse"]})).await;
     let first = proxy.next().await;
     let waited = proxy.next().await - first;
     assert!(waited >= Duration::from_millis(1400), "{waited:?}");
@@ -131,7 +84,7 @@ async fn a_drop_after_a_while_is_no_fault_of_the_transport() {
         if transport == "sse" {
             network.set([Fault::RefuseUpgrades]);
         }
-        let client = begin(&network.url("/"), json!({})).await;
+        let client = Client::started(&network.url("/"), json!({})).await;
         client.collect("all", json!(["order:*"]), json!({})).await;
         tokio::time::sleep(PATIENCE + Duration::from_millis(500)).await;
         network.set([Fault::Offline(Manner::Reset)]);
@@ -156,7 +109,7 @@ async fn a_page_of_a_captive_portal_is_no_gateway() {
         ("ws", "WebSockets are refused"),
     ] {
         let proxy = Proxy::answering("200 OK\r\nContent-Type: text/html", portal).await;
-        let client = begin(&proxy.url, json!({"transports": [transport]})).await;
+        let client = Client::started(&proxy.url, json!({"transports": [transport]})).await;
         let first = client
             .run(
                 "await until(() => state.errors[0]); return state.errors[0];",
@@ -170,10 +123,7 @@ async fn a_page_of_a_captive_portal_is_no_gateway() {
 #[tokio::test]
 async fn a_login_that_fails_for_a_moment_is_tried_again() {
     let gateway = TestGateway::start().await;
-    let client = Client {
-        js: Arc::new(Js::node()),
-        page: 0,
-    };
+    let client = Client::in_node();
     let body = "
         const { Tribus, WebSocket } = await load();
         let calls = 0;
@@ -259,91 +209,8 @@ async fn characters_that_end_lines_in_javascript_pass_every_transport() {
 }
 
 #[tokio::test]
-async fn diagnosis_tells_what_a_network_allows_and_why() {
-    let gateway = TestGateway::start().await;
-    let network = Network::before(&gateway).await;
-    let client = begin(&network.url("/"), json!({})).await;
-    client.status("live").await;
-    let diagnose = "const { transports, summary } = await state.client.diagnose();
-        return [transports.map(({ transport, works, reason }) => [transport, works, reason]), summary];";
-    let good = client.run(diagnose, Value::Null).await;
-    assert_eq!(
-        good,
-        json!([
-            [
-                ["ws", true, "works"],
-                ["sse", true, "works"],
-                ["poll", true, "works"]
-            ],
-            "Events get through over WebSocket. WebSocket: works; SSE: works; long-poll: works."
-        ])
-    );
-    network.set([Fault::RefuseUpgrades, Fault::BufferResponses]);
-    let held = client.run(diagnose, Value::Null).await;
-    assert_eq!(
-        held[0],
-        json!([
-            ["ws", false, "WebSockets are refused"],
-            [
-                "sse",
-                false,
-                "nothing came through: the stream is held back"
-            ],
-            ["poll", true, "works"]
-        ])
-    );
-    let summary = held[1].as_str().expect("words");
-    assert!(
-        summary
-            .starts_with("Events get through over long-poll. WebSocket: WebSockets are refused;"),
-        "{summary}"
-    );
-    network.set([Fault::Offline(Manner::Reset)]);
-    let none = client.run(diagnose, Value::Null).await;
-    let summary = none[1].as_str().expect("words");
-    assert!(
-        summary.starts_with("Nothing gets through to the gateway."),
-        "{summary}"
-    );
-}
-
-#[tokio::test]
-async fn an_attempt_that_fails_during_a_diagnosis_is_made_again() {
-    let gateway = TestGateway::start().await;
-    let client = Client {
-        js: Arc::new(Js::node()),
-        page: 0,
-    };
-    // The attempt fails while the diagnosis still waits for its own.
-    let body = "
-        const { Tribus } = await load();
-        let calls = 0;
-        let fail;
-        const slowFetch = (url, { signal, ...init }) => {
-            calls += 1;
-            if (calls > 2) return fetch(url, { signal, ...init });
-            return new Promise((_, reject) => {
-                if (calls === 1) fail = reject;
-                else signal.onabort = reject;
-            });
-        };
-        const client = new Tribus(args.url, { getToken: () => args.token, transports: ['poll'], fetch: slowFetch });
-        await until(() => calls === 1);
-        const diagnosis = client.diagnose();
-        await until(() => calls === 2);
-        fail(Error('cut'));
-        await until(() => client.status.state === 'live');
-        await diagnosis;";
-    let args = json!({"url": gateway.url("/"), "token": Claims::all("alice").token()});
-    client.run(body, args).await;
-}
-
-#[tokio::test]
 async fn a_closed_client_asks_for_no_token() {
-    let client = Client {
-        js: Arc::new(Js::node()),
-        page: 0,
-    };
+    let client = Client::in_node();
     let body = "
         const { Tribus, WebSocket } = await load();
         let calls = 0;
@@ -358,4 +225,19 @@ async fn a_closed_client_asks_for_no_token() {
     let token = Claims::all("alice").expiring_in(2).token();
     let got = client.run(body, json!(token)).await;
     assert_eq!(got, json!([1, "closed"]));
+}
+
+#[tokio::test]
+async fn a_wait_that_no_timer_holds_is_no_reason_to_hurry() {
+    let mut proxy = Proxy::answering("503 Service Unavailable\r\nRetry-After: 99999999", "").await;
+    let client = Client::started(&proxy.url, json!({"transports": ["poll"]})).await;
+    proxy.next().await;
+    client
+        .run("await until(() => state.errors[0]);", Value::Null)
+        .await;
+    // It waits, for an hour at most.
+    let wait = "
+        await new Promise((resolve) => setTimeout(resolve, 1500));
+        return state.errors.length;";
+    assert_eq!(client.run(wait, Value::Null).await, 1);
 }

@@ -50,6 +50,31 @@ async fn a_bad_file_is_an_error_that_names_the_key() {
             &["auth.jwks_url", "http"],
         ),
         ("workers = 0", &["workers"]),
+        (
+            "workers = 1\nlisen = \"127.0.0.1:1\"",
+            &["tribus.toml, line 2", "`lisen`", "did you mean `listen`?"],
+        ),
+        (
+            "[limits]\nconnection = 5",
+            &["tribus.toml, line 2", "did you mean `limits.connections`?"],
+        ),
+        (
+            "log.level = \"verbose\"",
+            &["log.level", "\"verbose\"", "error, warn, info, debug"],
+        ),
+        ("log.level = \"warning\"", &["log.level", "\"warning\""]),
+        (
+            "log.level = \"info,tribus=loud\"",
+            &["log.level", "\"loud\"", "info,tribus=debug"],
+        ),
+        (
+            "telemetry.otlp_endpoint = \"127.0.0.1:4318\"",
+            &["telemetry.otlp_endpoint", "http"],
+        ),
+        (
+            "tls.cert = \"/nowhere/c.pem\"\ntls.key = \"/nowhere/k.pem\"",
+            &["tls.cert", "/nowhere/c.pem", "os error"],
+        ),
         ("workers = [", &["tribus.toml: line 1"]),
         (
             "listen = 127.0.0.1:8080",
@@ -80,7 +105,12 @@ async fn a_bad_variable_is_an_error_that_names_the_key_and_never_shows_a_secret(
     for (name, value, parts) in [
         ("TRIBUS__HEARTBEAT", "soon", &["heartbeat"][..]),
         ("TRIBUS__NOPE", "1", &["nope"]),
-        ("TRIBUS__AUTH__NOPE", "1", &["nope"]),
+        ("TRIBUS__AUTH__NOPE", "1", &["TRIBUS__AUTH__NOPE"]),
+        (
+            "TRIBUS__HS256_SECRET",
+            short,
+            &["TRIBUS__HS256_SECRET: ", "TRIBUS__AUTH__HS256_SECRET"],
+        ),
         ("TRIBUS__RETENTION__EVENTS", "many", &["retention.events"]),
         (
             "TRIBUS__AUTH__HS256_SECRET",
@@ -489,4 +519,46 @@ async fn a_client_command_says_what_to_do_about_a_refusal() {
     let ended = tribus(&["publish", "order:1", "--retry-for", "0s"], &nobody).await;
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("tribus serve"), "{}", ended.stderr);
+}
+
+#[tokio::test]
+async fn one_port_for_clients_and_operators_is_refused_before_it_is_bound() {
+    for (listen, admin) in [
+        ("127.0.0.1:4711", "127.0.0.1:4711"),
+        ("0.0.0.0:4711", "127.0.0.1:4711"),
+    ] {
+        for command in COMMANDS {
+            let arguments = [command, "--listen", listen, "--admin-listen", admin];
+            let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+            assert_eq!(ended.code, Some(1), "{ended:?}");
+            for part in ["`listen`", "`admin_listen`", "one port"] {
+                assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn check_config_says_as_serve_does_that_without_a_key_others_may_not_reach_it() {
+    for command in COMMANDS {
+        let ended = tribus(&[command, "--listen", "0.0.0.0:0"], &[]).await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert!(ended.stderr.contains("loopback only"), "{}", ended.stderr);
+    }
+}
+
+/// Who tries it out has done nothing wrong, and the first line is the one that is read.
+#[tokio::test]
+async fn of_open_files_development_mode_says_nothing() {
+    let command = "ulimit -n 2000 && exec \"$TRIBUS_BIN\" \"$@\"";
+    let checked = Program::tribus_by_shell(command, &["check-config"], &[]);
+    let told = checked.ended().await.stderr;
+    assert!(told.contains("note: limits.connections = 50000"), "{told}");
+    let free = "127.0.0.1:0";
+    let arguments = ["serve", "--listen", free, "--admin-listen", free];
+    let mut serving = Program::tribus_by_shell(command, &arguments, &[]);
+    serving.says("DEVELOPMENT MODE").await;
+    serving.signal("TERM");
+    let said = serving.ended().await.stderr;
+    assert!(!said.contains("WARN"), "{said}");
 }

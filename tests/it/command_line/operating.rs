@@ -36,8 +36,13 @@ async fn health_asks_the_operators_listener_wherever_the_configuration_has_it() 
         assert_eq!(ended.code, Some(0), "{arguments:?}: {ended:?}");
         assert_eq!(ended.stdout, answer, "{arguments:?}");
     }
+    let clients = format!("http://{}", gateway.address);
+    let ended = tribus(&["health", "--url", &clients], &[]).await;
+    assert_unhealthy(&ended, &[&clients, "`listen`", "`admin_listen`"]);
+    assert!(!ended.stderr.contains('{'), "{}", ended.stderr);
     assert_eq!(gateway.terminate().await.code, Some(0));
-    assert_unhealthy(&tribus(&["health", "--url", &url], &[]).await, &[&url]);
+    let ended = tribus(&["health", "--url", &url], &[]).await;
+    assert_unhealthy(&ended, &[&url, "is the gateway running?", "--url"]);
 }
 
 #[tokio::test]

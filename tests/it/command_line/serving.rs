@@ -159,11 +159,46 @@ async fn a_port_in_use_is_told_with_its_key() {
         let arguments = ["serve", "--listen", listen, "--admin-listen", admin];
         let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
         assert_eq!(ended.code, Some(1), "{ended:?}");
-        for part in [taken.as_str(), key, "port"] {
+        for part in [taken.as_str(), key, "another program", "TRIBUS__LISTEN="] {
             assert!(ended.stderr.contains(part), "{part} in {}", ended.stderr);
         }
     }
-    drop(holder);
+    let other = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let also_taken = other.local_addr().unwrap().to_string();
+    let arguments = ["serve", "--listen", &taken, "--admin-listen", &also_taken];
+    let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+    for part in [&taken, &also_taken] {
+        assert!(
+            ended.stderr.contains(part),
+            "both at once: {}",
+            ended.stderr
+        );
+    }
+    drop((holder, other));
+}
+
+/// TEST-NET-1, which no machine has (RFC 5737).
+#[tokio::test]
+async fn an_address_that_the_machine_does_not_have_is_not_called_taken() {
+    let arguments = [
+        "serve",
+        "--listen",
+        "192.0.2.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
+    let ended = tribus(&arguments, &[SECRET_VARIABLE]).await;
+    assert_eq!(ended.code, Some(1), "{ended:?}");
+    assert!(
+        ended.stderr.contains("network interface"),
+        "{}",
+        ended.stderr
+    );
+    assert!(
+        !ended.stderr.contains("another program"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[tokio::test]

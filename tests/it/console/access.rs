@@ -74,11 +74,48 @@ async fn the_first_stop_skips_to_the_connection() {
         console.drive(skip, Value::Null).await,
         json!([true, "connection"])
     );
+    console.click("#forget").await;
+    let hidden = "return page.isHidden('.skip');";
+    assert_eq!(
+        console.drive(hidden, Value::Null).await,
+        json!(true),
+        "there is no connection"
+    );
+}
+
+#[tokio::test]
+async fn a_state_that_lasts_is_announced_with_its_reason() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.reads("#announcer", "Live over WebSocket.").await;
+    console.click("#offline").await;
+    console
+        .reads("#announcer", "Offline. There is no network.")
+        .await;
+    console.click("#offline").await;
+    console.reads("#announcer", "Live over WebSocket.").await;
+}
+
+/// Which replace the page's backgrounds by the system's.
+#[tokio::test]
+async fn a_switch_shows_its_state_in_forced_colours_too() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let pictures = "
+        await page.emulateMedia({ forcedColors: 'active' });
+        const pictures = [];
+        for (const isOn of [false, true]) {
+            await page.evaluate((isOn) => { document.querySelector('#stall').checked = isOn; }, isOn);
+            pictures.push((await page.locator('#stall').screenshot()).toString('base64'));
+        }
+        return pictures;";
+    let pictures = console.drive(pictures, Value::Null).await;
+    assert_ne!(pictures[0], pictures[1]);
 }
 
 /// What would have to be scrolled sideways; code may.
 const WIDE: &str = "
-    return page.evaluate(() => [document.documentElement, ...document.querySelectorAll('.top, .card, .banner, .scroll')]
+    return page.evaluate(() => [document.documentElement, ...document.querySelectorAll('.top, .card, .banner, .scroll, td')]
         .filter(({ scrollWidth, clientWidth }) => scrollWidth > clientWidth)
         .map(({ id, className }) => id || className));";
 
@@ -102,6 +139,11 @@ async fn nothing_is_wider_than_a_narrow_phone() {
         .await;
     console.reads("#tail-list", &long).await;
     console.reads("#arrivals", &long).await;
+    // One of them at least has a time in it, which is wider than a word.
+    let arrived =
+        "await page.waitForFunction(() => document.querySelectorAll('td.tick').length === 3);";
+    console.drive(arrived, Value::Null).await;
+    assert_eq!(console.drive(WIDE, Value::Null).await, json!([]));
     console.click("#tail-list summary").await;
     console.click("#diagnose").await;
     console.reads("#diagnosis", "Events get through").await;

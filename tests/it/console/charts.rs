@@ -51,6 +51,27 @@ async fn a_token_without_the_claim_is_told_so_and_asks_once() {
 }
 
 #[tokio::test]
+async fn the_numbers_of_a_gateway_that_is_gone_are_called_old() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    let address = gateway.address;
+    console.reads("#retained", "0 events retained").await;
+    assert_eq!(console.text("#charts-note").await, "");
+    gateway.stop().await;
+    console
+        .reads(
+            "#charts-note",
+            "can not be reached. These are the numbers of",
+        )
+        .await;
+    let _gateway = TestGateway::on(address).await;
+    let is_fresh = "
+        await page.waitForFunction(() => document.querySelector('#charts-note').textContent === '');
+        return page.isVisible('#charts-body');";
+    assert_eq!(console.drive(is_fresh, Value::Null).await, json!(true));
+}
+
+#[tokio::test]
 async fn rates_and_quantiles_are_those_between_two_answers() {
     let gateway = TestGateway::start().await;
     let console = Console::open_with(&gateway, "").await;
@@ -68,7 +89,8 @@ async fn rates_and_quantiles_are_those_between_two_answers() {
             answer(3, 110, 140, [15, 5, 5]),
             answer(4, 110, 140, [15, 15, 5]),
             answer(5, 110, 140, [15, 15, 1005]),
-            answer(6, 4, 0, [0, 0, 0], 'now'),
+            answer(20, 110, 140, [15, 15, 1005]),
+            answer(26, 4, 0, [0, 0, 0], 'now'),
         ].map((each) => meter.take(each)).map(({ published, delivered, p50, p99 }) =>
             [published, delivered, p50, p99].map((value) => value === null ? null : Math.round(value * 100) / 100));";
     let told = console.js.run(body, Value::Null).await;
@@ -79,6 +101,8 @@ async fn rates_and_quantiles_are_those_between_two_answers() {
         [0, 0, 0.5, 0.99],
         [0, 0, 1, 9.82],
         [0, 0, 10, 10],
+        // What is long ago counts no more.
+        [0, 0, null, null],
         [null, null, null, null],
     ]);
     assert_eq!(told, expected);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::{CLIMBS, Console, REASON, SOON, STATE};
+use super::{CLIMBS, Console, LANES_LIVE, REASON, SOON, STATE};
 use crate::support::TestGateway;
 
 const HISTORY: &str = "#connection .transitions";
@@ -55,6 +55,43 @@ async fn going_offline_is_seen_and_what_was_missed_is_made_up_for() {
     console.reads(STATE, "Offline").await;
     console.reads(STATE, "Live over WebSocket").await;
     console.complains_of_nothing().await;
+}
+
+#[tokio::test]
+async fn each_transport_marks_what_it_makes_up_for_and_nothing_else() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.drive(LANES_LIVE, Value::Null).await;
+    console.click("#offline").await;
+    console.reads("#open-now", "Nothing is open").await;
+    gateway.publish("order:1", json!(null)).await;
+    console.click("#offline").await;
+    let marked = "await page.waitForFunction(() => document.querySelectorAll('#arrivals .replay').length === 3);";
+    console.drive(marked, Value::Null).await;
+    console.drive(LANES_LIVE, Value::Null).await;
+    gateway.publish("order:2", json!(null)).await;
+    let ticked = "await page.waitForFunction(() => document.querySelectorAll('#arrivals .tick').length === 3);";
+    console.drive(ticked, Value::Null).await;
+}
+
+#[tokio::test]
+async fn the_history_is_bounded_and_goes_on_where_nothing_changed() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open_with(&gateway, "").await;
+    let body = "
+        const { History } = await import('/console/timeline.js');
+        const history = new History();
+        const began = [];
+        for (const reason of [undefined, 'refused', undefined])
+            began.push(history.enter({ state: 'connecting', reason }));
+        const { reason } = history.now;
+        for (let count = 0; count < 300; count += 1) {
+            history.enter({ state: 'live', transport: 'ws' });
+            history.enter({ state: 'degraded', transport: 'sse' });
+        }
+        return [began, reason, history.spells.length];";
+    let told = console.js.run(body, Value::Null).await;
+    assert_eq!(told, json!([[true, false, false], "refused", 200]));
 }
 
 #[tokio::test]
@@ -110,6 +147,37 @@ async fn a_stream_that_stalls_is_noticed_by_its_heartbeat() {
     console
         .reads_within(CLIMBS, STATE, "Live over WebSocket")
         .await;
+}
+
+/// The client's signal for its polls lives as long as its connection.
+#[tokio::test]
+async fn polls_leave_no_listeners_behind() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.drive(LANES_LIVE, Value::Null).await;
+    let count = "
+        await page.evaluate(() => {
+            window.listeners = 0;
+            for (const [name, step] of [['addEventListener', 1], ['removeEventListener', -1]]) {
+                const real = AbortSignal.prototype[name];
+                AbortSignal.prototype[name] = function (...given) {
+                    window.listeners += step;
+                    return real.apply(this, given);
+                };
+            }
+        });";
+    console.drive(count, Value::Null).await;
+    for number in 1..=20 {
+        gateway.publish("order:1", json!(number)).await;
+        let came = format!("{number} event");
+        console
+            .reads(".lane[data-lane='poll'] .counts", &came)
+            .await;
+    }
+    let left = console
+        .drive("return page.evaluate('listeners');", Value::Null)
+        .await;
+    assert!(left.as_i64().expect("a number") < 5, "{left} listeners");
 }
 
 #[tokio::test]

@@ -33,11 +33,21 @@ async fn a_pasted_token_signs_in_and_what_is_no_token_is_told_at_once() {
     console
         .reads("#token-problem", "three parts of letters")
         .await;
-    console.fill("#token", &Claims::all("bob").token()).await;
-    console.click("#sign-in button").await;
-    console.reads(STATE, "Live over WebSocket").await;
-    assert_eq!(console.text("#token-problem").await, "");
-    assert!(console.text("#holder-name").await.starts_with("bob"));
+    let token = Claims::all("bob").token();
+    for pasted in [
+        token.clone(),
+        // What the gateway prints, and what curl sends.
+        format!("  export TRIBUS_TOKEN={token}"),
+        format!("http://127.0.0.1:8080/#token={token}"),
+        format!("Authorization: Bearer {token}"),
+    ] {
+        console.fill("#token", &pasted).await;
+        console.click("#sign-in button").await;
+        console.reads(STATE, "Live over WebSocket").await;
+        assert_eq!(console.text("#token-problem").await, "");
+        assert!(console.text("#holder-name").await.starts_with("bob"));
+        console.click("#forget").await;
+    }
 }
 
 #[tokio::test]
@@ -86,6 +96,60 @@ async fn a_client_that_is_revoked_is_shown_out() {
         .reads("#banner", "The gateway refused the token")
         .await;
     assert!(is_signed_out(&console).await);
+}
+
+/// No subscription is there to be told.
+#[tokio::test]
+async fn a_client_that_ends_while_it_follows_nothing_is_shown_out() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.fill("#topics", "no good").await;
+    console.click("#follow button").await;
+    console.reads("#banner", "refused the topics").await;
+    gateway.revoke(json!({"sub": "alice"})).await;
+    console.reads("#banner", "The client has ended").await;
+    console.reads("#banner", "Revoked").await;
+    assert!(is_signed_out(&console).await);
+}
+
+#[tokio::test]
+async fn a_series_ends_when_its_publisher_signs_out() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#series").await;
+    console.reads("#published", "1 of 10").await;
+    console.click("#forget").await;
+    let is_over = "await page.waitForFunction(() => !document.querySelector('#series').disabled);";
+    console.drive(is_over, Value::Null).await;
+    let page = gateway
+        .get(
+            "/poll",
+            "topics=**&cursor=earliest",
+            &Claims::all("backend"),
+        )
+        .await;
+    let page: Value = page.json().await.expect("JSON");
+    let events = page["events"].as_array().expect("events").len();
+    assert!((1..5).contains(&events), "{events} published");
+    assert_eq!(console.text("#published").await, "");
+}
+
+#[tokio::test]
+async fn a_diagnosis_is_not_shown_to_who_signs_in_meanwhile() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open(&gateway).await;
+    console.click("#refuse").await;
+    console.click("#hold").await;
+    console.click("#diagnose").await;
+    console.reads("#diagnosis", "Trying each transport").await;
+    let other = "await page.evaluate((hash) => { location.hash = hash; }, args);";
+    let link = format!("token={}", Claims::all("bob").token());
+    console.drive(other, json!(link)).await;
+    console.reads("#holder-name", "bob").await;
+    let is_over = "
+        await page.waitForFunction(() => !document.querySelector('#diagnose').disabled);
+        return page.isHidden('#diagnosis');";
+    assert_eq!(console.drive(is_over, Value::Null).await, json!(true));
 }
 
 async fn is_signed_out(console: &Console) -> bool {

@@ -3,7 +3,7 @@
 use serde_json::json;
 
 use super::{all, hook};
-use crate::support::{Backend, Program};
+use crate::support::{Backend, Mood, Program, within};
 
 /// `tribus serve` with a configuration file that the test may change.
 struct Serving {
@@ -91,7 +91,7 @@ async fn what_the_backend_does_wrong_is_logged_and_credentials_are_not() {
     backend.sign_in("s3ssion", json!({"sub": "alice", "tenant": 7}));
     assert_eq!(serving.status("s3ssion").await, 503);
     let line = serving.program.says("auth hook").await;
-    assert!(line.contains("bad claim `tenant`"), "{line}");
+    assert!(line.contains("`tenant` is not a string"), "{line}");
     serving.program.signal("TERM");
     let said = serving.program.ended().await;
     for secret in ["s3ssion", "of-the-gateway", "alice"] {
@@ -112,4 +112,28 @@ async fn check_config_tells_that_the_secret_is_set_and_not_what_it_is() {
     assert!(hook.contains("\n# secret is set "), "{}", ended.stdout);
     assert!(!ended.stdout.contains("s3cret"));
     assert!(!ended.stderr.contains("development"), "{}", ended.stderr);
+}
+
+/// Whoever mends one thing and looks at the log is to see the next.
+#[tokio::test]
+async fn each_kind_of_answer_that_is_of_no_use_is_logged_in_its_own_words() {
+    let backend = Backend::start().await;
+    let mut serving = Serving::start(&hook(&backend, "cache = \"0s\"")).await;
+    for (mood, words) in [
+        (Mood::Says("ok".into()), "not one JSON object"),
+        (Mood::Redirect, "status 302, a redirect"),
+        (Mood::Says("{}".into()), "`sub` is missing"),
+        (Mood::Says(r#"{"sub":7}"#.into()), "`sub` is not a string"),
+    ] {
+        backend.is(mood);
+        let told = async {
+            while !serving.program.said().contains(words) {
+                assert_eq!(serving.status("s1").await, 503, "{words}");
+            }
+        };
+        within(words, told).await;
+    }
+    let said = serving.program.said();
+    assert!(!said.contains("token"), "no token is involved: {said}");
+    assert!(said.contains("held_back="), "{said}");
 }

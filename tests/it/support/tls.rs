@@ -45,6 +45,18 @@ impl Authority {
         }
     }
 
+    /// A gateway that shows the authority's own certificate, which is in `cert.pem` of the directory.
+    pub async fn gateway(&self) -> (tempfile::TempDir, super::TestGateway) {
+        let directory = tempfile::tempdir().expect("a directory");
+        let [cert, key] = ["cert.pem", "key.pem"].map(|name| directory.path().join(name));
+        std::fs::write(&cert, self.pem()).expect("a written file");
+        std::fs::write(&key, self.issuer.key().serialize_pem()).expect("a written file");
+        let (cert, key) = (cert.display(), key.display());
+        let toml = format!("tls.cert = \"{cert}\"\ntls.key = \"{key}\"");
+        let gateway = super::TestGateway::with(&toml).await;
+        (directory, gateway)
+    }
+
     pub fn pem(&self) -> String {
         self.certificate.pem()
     }

@@ -91,6 +91,60 @@ fn free_address() -> SocketAddr {
     listener.local_addr().expect("an address")
 }
 
+/// Its backend where there is no gateway, with a port of its choice.
+fn backend_alone(port: &str) -> Command {
+    let mut node = Command::new("node");
+    node.arg("server.js")
+        .current_dir(folder())
+        .env("PORT", port)
+        .env("TRIBUS_URL", format!("http://{}", free_address()))
+        .env("TRIBUS_TOKEN", "a-token");
+    node
+}
+
+#[tokio::test]
+async fn the_example_says_which_origin_it_is_and_that_no_gateway_is_there() {
+    let mut backend = Program::start(backend_alone("0"));
+    let line = backend.prints("open http://").await;
+    let url = line.trim_start_matches("open ").to_owned();
+    let origins = backend.prints("TRIBUS__AUTH__ALLOWED_ORIGINS=").await;
+    assert!(origins.ends_with(&format!("='[\"{url}\"]'")), "{origins}");
+    let away = backend.says("is it running?").await;
+    assert!(away.contains("ECONNREFUSED"), "{away}");
+    let page = Js::chromium(&url);
+    let body = format!(
+        "{UNTIL}
+         const status = () => document.querySelector('.status')?.textContent ?? '';
+         await until(() => /^connecting: ./.test(status()));"
+    );
+    page.run(&body, Value::Null).await;
+}
+
+#[tokio::test]
+async fn the_example_says_what_to_do_where_its_port_is_taken_or_nothing_is_installed() {
+    let taken = TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port().to_string();
+    let copy = tempfile::tempdir().expect("a folder");
+    for name in ["server.js", "orders.js", "package.json"] {
+        fs::write(copy.path().join(name), read(name)).expect("a file");
+    }
+    let mut bare = backend_alone("0");
+    bare.current_dir(copy.path());
+    for (command, words) in [
+        (
+            backend_alone(&port),
+            format!("port {port} is taken: choose another, such as PORT="),
+        ),
+        (bare, "run `npm ci` first".to_owned()),
+    ] {
+        let ended = Program::start(command).ended().await;
+        assert_eq!(ended.code, Some(1), "{ended:?}");
+        let last = ended.stderr.lines().last().unwrap_or_default();
+        assert!(last.contains(&words), "{words} in {ended:?}");
+        assert!(!ended.stderr.contains("    at "), "{ended:?}");
+    }
+}
+
 #[tokio::test]
 async fn the_example_renders_and_updates_when_others_change_something() {
     let example = Example::start().await;
@@ -101,8 +155,54 @@ async fn the_example_renders_and_updates_when_others_change_something() {
     let order = json!({"item": "Cup", "price": 7});
     assert_eq!(example.ask("/api/orders", order).await, 201);
     example.until("count() === 4 && order(4) === 'Pay'").await;
-    let nothing = json!({"item": "", "price": 7});
-    assert_eq!(example.ask("/api/orders", nothing).await, 400);
+    for nothing in [json!({"item": "", "price": 7}), Value::Null] {
+        assert_eq!(example.ask("/api/orders", nothing).await, 400);
+    }
+    assert_eq!(example.ask("//", Value::Null).await, 404);
+    assert_eq!(example.ask("/api/orders/2/pay", Value::Null).await, 200);
+}
+
+#[tokio::test]
+async fn the_example_says_what_became_of_each_payment() {
+    let example = Example::start().await;
+    example.until("count() === 3").await;
+    example.click("[data-order='3'] button").await;
+    example.until("order(3) === 'paid'").await;
+    example.click("[data-order='1'] button").await;
+    example.until("order(3) === 'Pay'").await;
+    let declined =
+        "text(\"[data-order='3'] .error\") === 'the card was declined: 180 is more than 100'";
+    example.until(declined).await;
+    example.until("order(1) === 'paid'").await;
+    example.until(declined).await;
+    example
+        .until("document.querySelectorAll('.error').length === 1")
+        .await;
+}
+
+#[tokio::test]
+async fn the_example_keeps_what_was_typed_where_an_order_is_refused() {
+    let example = Example::start().await;
+    example.until("count() === 3").await;
+    let order = "
+        const { fetch } = window;
+        window.fetch = async () => new Response('{\"error\":\"sold out\"}', { status: 400 });
+        const [item, price] = document.querySelectorAll('form input');
+        item.value = 'Cup';
+        price.value = '7';
+        document.querySelector('form').requestSubmit();
+        await until(() => document.querySelector('form + .error')?.textContent === 'sold out');
+        const kept = item.value;
+        window.fetch = fetch;
+        document.querySelector('form').requestSubmit();
+        await until(() => item.value === '' && !document.querySelector('form + .error'));
+        return kept;";
+    let kept = example
+        .page
+        .run(&format!("{UNTIL} {order}"), Value::Null)
+        .await;
+    assert_eq!(kept, "Cup");
+    example.until("count() === 4").await;
 }
 
 #[tokio::test]
@@ -134,7 +234,7 @@ async fn the_example_shows_a_payment_in_advance_and_takes_it_back_where_it_fails
     );
     example.until("order(3) === 'Pay'").await;
     example
-        .until("text('.error') === 'Samovar: the card was declined: 180 is more than 100'")
+        .until("text('.error') === 'the card was declined: 180 is more than 100'")
         .await;
     example.until("count() === 4").await;
     let shown = example.page.run("return state.shown;", Value::Null).await;
@@ -163,7 +263,9 @@ async fn the_example_loads_anew_when_events_were_missed() {
     example.until("count() === 3").await;
     let gateway = example.gateway.take().expect("a gateway");
     gateway.stop().await;
-    example.until("text('.status') === 'connecting'").await;
+    example
+        .until("text('.status').startsWith('connecting')")
+        .await;
     assert_eq!(example.ask("/api/orders/2/pay", Value::Null).await, 200);
     let _gateway = gateway_for(example.address, &example.url).await;
     example.until("text('.status') === 'live over ws'").await;

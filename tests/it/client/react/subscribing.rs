@@ -78,6 +78,11 @@ async fn components_that_want_the_same_share_one_subscription_until_the_last_has
             .await;
         gateway.publish("user:1", json!(6)).await;
         page.shows("two", "1 2 3 4 5 6").await;
+        // Longer than the subscription outlives its last component.
+        let waits = "await new Promise((resolve) => setTimeout(resolve, 1200));";
+        page.run(waits, Value::Null).await;
+        gateway.publish("user:1", json!(7)).await;
+        page.shows("two", "1 2 3 4 5 6 7").await;
         assert_eq!(page.value(UNSUBSCRIBES).await, 0, "{react:?}");
 
         page.show(json!([])).await;
@@ -173,11 +178,47 @@ async fn a_component_that_is_hidden_and_shown_again_is_called_with_what_came_mea
 }
 
 #[tokio::test]
+async fn what_is_gone_listens_to_the_client_no_more() {
+    let gateway = TestGateway::start().await;
+    let page = Page::open(&gateway, React::Newest).await;
+    let count = "
+        state.listeners = 0;
+        for (const [name, step] of [['addEventListener', 1], ['removeEventListener', -1]]) {
+            const real = state.client[name];
+            state.client[name] = (...given) => {
+                state.listeners += step;
+                return real.apply(state.client, given);
+            };
+        }";
+    page.run(count, Value::Null).await;
+    page.show_live(json!([
+        part("feed", "feed", json!(["order:*"]), json!({})),
+        part("listener", "listener", json!(["user:*"]), json!({})),
+        part("query", "query", json!(["shop:*"]), json!({})),
+        {"kind": "status", "name": "status"},
+    ]))
+    .await;
+    let listening = page.value("state.listeners").await;
+    assert!(listening.as_u64() >= Some(4), "{listening}");
+    page.show(json!([])).await;
+    for filter in ["order:*", "user:*", "shop:*"] {
+        await_subscribers(&gateway, filter, 0).await;
+    }
+    page.until("state.listeners === 0", Value::Null).await;
+}
+
+#[tokio::test]
 async fn other_topics_are_another_subscription_and_no_topics_are_none() {
     let gateway = TestGateway::start().await;
     let page = Page::open(&gateway, React::Newest).await;
     let shown = |topics: Value| json!([part("feed", "feed", topics, json!({}))]);
-    for none in [Value::Null, json!([]), json!("")] {
+    for none in [
+        Value::Null,
+        json!([]),
+        json!(""),
+        json!([null]),
+        json!([false, ""]),
+    ] {
         page.show(shown(none)).await;
         page.shows("feed", "").await;
     }
@@ -191,6 +232,43 @@ async fn other_topics_are_another_subscription_and_no_topics_are_none() {
     page.shows("feed", "2").await;
     await_subscribers(&gateway, "order:*", 0).await;
     assert_eq!(subscribers(&gateway, "user:*").await, 1);
+    // As `user && topicOf(user)` makes it.
+    for unknown in [Value::Null, json!(false), json!("")] {
+        page.show(shown(json!([unknown, "order:*"]))).await;
+        await_subscribers(&gateway, "order:*", 1).await;
+        gateway.publish("order:1", json!(3)).await;
+        page.shows("feed", "3").await;
+        page.show(shown(json!([]))).await;
+        await_subscribers(&gateway, "order:*", 0).await;
+    }
+    page.assert_no_complaints().await;
+}
+
+#[tokio::test]
+async fn a_list_that_is_hidden_and_shown_again_has_what_came_meanwhile() {
+    let gateway = TestGateway::start().await;
+    let page = Page::open(&gateway, React::Newest).await;
+    let shown = |is_hidden: bool| {
+        let options = json!({"rewind": 10});
+        let mut part = part("feed", "feed", json!(["order:*"]), options);
+        part["isHidden"] = json!(is_hidden);
+        json!([part])
+    };
+    gateway.publish("order:1", json!(1)).await;
+    page.show_live(shown(false)).await;
+    page.shows("feed", "1").await;
+    gateway.publish("order:1", json!(2)).await;
+    page.shows("feed", "1 2").await;
+    page.show(shown(true)).await;
+    await_subscribers(&gateway, "order:*", 0).await;
+    gateway.publish("order:1", json!(3)).await;
+    gateway.publish("order:1", json!(4)).await;
+    page.show(shown(false)).await;
+    page.shows("feed", "3 4").await;
+    gateway.publish("order:1", json!(5)).await;
+    page.shows("feed", "3 4 5").await;
+    page.until("!records.feed.value.reset", Value::Null).await;
+    page.assert_no_complaints().await;
 }
 
 #[tokio::test]
