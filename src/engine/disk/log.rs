@@ -48,6 +48,8 @@ pub struct DiskOptions {
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Names this start of the machine.
     pub boot: String,
+    /// Names a log that begins.
+    pub new_log: Arc<dyn Fn() -> Result<LogId, getrandom::Error> + Send + Sync>,
 }
 
 impl DiskOptions {
@@ -68,6 +70,7 @@ impl DiskOptions {
             idempotency,
             clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
             boot: boot.trim().to_owned(),
+            new_log: Arc::new(LogId::random),
         })
     }
 }
@@ -458,7 +461,7 @@ impl DiskLog {
         let old = self.shelf.log();
         self.active.close();
         recovery::set_aside(self.directory.as_ref(), &old)?;
-        let log = LogId::random()?;
+        let log = (self.options.new_log)()?;
         let active = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
         self.active = Arc::new(active);
         self.chunk = ChunkBuilder::after(self.last);

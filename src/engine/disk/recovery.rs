@@ -117,7 +117,7 @@ fn start_afresh(
 ) -> anyhow::Result<Recovered> {
     let old = match label {
         Some(label) => label.log.clone(),
-        None => LogId::random()?,
+        None => (options.new_log)()?,
     };
     let known = known
         .max(label.map_or(0, |label| label.last))
@@ -140,7 +140,7 @@ fn begin(
     after: u64,
     lost_logs: u64,
 ) -> anyhow::Result<Recovered> {
-    let (log, mishaps) = (LogId::random()?, Arc::default());
+    let (log, mishaps) = ((options.new_log)()?, Arc::default());
     let writing = writing(options, &mishaps);
     let active = Arc::new(Segment::create(directory, after, writing)?);
     tail.begin(log.clone(), after, &[]);
