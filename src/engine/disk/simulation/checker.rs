@@ -73,6 +73,20 @@ struct Held {
     age: Duration,
 }
 
+impl Batch {
+    fn may_be_at(&self, sequence: u64) -> bool {
+        match &self.place {
+            Some(place) => place.sequence == sequence,
+            None => self.is_ephemeral(),
+        }
+    }
+
+    /// Nobody can tell afterwards whether it was appended, but by its key.
+    fn is_ephemeral(&self) -> bool {
+        self.drafts.iter().all(|draft| draft.ephemeral)
+    }
+}
+
 impl Checker {
     pub fn new(retention: Retention) -> Self {
         Self {
@@ -303,9 +317,8 @@ impl Checker {
             Ok(appended) if appended.duplicate => {
                 // A log that is lost while it is open leaves the keys, with their sequences.
                 let first = before.iter().any(|(_, other)| {
-                    let place = other.place.as_ref();
                     other.key == asked.key
-                        && place.is_some_and(|place| place.sequence == appended.first.sequence)
+                        && other.may_be_at(appended.first.sequence)
                         && appended.count == other.drafts.len() as u64
                 });
                 assert!(first, "a key's answer is not the first one: {appended:?}");
@@ -324,7 +337,8 @@ impl Checker {
             Err(EngineError::Conflict) => {
                 assert_eq!(asked.place, None);
                 let other = before.iter().any(|(number, other)| {
-                    other.key != asked.key && (*number >= group || other.place.is_some())
+                    let may_be_there = other.place.is_some() || other.is_ephemeral();
+                    other.key != asked.key && (*number >= group || may_be_there)
                 });
                 assert!(other, "there is nothing that batch {batch} conflicts with");
             }

@@ -196,6 +196,13 @@ impl Disk {
         Some(format!("bit {bit} of byte {offset} of {name} is another"))
     }
 
+    /// Somebody else removes a file.
+    pub fn forget(&self, name: &str) {
+        let mut state = self.state();
+        state.names.remove(name);
+        state.durable_names.remove(name);
+    }
+
     fn state(&self) -> MutexGuard<'_, State> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -500,6 +507,10 @@ impl Directory for SimulatedDirectory {
         state.sync_file(file)?;
         state.rename(&part, name.to_owned())?;
         state.sync_names()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.0.state().rename(from, to.to_owned())
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

@@ -10,7 +10,12 @@ use crate::{
     bus::{Feed, Retention},
     engine::{
         StoredEvent, Tail,
-        disk::{DiskLog, DiskOptions, segment::SegmentError, shelf::Unreadable},
+        disk::{
+            DiskLog, DiskOptions,
+            label::{LABEL, LabelError},
+            segment::SegmentError,
+            shelf::Unreadable,
+        },
     },
     event::{Event, LogId},
 };
@@ -110,6 +115,12 @@ impl Gateway {
         let log = match opened {
             Ok(log) => log,
             Err(error) => {
+                let is_label = error.downcast_ref::<LabelError>().is_some();
+                if is_label && checker.is_excused() {
+                    // It is of a newer version, as it seems. Somebody looks into it.
+                    disk.forget(LABEL);
+                    return None;
+                }
                 assert_ne!(disk.hits(), hits, "can not start: {error:#}");
                 return None;
             }
@@ -120,12 +131,13 @@ impl Gateway {
             disk: Arc::clone(disk),
             tail,
         };
-        gateway.audit((options.clock)(), checker);
-        Some(gateway)
+        let is_whole = gateway.audit((options.clock)(), checker);
+        is_whole.then_some(gateway)
     }
 
-    /// Reads all that the tail was told of, whoever wants it or not.
-    fn audit(&mut self, now: i64, checker: &mut Checker) {
+    /// Reads all that the tail was told of, whoever wants it or not. False where that is damaged,
+    /// and no new log could begin.
+    fn audit(&mut self, now: i64, checker: &mut Checker) -> bool {
         let (mut after, mut restored) = (0, Vec::new());
         for heard in self.tail.take() {
             match heard {
@@ -139,7 +151,7 @@ impl Gateway {
         checker.begin(&log, after);
         let sequences: Vec<u64> = restored.iter().map(|event| event.sequence).collect();
         let Some(events) = self.read_back(&sequences, checker) else {
-            panic!("can not read what was just opened");
+            return false;
         };
         // Else something can not be read any more, and a new log has begun.
         if self.log_id() == log {
@@ -148,6 +160,7 @@ impl Gateway {
             }
             checker.opened(&log, after, &restored, last, now);
         }
+        true
     }
 
     pub fn feed(&self) -> &Feed {
@@ -158,8 +171,14 @@ impl Gateway {
         self.log.shelf().log()
     }
 
-    /// Tells the checker what the tail was told of.
+    /// Tells the checker what the tail was told of, and what the window holds.
     pub fn tell(&self, checker: &mut Checker) {
+        self.tell_heard(checker);
+        let extent = self.feed().window().extent();
+        checker.holds(extent.events, extent.bytes);
+    }
+
+    fn tell_heard(&self, checker: &mut Checker) {
         for heard in self.tail.take() {
             match heard {
                 Heard::Extend(events) => checker.extended(&events),
@@ -167,8 +186,6 @@ impl Gateway {
                 Heard::Begin(_) | Heard::Restore(_) => panic!("the log is open already"),
             }
         }
-        let extent = self.feed().window().extent();
-        checker.holds(extent.events, extent.bytes);
     }
 
     /// As the engine reads; `None` where it can not be read now.
@@ -191,7 +208,7 @@ impl Gateway {
         }
         assert!(checker.is_excused(), "nothing was damaged: {error}");
         self.log.lose(&log, &error);
-        self.tell(checker);
+        self.tell_heard(checker);
         (self.log_id() != log).then(Vec::new)
     }
 }
