@@ -328,6 +328,12 @@ impl DiskLog {
 
     /// Does what is due, about once a second: goes on after a full disk, and gives space back.
     pub fn look_after(&mut self) {
+        if self.health == Health::Well
+            && let Err(error) = self.active.last()
+        {
+            // Whoever came upon it was a reader.
+            self.fail(&error);
+        }
         if self.health == Health::Full {
             match self.recover_from_full() {
                 Ok(()) => {

@@ -74,7 +74,8 @@ enum Opened {
     #[default]
     Closed,
     Reading(ReadOnlyDatabase),
-    /// Also for one that is read through an overlay.
+    /// Read through an overlay, in which it was repaired.
+    Repaired(Database),
     Writing(Database),
 }
 
@@ -212,7 +213,7 @@ impl Segment {
     pub fn look_at(&self) -> Result<(), SegmentError> {
         let backend = Overlay::new(Arc::clone(&self.file))?;
         let database = self.guarded(|| Ok(create(backend, READ_CACHE_BYTES)?))?;
-        self.set(Opened::Writing(database));
+        self.set(Opened::Repaired(database));
         Ok(())
     }
 
@@ -402,18 +403,29 @@ impl Segment {
     ) -> Result<T, SegmentError> {
         loop {
             let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-            match &*opened {
+            let (done, is_written) = match &*opened {
                 // Another reader may close it again before this one comes to it.
-                Opened::Closed => {}
-                Opened::Writing(database) => {
-                    return self.guarded(|| read(&database.begin_read()?));
+                Opened::Closed => {
+                    drop(opened);
+                    self.open_for_reading()?;
+                    continue;
                 }
                 Opened::Reading(database) => {
-                    return self.guarded(|| read(&database.begin_read()?));
+                    (self.guarded(|| read(&database.begin_read()?)), false)
                 }
-            }
+                Opened::Repaired(database) => {
+                    (self.guarded(|| read(&database.begin_read()?)), false)
+                }
+                Opened::Writing(database) => {
+                    (self.guarded(|| read(&database.begin_read()?)), true)
+                }
+            };
             drop(opened);
-            self.open_for_reading()?;
+            if matches!(done, Err(SegmentError::Io(_))) && !is_written {
+                // After one error redb reads nothing more.
+                self.close();
+            }
+            return done;
         }
     }
 
@@ -454,7 +466,7 @@ fn open_closed(file: &Arc<dyn File>) -> Result<Opened, Failure> {
         Ok(database) => Ok(Opened::Reading(database)),
         Err(DatabaseError::RepairAborted) => {
             let repaired = create(Overlay::new(Arc::clone(file))?, READ_CACHE_BYTES)?;
-            Ok(Opened::Writing(repaired))
+            Ok(Opened::Repaired(repaired))
         }
         Err(error) => Err(error.into()),
     }

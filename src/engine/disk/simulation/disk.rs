@@ -138,10 +138,6 @@ impl Disk {
         self.state().dead
     }
 
-    pub fn is_full(&self) -> bool {
-        self.state().full
-    }
-
     pub fn hits(&self) -> Hits {
         self.state().hits
     }

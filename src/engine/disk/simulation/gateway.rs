@@ -92,14 +92,16 @@ impl Tail for Witness {
 }
 
 impl Gateway {
-    /// Starts, and reads all that is in the log; `None` where it was killed meanwhile, or stopped
-    /// by an error of the disk's.
+    /// Starts, and reads all that is in the log.
+    ///
+    /// # Errors
+    /// Where it was killed meanwhile, or stopped by an error of the disk's.
     pub fn start(
         disk: &Arc<Disk>,
         options: &DiskOptions,
         retention: Retention,
         checker: &mut Checker,
-    ) -> Option<Self> {
+    ) -> Result<Self, String> {
         let hits = disk.hits();
         let tail = Arc::new(Witness {
             feed: Feed::new(retention),
@@ -110,7 +112,7 @@ impl Gateway {
         let witness = Arc::clone(&tail) as Arc<dyn Tail>;
         let opened = DiskLog::open(directory, options.clone(), witness);
         if disk.is_dead() {
-            return None;
+            return Err("killed".to_owned());
         }
         let log = match opened {
             Ok(log) => log,
@@ -119,10 +121,10 @@ impl Gateway {
                 if is_label && checker.is_excused() {
                     // It is of a newer version, as it seems. Somebody looks into it.
                     disk.forget(LABEL);
-                    return None;
+                } else {
+                    assert_ne!(disk.hits(), hits, "can not start: {error:#}");
                 }
-                assert_ne!(disk.hits(), hits, "can not start: {error:#}");
-                return None;
+                return Err(format!("{error:#}"));
             }
         };
         disk.calm_reads();
@@ -132,7 +134,8 @@ impl Gateway {
             tail,
         };
         let is_whole = gateway.audit((options.clock)(), checker);
-        is_whole.then_some(gateway)
+        let damaged = || "damaged, and no new log can begin".to_owned();
+        is_whole.then_some(gateway).ok_or_else(damaged)
     }
 
     /// Reads all that the tail was told of, whoever wants it or not. False where that is damaged,

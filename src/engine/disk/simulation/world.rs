@@ -39,10 +39,10 @@ pub struct World {
     checker: Checker,
     clients: Vec<Client>,
     gateway: Option<Gateway>,
-    /// The log was closed properly, and not opened since.
-    is_closed: bool,
-    /// Space was short, or the disk failed, since the gateway started.
-    is_troubled: bool,
+    /// A run with the durability `os` has begun, and did not end properly.
+    is_at_risk: bool,
+    /// Something was damaged that no start has looked at.
+    is_damaged: bool,
     /// What has happened, for whoever reads of a seed that failed.
     pub story: Vec<String>,
 }
@@ -80,8 +80,8 @@ impl World {
             checker: Checker::new(retention),
             clients,
             gateway: None,
-            is_closed: false,
-            is_troubled: false,
+            is_at_risk: false,
+            is_damaged: false,
             story: Vec::new(),
             rng,
         }
@@ -145,6 +145,9 @@ impl World {
         if self.rng.u8(..3) == 0 {
             self.arm();
         }
+        if self.rng.u8(..4) == 0 {
+            self.give_space();
+        }
         if self.rng.u8(..20) == 0 {
             self.durability = match self.durability {
                 Durability::Os => Durability::Sync,
@@ -152,19 +155,23 @@ impl World {
             };
         }
         tell!(self, "start, {:?}", self.durability);
-        self.is_closed = false;
+        self.is_at_risk |= self.durability == Durability::Os;
         self.checker.at(self.now());
         let options = self.options();
         let (checker, retention) = (&mut self.checker, self.retention);
-        self.gateway = Gateway::start(&self.disk, &options, retention, checker);
-        match &self.gateway {
-            Some(gateway) => {
-                self.is_troubled = self.disk.is_full();
+        match Gateway::start(&self.disk, &options, retention, checker) {
+            Ok(gateway) => {
                 let (log, last) = (gateway.log_id(), gateway.log.last());
                 tell!(self, "{} until {last}", log.as_str());
+                self.gateway = Some(gateway);
+                self.is_at_risk = self.durability == Durability::Os;
+                self.is_damaged = false;
                 self.after_operation();
             }
-            None => self.crash(),
+            Err(error) => {
+                tell!(self, "it does not start: {error}");
+                self.crash();
+            }
         }
     }
 
@@ -339,7 +346,7 @@ impl World {
         let is_sound = health == Health::Well && self.disk.hits() == hits;
         if !self.disk.is_dead() && is_sound {
             closed.unwrap();
-            self.is_closed = true;
+            self.is_at_risk = false;
         }
         self.crash();
     }
@@ -364,23 +371,28 @@ impl World {
         for client in &mut self.clients {
             client.leave(&mut self.rng);
         }
-        if self.rng.u8(..3) == 0 {
+        // A write that was torn and one that was damaged later look the same, so that the last commit
+        // may be gone unnoticed where both may have happened.
+        let loses_power = !self.is_damaged && self.rng.u8(..3) == 0;
+        if loses_power {
             tell!(self, "power failure");
             self.disk.kill();
             self.disk.lose_power();
             self.boot += 1;
-            if self.durability == Durability::Os && !self.is_closed {
+            if self.is_at_risk {
                 self.checker.excuse("the machine stopped");
             }
         } else if self.disk.is_dead() {
             tell!(self, "killed");
         }
         self.disk.revive();
-        if self.rng.u8(..12) == 0
+        if !loses_power
+            && self.rng.u8(..8) == 0
             && let Some(damage) = self.disk.damage(|name| !name.contains('/'))
         {
             tell!(self, "{damage}");
             self.checker.excuse("damaged");
+            self.is_damaged = true;
         }
     }
 
