@@ -102,8 +102,7 @@ impl Label {
         if format > u64::from(FORMAT) {
             return Err(LabelError::Newer(format));
         }
-        let Stored { label, check } =
-            serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
+        let Stored { label, check } = serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
         if check != label.checksum() {
             return Err(LabelError::Damaged(serde_json::Error::custom(
                 RecordError::Checksum,

@@ -68,10 +68,13 @@ pub(super) fn recover(
         Err(error) => return Err(error.into()),
     };
     let Some(label) = label else {
+        // A crash may have come while a log was begun, or one was set aside before that.
+        let known = Reached::read(directory)?;
         return match segments_in(directory)?.as_slice() {
-            [] => begin(directory, options, tail, 0, 0),
-            // So far a log had begun when a crash came.
-            [only] if is_new(directory, *only)? => begin(directory, options, tail, *only, 0),
+            [] => begin(directory, options, tail, known, 0),
+            [only] if is_new(directory, *only)? => {
+                begin(directory, options, tail, known.max(*only), 0)
+            }
             [.., last] => start_afresh(directory, options, tail, None, "its label is gone", *last),
         };
     };
@@ -158,6 +161,7 @@ fn begin(
     lost_logs: u64,
 ) -> anyhow::Result<Recovered> {
     let (log, mishaps) = ((options.new_log)()?, Arc::default());
+    forget_earlier(directory)?;
     let writing = writing(options, &mishaps);
     let active = Arc::new(Segment::create(directory, after, writing)?);
     tail.begin(log.clone(), after, &[]);
@@ -171,6 +175,17 @@ fn begin(
         mishaps,
         lost_logs,
     })
+}
+
+/// Removes what a crash has left of an earlier log.
+fn forget_earlier(directory: &dyn Directory) -> io::Result<()> {
+    let names = directory.names()?;
+    let earlier = names
+        .iter()
+        .filter(|name| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str()));
+    earlier
+        .into_iter()
+        .try_for_each(|name| directory.remove(name))
 }
 
 fn writing(options: &DiskOptions, mishaps: &Arc<Mishaps>) -> Writing {
@@ -348,6 +363,9 @@ impl Recovery<'_> {
         for segment in segments.iter().rev() {
             newest_first.extend(segment.read_keys(since)?);
         }
+        // A key that was used again after its time stands for what it was used for last.
+        let mut seen = HashSet::new();
+        newest_first.retain(|row| seen.insert(row.scoped));
         let mut keys = IdempotencyWindow::new(self.options.idempotency);
         for row in newest_first.iter().rev() {
             let used = instant.checked_sub(age(row.at, now)).unwrap_or(instant);

@@ -388,7 +388,7 @@ impl Segment {
                 let rows: Vec<KeyRow> =
                     record::decode(bytes.value(), number).map_err(Failure::of(number))?;
                 let is_past = rows.iter().all(|row| row.at < far_before);
-                found.extend(rows.into_iter().rev().filter(|row| row.at >= since));
+                found.extend(rows.into_iter().rev().filter(|row| row.at > since));
                 if is_past {
                     break;
                 }
@@ -416,9 +416,7 @@ impl Segment {
                 Opened::Repaired(database) => {
                     (self.guarded(|| read(&database.begin_read()?)), false)
                 }
-                Opened::Writing(database) => {
-                    (self.guarded(|| read(&database.begin_read()?)), true)
-                }
+                Opened::Writing(database) => (self.guarded(|| read(&database.begin_read()?)), true),
             };
             drop(opened);
             if matches!(done, Err(SegmentError::Io(_))) && !is_written {

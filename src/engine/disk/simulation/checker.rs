@@ -173,7 +173,10 @@ impl Checker {
             .collect();
         let record = &self.logs[log];
         if let Some((newest, _)) = record.events.last_key_value() {
-            assert!(*newest <= last, "{newest} was told of, and it ends at {last}");
+            assert!(
+                *newest <= last,
+                "{newest} was told of, and it ends at {last}"
+            );
         }
         for (sequence, number) in &record.events {
             let (batch, index) = self.events[*number];
@@ -198,7 +201,10 @@ impl Checker {
             assert_eq!((&event.tenant, &event.topic), (&draft.tenant, &draft.topic));
         }
         for sequence in restored.keys() {
-            assert!(record.events.contains_key(sequence), "{sequence} was not read");
+            assert!(
+                record.events.contains_key(sequence),
+                "{sequence} was not read"
+            );
         }
         self.trim();
     }
@@ -226,7 +232,11 @@ impl Checker {
     /// The tail was told of these events.
     pub fn extended(&mut self, events: &[std::sync::Arc<Event>]) {
         for event in events {
-            assert_eq!(event.sequence, self.heard + 1, "the tail has missed something");
+            assert_eq!(
+                event.sequence,
+                self.heard + 1,
+                "the tail has missed something"
+            );
             self.heard = event.sequence;
             self.saw(event);
             if !event.ephemeral {
@@ -289,7 +299,10 @@ impl Checker {
         let log = self.logs.entry(first.log).or_default();
         for index in 0..count {
             let sequence = first.sequence + index as u64;
-            let before = log.events.insert(sequence, number + index - (id.sequence - first.sequence) as usize);
+            let before = log.events.insert(
+                sequence,
+                number + index - (id.sequence - first.sequence) as usize,
+            );
             assert_eq!(before, None, "{sequence} was given to two events");
         }
     }
@@ -304,10 +317,13 @@ impl Checker {
         group: usize,
     ) {
         let asked = &self.batches[batch];
-        let before = self.batches[..batch].iter().enumerate().filter(|(_, other)| {
-            let of_key = |key: &Option<Key>| key.map(|key| key.key);
-            asked.key.is_some() && of_key(&other.key) == of_key(&asked.key)
-        });
+        let before = self.batches[..batch]
+            .iter()
+            .enumerate()
+            .filter(|(_, other)| {
+                let of_key = |key: &Option<Key>| key.map(|key| key.key);
+                asked.key.is_some() && of_key(&other.key) == of_key(&asked.key)
+            });
         let before: Vec<(usize, &Batch)> = before.collect();
         let in_log = |other: &Batch| {
             let place = other.place.as_ref();
@@ -355,7 +371,9 @@ impl Checker {
             return;
         }
         let record = &self.logs[log];
-        let missed = record.events.range(after + 1..=record.trimmed.max(after + 1));
+        let missed = record
+            .events
+            .range(after + 1..=record.trimmed.max(after + 1));
         let missed = missed.filter(|(sequence, _)| **sequence <= record.trimmed);
         let is_near = |number: usize| {
             let (batch, index) = self.events[number];
@@ -365,7 +383,9 @@ impl Checker {
             };
             !draft.ephemeral
                 && draft.tenant == *tenant
-                && filters.iter().any(|subscription| near(&subscription.filter))
+                && filters
+                    .iter()
+                    .any(|subscription| near(&subscription.filter))
         };
         assert!(
             missed.into_iter().any(|(_, number)| is_near(*number)),
@@ -419,7 +439,9 @@ impl Checker {
             let event = draft.clone().seal(&position, std::time::Instant::now());
             assert!(
                 !filters.matches(&event)
-                    || got.binary_search_by_key(sequence, |got| got.sequence).is_ok(),
+                    || got
+                        .binary_search_by_key(sequence, |got| got.sequence)
+                        .is_ok(),
                 "a client between {after} and {until} has missed {sequence}"
             );
         }

@@ -562,4 +562,3 @@ impl File for SimulatedFile {
         self.disk.state().sync_file(self.file)
     }
 }
-

@@ -214,7 +214,13 @@ impl World {
             .map(|number| self.random_draft(number))
             .collect();
         let now = self.now();
-        self.checker.publishing(drafts.clone(), key, now);
+        let batch = self.checker.publishing(drafts.clone(), key, now);
+        if let Some(Key { key, request }) = key {
+            tell!(
+                self,
+                "  batch {batch} has the key {key} of request {request}"
+            );
+        }
         Request {
             drafts,
             key: key.map(|Key { key, request }| {
@@ -230,7 +236,11 @@ impl World {
             1..5 => self.rng.usize(..2000),
             _ => self.rng.usize(..50),
         };
-        let name = if number.is_multiple_of(2) { "even" } else { "odd" };
+        let name = if number.is_multiple_of(2) {
+            "even"
+        } else {
+            "odd"
+        };
         Draft {
             tenant: match self.rng.u8(..4) {
                 0 => Tenant::named("t"),
@@ -298,7 +308,8 @@ impl World {
             _ => self.rng.i64(0..400) * SECOND,
         };
         self.clock.fetch_add(by, Ordering::Relaxed);
-        tell!(self, "{} s pass", by / SECOND);
+        let now = self.now() / SECOND;
+        tell!(self, "{} s pass: {now}", by / SECOND);
         self.checker.at(self.now());
     }
 
