@@ -7,7 +7,7 @@
 use std::{collections::HashSet, io, sync::Arc, time::Instant};
 
 use super::{
-    backend::{Mishaps, is_full},
+    backend::Mishaps,
     directory::Directory,
     index::{ChunkBuilder, age, read_chunk},
     label::{Durability, LABEL, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
@@ -302,13 +302,7 @@ impl Recovery<'_> {
         if *clean || *boot != self.options.boot || self.options.durability == Durability::Os {
             return Ok(());
         }
-        match active.rewrite() {
-            Err(error) if is_full(&error) => {
-                tracing::warn!(%error, "can not write the log's end again");
-                Ok(())
-            }
-            rewritten => Ok(rewritten?),
-        }
+        Ok(active.rewrite()?)
     }
 
     /// Tells the tail what the index of a segment holds: up to where.

@@ -30,8 +30,9 @@ const LAST: &str = "last";
 /// The file that becomes a segment: under a segment's name there is never half of one.
 const PART: &str = "segment.part";
 
-/// What is written again at a time.
-const REWRITE_BYTES: usize = 64 << 10;
+/// What is read at a time to be written again, and what a file system gives space for at least.
+const REWRITE_BYTES: usize = 256 << 10;
+const PAGE_BYTES: usize = 4096;
 
 /// By how much the clock may be set back without that keys are forgotten.
 const CLOCK_JUMP_MS: i64 = 2 * 3600 * 1000;
@@ -183,9 +184,11 @@ impl Segment {
             let left = usize::try_from(len - offset).unwrap_or(REWRITE_BYTES);
             let block = &mut bytes[..left.min(REWRITE_BYTES)];
             self.file.read_at(offset, block)?;
-            // A hole stays one.
-            if block.iter().any(|byte| *byte != 0) {
-                self.file.write_at(offset, block)?;
+            for (page, at) in block.chunks(PAGE_BYTES).zip((offset..).step_by(PAGE_BYTES)) {
+                // A hole stays one, so that this takes no space.
+                if page.iter().any(|byte| *byte != 0) {
+                    self.file.write_at(at, page)?;
+                }
             }
         }
         self.file.sync()
