@@ -2,6 +2,7 @@
 
 use std::io;
 
+use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::Error as _};
 
 use super::{
@@ -140,7 +141,7 @@ impl Label {
 ///
 /// # Errors
 /// The disk's.
-pub fn read_trims(directory: &dyn Directory) -> io::Result<Vec<u8>> {
+pub fn read_trims(directory: &dyn Directory) -> io::Result<Bytes> {
     let stored = directory.read(TRIMS)?.unwrap_or_default();
     // What can not be read is not known, which the tail can cope with.
     Ok(record::decode(&stored, u64::from(FORMAT)).unwrap_or_default())
@@ -148,7 +149,8 @@ pub fn read_trims(directory: &dyn Directory) -> io::Result<Vec<u8>> {
 
 /// # Errors
 /// The disk's.
-pub fn write_trims(directory: &dyn Directory, trims: &[u8]) -> io::Result<()> {
+pub fn write_trims(directory: &dyn Directory, trims: Vec<u8>) -> io::Result<()> {
+    let trims = Bytes::from(trims);
     directory.replace(TRIMS, &record::encode(&trims, u64::from(FORMAT)))
 }
 

@@ -448,7 +448,7 @@ impl DiskLog {
             keys.reverse();
             self.carry_keys(oldest.after(), &keys)?;
         }
-        write_trims(self.directory.as_ref(), &self.tail.trims())?;
+        write_trims(self.directory.as_ref(), self.tail.trims())?;
         self.directory.remove(oldest.name())?;
         self.shelf.drop_oldest();
         // Else a power failure might take the next one, and leave this one.

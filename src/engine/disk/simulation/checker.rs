@@ -367,7 +367,8 @@ impl Checker {
 
     /// A client was told that it missed something after a position of the log that was current.
     pub fn reset(&self, tenant: &Tenant, filters: &FilterSet, log: &LogId, after: u64) {
-        if self.current.as_ref() != Some(log) {
+        // Where it is not known any more what was trimmed, anything may have been.
+        if self.current.as_ref() != Some(log) || self.is_excused() {
             return;
         }
         let record = &self.logs[log];

@@ -68,6 +68,8 @@ struct Armed {
 pub struct Hits {
     /// Failed reads, writes and syncs.
     pub errors: u32,
+    /// Of these, the syncs of files.
+    pub syncs: u32,
     /// Writes for which there was no space.
     pub full: u32,
 }
@@ -285,6 +287,7 @@ impl State {
         if is_due(&mut self.armed.sync_error) {
             let Self { rng, files, .. } = self;
             files[file].fail_to_sync(rng);
+            self.hits.syncs += 1;
             return Err(self.failed());
         }
         self.files[file].apply_all();

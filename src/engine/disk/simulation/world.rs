@@ -379,6 +379,10 @@ impl World {
     /// The process has come to its end, and perhaps the machine's power went with it.
     fn crash(&mut self) {
         self.gateway = None;
+        if self.is_at_risk && self.disk.hits().syncs > 0 {
+            self.checker
+                .excuse("the disk did not take what the operating system had");
+        }
         for client in &mut self.clients {
             client.leave(&mut self.rng);
         }
