@@ -21,6 +21,8 @@ pub mod record;
 mod recovery;
 mod segment;
 mod shelf;
+#[cfg(test)]
+mod simulation;
 mod writer;
 
 use std::{

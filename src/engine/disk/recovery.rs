@@ -68,8 +68,13 @@ pub(super) fn recover(
         Err(error) => return Err(error.into()),
     };
     let Some(label) = label else {
+        // A crash may have come while a log was begun, or one was set aside before that.
+        let known = Reached::read(directory)?;
         return match segments_in(directory)?.as_slice() {
-            [] => begin(directory, options, tail, 0, 0),
+            [] => begin(directory, options, tail, known, 0),
+            [only] if is_new(directory, *only)? => {
+                begin(directory, options, tail, known.max(*only), 0)
+            }
             [.., last] => start_afresh(directory, options, tail, None, "its label is gone", *last),
         };
     };
@@ -89,25 +94,36 @@ pub(super) fn recover(
     }
 }
 
+/// Whether nothing was ever appended to a segment.
+fn is_new(directory: &dyn Directory, after: u64) -> anyhow::Result<bool> {
+    match Segment::find(directory, after)?.end() {
+        Ok(end) => Ok(end.last == after),
+        Err(SegmentError::Damaged { .. }) => Ok(false),
+        Err(SegmentError::Io(error)) => Err(error.into()),
+    }
+}
+
 /// Moves all files of a log out of the way. Of earlier ones nothing is kept, so that they do not
 /// fill the disk.
 ///
 /// # Errors
 /// The disk's.
 pub(super) fn set_aside(directory: &dyn Directory, log: &LogId) -> io::Result<()> {
+    let aside = format!("{LOST}{}", log.as_str());
     let names = directory.names()?;
-    let into = format!("{LOST}{}", log.as_str());
-    let earlier = |name: &&String| name.starts_with(LOST) && **name != into;
+    // A crash may have cut short an earlier call.
+    let earlier = |name: &&String| name.starts_with(LOST) && **name != aside;
     for name in names.iter().filter(earlier) {
         tracing::warn!(name, "removing a log that was given up earlier");
         directory.remove_aside(name)?;
     }
-    let is_of_log =
-        |name: &&String| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str());
-    let mut of_log: Vec<String> = names.iter().filter(is_of_log).cloned().collect();
-    // The label last: as long as it is there, a start knows that there was a log.
-    of_log.sort_by_key(|name| name == LABEL);
-    directory.set_aside(&of_log, &into)
+    // Nothing that begins in its place may ever be taken for this log.
+    let (label, others): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .filter(|name| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str()))
+        .partition(|name| name == LABEL);
+    directory.set_aside(&label, &aside)?;
+    directory.set_aside(&others, &aside)
 }
 
 /// Sets aside what is there, and begins a new log after all positions that are known of it.
@@ -121,7 +137,7 @@ fn start_afresh(
 ) -> anyhow::Result<Recovered> {
     let old = match label {
         Some(label) => label.log.clone(),
-        None => LogId::random()?,
+        None => (options.new_log)()?,
     };
     let known = known
         .max(label.map_or(0, |label| label.last))
@@ -144,7 +160,8 @@ fn begin(
     after: u64,
     lost_logs: u64,
 ) -> anyhow::Result<Recovered> {
-    let (log, mishaps) = (LogId::random()?, Arc::default());
+    let (log, mishaps) = ((options.new_log)()?, Arc::default());
+    forget_earlier(directory)?;
     let writing = writing(options, &mishaps);
     let active = Arc::new(Segment::create(directory, after, writing)?);
     tail.begin(log.clone(), after, &[]);
@@ -158,6 +175,17 @@ fn begin(
         mishaps,
         lost_logs,
     })
+}
+
+/// Removes what a crash has left of an earlier log.
+fn forget_earlier(directory: &dyn Directory) -> io::Result<()> {
+    let names = directory.names()?;
+    let earlier = names
+        .iter()
+        .filter(|name| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str()));
+    earlier
+        .into_iter()
+        .try_for_each(|name| directory.remove(name))
 }
 
 fn writing(options: &DiskOptions, mishaps: &Arc<Mishaps>) -> Writing {
@@ -174,6 +202,17 @@ pub(super) fn segments_in(directory: &dyn Directory) -> io::Result<Vec<u64>> {
     let mut afters: Vec<u64> = afters.collect::<HashSet<_>>().into_iter().collect();
     afters.sort_unstable();
     Ok(afters)
+}
+
+/// Makes all segments durable.
+///
+/// # Errors
+/// The disk's.
+pub(super) fn sync_all(directory: &dyn Directory, segments: &[Arc<Segment>]) -> io::Result<()> {
+    for segment in segments {
+        segment.sync()?;
+    }
+    directory.sync()
 }
 
 /// Reads the log that a label tells of.
@@ -202,6 +241,10 @@ impl Recovery<'_> {
             afters[0],
             &read_trims(self.directory)?,
         );
+        if self.label.durability != self.options.durability {
+            // What was left to the operating system so far.
+            sync_all(self.directory, &segments)?;
+        }
         for (segment, next) in sealed.iter().zip(&segments[1..]) {
             let until = self.restore_index(segment)?;
             segment.close();
@@ -213,6 +256,7 @@ impl Recovery<'_> {
                 )));
             }
         }
+        self.check_that_disk_has(active)?;
         active.write(writing(self.options, &self.mishaps))?;
         let (chunk, last) = self.restore_active(active)?;
         self.check_last(last)?;
@@ -250,6 +294,15 @@ impl Recovery<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Where the last run was cut short, a sync may have failed in it.
+    fn check_that_disk_has(&self, active: &Segment) -> Result<(), Failure> {
+        let Label { clean, boot, .. } = self.label;
+        if *clean || *boot != self.options.boot || self.options.durability == Durability::Os {
+            return Ok(());
+        }
+        Ok(active.rewrite()?)
     }
 
     /// Tells the tail what the index of a segment holds: up to where.
@@ -299,13 +352,11 @@ impl Recovery<'_> {
         let since = now - KEY_LIFETIME.as_millis() as i64;
         let mut newest_first = Vec::new();
         for segment in segments.iter().rev() {
-            let rows = segment.read_keys(since)?;
-            let none = rows.is_empty();
-            newest_first.extend(rows);
-            if none && segment.end()?.last > segment.after() {
-                break;
-            }
+            newest_first.extend(segment.read_keys(since)?);
         }
+        // A key that was used again after its time stands for what it was used for last.
+        let mut seen = HashSet::new();
+        newest_first.retain(|row| seen.insert(row.scoped));
         let mut keys = IdempotencyWindow::new(self.options.idempotency);
         for row in newest_first.iter().rev() {
             let used = instant.checked_sub(age(row.at, now)).unwrap_or(instant);
