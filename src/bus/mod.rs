@@ -97,6 +97,7 @@ impl Feed {
         }
     }
 
+    #[cfg(test)]
     pub(crate) fn window(&self) -> &Window {
         &self.window
     }
