@@ -422,8 +422,8 @@ impl Segment {
                 Opened::Writing(database) => (self.guarded(|| read(&database.begin_read()?)), true),
             };
             drop(opened);
-            if matches!(done, Err(SegmentError::Io(_))) && !is_written {
-                // After one error redb reads nothing more.
+            if done.is_err() && !is_written {
+                // After an error of the file's redb reads nothing more.
                 self.close();
             }
             return done;

@@ -416,20 +416,23 @@ impl Stored {
         let unsynced = std::mem::take(&mut self.unsynced);
         let kept = Kept::random(rng, unsynced.len());
         let tears = rng.bool();
+        // File systems keep lengths in order, and show nothing beyond the one that they have.
+        let mut end = u64::MAX;
         for (at, change) in unsynced.into_iter().enumerate() {
-            if !kept.holds(at, rng) {
-                continue;
-            }
+            let is_kept = kept.holds(at, rng);
             match change {
-                Change::SetLen(len) => self.durable.set_len(len),
-                Change::Write(offset, bytes) => {
+                Change::SetLen(len) if is_kept && end == u64::MAX => self.durable.set_len(len),
+                Change::SetLen(_) => end = self.durable.len(),
+                Change::Write(offset, bytes) if is_kept => {
                     for part in sectors(offset, bytes.len()) {
-                        if !tears || rng.bool() {
-                            let place = offset + part.start as u64;
+                        let place = offset + part.start as u64;
+                        let is_within = offset + part.end as u64 <= end;
+                        if is_within && (!tears || rng.bool()) {
                             self.durable.write(place, &bytes[part]);
                         }
                     }
                 }
+                Change::Write(..) => {}
             }
         }
     }
