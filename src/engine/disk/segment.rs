@@ -204,19 +204,10 @@ impl Segment {
             syncs: writing.syncs,
             mishaps: writing.mishaps,
         };
+        // It may be open, and write to the same file when it is closed.
+        self.close();
         let database = self.guarded(|| Ok(create(backend, WRITE_CACHE_BYTES)?))?;
         self.set(Opened::Writing(database));
-        Ok(())
-    }
-
-    /// Reads on what is there without ever writing, also where a crash left the file half written.
-    ///
-    /// # Errors
-    /// [`SegmentError::Damaged`] where it can not be made sense of.
-    pub fn look_at(&self) -> Result<(), SegmentError> {
-        let backend = Overlay::new(Arc::clone(&self.file))?;
-        let database = self.guarded(|| Ok(create(backend, READ_CACHE_BYTES)?))?;
-        self.set(Opened::Repaired(database));
         Ok(())
     }
 
@@ -236,8 +227,6 @@ impl Segment {
 
     fn set(&self, opened: Opened) {
         let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
-        // What was open is closed first: it may be the same file.
-        *slot = Opened::Closed;
         *slot = opened;
     }
 

@@ -412,7 +412,7 @@ impl Stored {
     }
 
     /// Makes any sectors of the unsynced writes durable, and forgets the others.
-    fn apply_some(&mut self, rng: &mut Rng) {
+    fn apply_some(&mut self, rng: &mut Rng, keeps_lengths: bool) {
         let unsynced = std::mem::take(&mut self.unsynced);
         let kept = Kept::random(rng, unsynced.len());
         let tears = rng.bool();
@@ -421,7 +421,9 @@ impl Stored {
         for (at, change) in unsynced.into_iter().enumerate() {
             let is_kept = kept.holds(at, rng);
             match change {
-                Change::SetLen(len) if is_kept && end == u64::MAX => self.durable.set_len(len),
+                Change::SetLen(len) if keeps_lengths || is_kept && end == u64::MAX => {
+                    self.durable.set_len(len);
+                }
                 Change::SetLen(_) => end = self.durable.len(),
                 Change::Write(offset, bytes) if is_kept => {
                     for part in sectors(offset, bytes.len()) {
@@ -439,14 +441,15 @@ impl Stored {
 
     fn lose_power(&mut self, rng: &mut Rng) {
         if !self.unsynced.is_empty() {
-            self.apply_some(rng);
+            self.apply_some(rng, false);
         }
         self.cached = self.durable.clone();
     }
 
     /// What the kernel could not write it takes for written from then on, and shows it or not.
+    /// Lengths are not among it: without its journal a file system does nothing more.
     fn fail_to_sync(&mut self, rng: &mut Rng) {
-        self.apply_some(rng);
+        self.apply_some(rng, true);
         if rng.u8(..4) == 0 {
             self.cached = self.durable.clone();
         }
