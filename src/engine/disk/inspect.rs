@@ -139,9 +139,8 @@ fn read(
     report: &mut SegmentReport,
     topics: &mut HashSet<(Option<String>, String)>,
 ) -> Result<(), SegmentError> {
-    match depth {
-        Depth::Index => segment.look_at()?,
-        Depth::Everything => segment.look_at_thoroughly()?,
+    if depth == Depth::Everything {
+        segment.check_pages()?;
     }
     let mut indexed = BTreeMap::new();
     let mut note = |chunk: &IndexChunk, report: &mut SegmentReport| {

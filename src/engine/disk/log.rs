@@ -164,7 +164,7 @@ impl DiskLog {
             condition: Arc::default(),
         };
         opened.reached.write(last)?;
-        opened.write_label(false)?;
+        opened.write_label(&opened.shelf.log(), false)?;
         opened.update_condition(|condition| condition.lost_logs = lost_logs);
         opened.measure();
         Ok(opened)
@@ -319,9 +319,8 @@ impl DiskLog {
             condition.write_failures += 1;
             condition.refuses = Some(format!("the log can not be written: {error}; {advice}"));
         });
-        if let Err(error) = self.active.look_at() {
-            tracing::warn!(%error, "the newest part of the log can not be read either");
-        }
+        // Readers go on with what is there, and open it for themselves.
+        self.active.close();
         // What it holds of the group was never written.
         self.chunk = ChunkBuilder::default();
     }
@@ -346,8 +345,7 @@ impl DiskLog {
                     if self.mishaps.need_restart() {
                         self.fail(&error);
                     } else {
-                        // Readers go on with what is there.
-                        let _ = self.active.look_at();
+                        self.active.close();
                     }
                 }
             }
@@ -477,6 +475,8 @@ impl DiskLog {
         );
         if let Err(error) = self.begin_log() {
             tracing::error!(%error, "can not begin a new log");
+            // What there is belongs to neither of them.
+            self.mishaps.note_sync();
             self.fail(&SegmentError::Io(io::Error::other(error)));
         }
     }
@@ -487,12 +487,13 @@ impl DiskLog {
         recovery::set_aside(self.directory.as_ref(), &old)?;
         let log = (self.options.new_log)()?;
         let active = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
+        self.reached = Reached::open(self.directory.as_ref())?;
+        self.write_label(&log, false)?;
+        // Nothing fails from here on, so that readers never see half of this.
         self.active = Arc::new(active);
         self.chunk = ChunkBuilder::after(self.last);
-        self.reached = Reached::open(self.directory.as_ref())?;
         self.shelf
             .replace(log.clone(), vec![Arc::clone(&self.active)]);
-        self.write_label(false)?;
         self.tail.restart(log, self.last);
         self.update_condition(|condition| condition.lost_logs += 1);
         Ok(())
@@ -516,15 +517,15 @@ impl DiskLog {
             recovery::sync_all(self.directory.as_ref(), &segments)?;
         }
         if !self.mishaps.need_restart() {
-            self.write_label(true)?;
+            self.write_label(&self.shelf.log(), true)?;
         }
         Ok(())
     }
 
-    fn write_label(&self, clean: bool) -> io::Result<()> {
+    fn write_label(&self, log: &LogId, clean: bool) -> io::Result<()> {
         let label = Label {
             format: FORMAT,
-            log: self.shelf.log(),
+            log: log.clone(),
             durability: self.options.durability,
             boot: self.options.boot.clone(),
             clean,

@@ -208,41 +208,30 @@ impl Segment {
             syncs: writing.syncs,
             mishaps: writing.mishaps,
         };
+        // It may be open, and write to the same file when it is closed.
+        self.close();
         let database = self.guarded(|| Ok(create(backend, WRITE_CACHE_BYTES)?))?;
         self.set(Opened::Writing(database));
         Ok(())
     }
 
-    /// Reads on what is there without ever writing, also where a crash left the file half written.
-    ///
-    /// # Errors
-    /// [`SegmentError::Damaged`] where it can not be made sense of.
-    pub fn look_at(&self) -> Result<(), SegmentError> {
-        let backend = Overlay::new(Arc::clone(&self.file))?;
-        let database = self.guarded(|| Ok(create(backend, READ_CACHE_BYTES)?))?;
-        self.set(Opened::Repaired(database));
-        Ok(())
-    }
-
-    /// As [`Segment::look_at`], after redb has checked each page that is in use.
+    /// Has redb check each page that is in use, and changes nothing.
     ///
     /// # Errors
     /// [`SegmentError::Damaged`] where one of them has changed.
-    pub fn look_at_thoroughly(&self) -> Result<(), SegmentError> {
+    pub fn check_pages(&self) -> Result<(), SegmentError> {
         let backend = Overlay::new(Arc::clone(&self.file))?;
-        let mut builder = Builder::new();
-        builder.set_cache_size(READ_CACHE_BYTES);
         let is_sound = self.guarded(|| {
-            let mut database = builder.create_with_backend(backend)?;
+            let mut database = create(backend, READ_CACHE_BYTES)?;
             Ok(database.check_integrity()?)
         })?;
-        if !is_sound {
-            return Err(SegmentError::Damaged {
-                name: self.name.clone(),
-                what: "pages have changed since they were written".to_owned(),
-            });
+        if is_sound {
+            return Ok(());
         }
-        self.look_at()
+        Err(SegmentError::Damaged {
+            name: self.name.clone(),
+            what: "pages have changed since they were written".to_owned(),
+        })
     }
 
     /// Closes the file; it is opened again for the next read.
@@ -261,8 +250,6 @@ impl Segment {
 
     fn set(&self, opened: Opened) {
         let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
-        // What was open is closed first: it may be the same file.
-        *slot = Opened::Closed;
         *slot = opened;
     }
 
@@ -454,8 +441,8 @@ impl Segment {
                 Opened::Writing(database) => (self.guarded(|| read(&database.begin_read()?)), true),
             };
             drop(opened);
-            if matches!(done, Err(SegmentError::Io(_))) && !is_written {
-                // After one error redb reads nothing more.
+            if done.is_err() && !is_written {
+                // After an error of the file's redb reads nothing more.
                 self.close();
             }
             return done;

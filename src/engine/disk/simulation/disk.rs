@@ -412,38 +412,44 @@ impl Stored {
     }
 
     /// Makes any sectors of the unsynced writes durable, and forgets the others.
-    fn apply_some(&mut self, rng: &mut Rng) {
+    fn apply_some(&mut self, rng: &mut Rng, keeps_lengths: bool) {
         let unsynced = std::mem::take(&mut self.unsynced);
         let kept = Kept::random(rng, unsynced.len());
         let tears = rng.bool();
+        // File systems keep lengths in order, and show nothing beyond the one that they have.
+        let mut end = u64::MAX;
         for (at, change) in unsynced.into_iter().enumerate() {
-            if !kept.holds(at, rng) {
-                continue;
-            }
+            let is_kept = kept.holds(at, rng);
             match change {
-                Change::SetLen(len) => self.durable.set_len(len),
-                Change::Write(offset, bytes) => {
+                Change::SetLen(len) if keeps_lengths || is_kept && end == u64::MAX => {
+                    self.durable.set_len(len);
+                }
+                Change::SetLen(_) => end = self.durable.len(),
+                Change::Write(offset, bytes) if is_kept => {
                     for part in sectors(offset, bytes.len()) {
-                        if !tears || rng.bool() {
-                            let place = offset + part.start as u64;
+                        let place = offset + part.start as u64;
+                        let is_within = offset + part.end as u64 <= end;
+                        if is_within && (!tears || rng.bool()) {
                             self.durable.write(place, &bytes[part]);
                         }
                     }
                 }
+                Change::Write(..) => {}
             }
         }
     }
 
     fn lose_power(&mut self, rng: &mut Rng) {
         if !self.unsynced.is_empty() {
-            self.apply_some(rng);
+            self.apply_some(rng, false);
         }
         self.cached = self.durable.clone();
     }
 
     /// What the kernel could not write it takes for written from then on, and shows it or not.
+    /// Lengths are not among it: without its journal a file system does nothing more.
     fn fail_to_sync(&mut self, rng: &mut Rng) {
-        self.apply_some(rng);
+        self.apply_some(rng, true);
         if rng.u8(..4) == 0 {
             self.cached = self.durable.clone();
         }
