@@ -1,0 +1,128 @@
+//! What is on disk is not what was written.
+
+use std::{fs, os::unix::fs::FileExt, path::Path};
+
+use super::{Scene, report, rounds};
+
+/// Small segments, so that there are sealed ones.
+const SETTINGS: &[(&str, &str)] = &[
+    ("RETENTION__BYTES", "16MiB"),
+    ("BUS__DISK__MEMORY", "64KiB"),
+];
+/// Enough for a second segment.
+const FIRST: u64 = 6000;
+
+#[derive(Clone, Copy, Debug)]
+enum Damage {
+    BitOfActive,
+    BitOfSealed,
+    /// Of what the events themselves are in.
+    PagesOfSealed,
+    CutOfActive,
+    Label,
+    LabelGone,
+    Reached,
+    Trims,
+    SealedGone,
+}
+
+const ALL: [Damage; 9] = [
+    Damage::BitOfActive,
+    Damage::BitOfSealed,
+    Damage::PagesOfSealed,
+    Damage::CutOfActive,
+    Damage::Label,
+    Damage::LabelGone,
+    Damage::Reached,
+    Damage::Trims,
+    Damage::SealedGone,
+];
+
+impl Damage {
+    /// Whether a client that has read it all is told, at the latest once somebody reads it all.
+    fn must_be_found(self) -> bool {
+        use Damage::*;
+        matches!(self, PagesOfSealed | LabelGone | SealedGone)
+    }
+
+    fn strike(self, scene: &Scene) {
+        let segments = scene.node.segments();
+        let (active, sealed) = segments.split_last().expect("a segment");
+        let log = scene.node.log();
+        match self {
+            Self::BitOfActive => flip_bit(active),
+            Self::BitOfSealed => sealed.iter().for_each(|sealed| flip_bit(sealed)),
+            Self::PagesOfSealed => flip_all_from(sealed.first().expect("a sealed segment"), 8192),
+            Self::CutOfActive => {
+                let file = fs::File::options().write(true).open(active).expect("a segment");
+                let len = file.metadata().expect("a length").len();
+                file.set_len(fastrand::u64(0..len)).expect("a cut");
+            }
+            Self::Label => flip_bit(&log.join("log.json")),
+            Self::LabelGone => fs::remove_file(log.join("log.json")).expect("a label"),
+            Self::Reached => flip_bit(&log.join("reached")),
+            Self::Trims => fs::write(log.join("trims"), b"nonsense").expect("trims"),
+            Self::SealedGone => fs::remove_file(&sealed[0]).expect("a sealed segment"),
+        }
+    }
+}
+
+fn flip_bit(path: &Path) {
+    let mut bytes = fs::read(path).expect("a file");
+    let bit = fastrand::usize(0..8 * bytes.len());
+    bytes[bit / 8] ^= 1 << (bit % 8);
+    fs::write(path, bytes).expect("a changed file");
+}
+
+fn flip_all_from(path: &Path, start: usize) {
+    let file = fs::File::options().write(true).read(true).open(path).expect("a file");
+    let mut bytes = fs::read(path).expect("a file");
+    bytes[start..].iter_mut().for_each(|byte| *byte ^= 0xff);
+    file.write_all_at(&bytes, 0).expect("a changed file");
+}
+
+#[tokio::test]
+async fn damage_is_answered_with_a_reset_and_never_with_silence() {
+    let count = rounds(1, 12);
+    let mut told = Vec::new();
+    for _ in 0..count {
+        // Each in a log of its own: what one damage has spoilt, another can not.
+        let strokes = ALL.map(|damage| async move {
+            let mut scene = Scene::begin(SETTINGS).await;
+            scene.flows(FIRST).await;
+            if fastrand::bool() {
+                scene.node.kill().await;
+            } else {
+                scene.node.terminate().await;
+            }
+            damage.strike(&scene);
+            if !scene.node.try_to_start(&[], &[]).await {
+                let ended = scene.node.ended().await;
+                // A changed number of the format.
+                let is_newer = ended.stderr.contains("newer Tribus");
+                assert!(is_newer, "{damage:?}: {}", ended.stderr);
+                return None;
+            }
+            scene.flows(300).await;
+            let verdict = scene.finish().await;
+            if damage.must_be_found() {
+                assert!(verdict.resets() > 0 && verdict.logs > 1, "{damage:?}: {verdict}");
+            }
+            Some((damage, verdict))
+        });
+        for stroke in strokes {
+            told.extend(stroke.await);
+        }
+    }
+    for damage in ALL {
+        let of_it = told.iter().filter(|(other, _)| *other as u8 == damage as u8);
+        let of_it: Vec<_> = of_it.map(|(_, verdict)| verdict).collect();
+        let resets: usize = of_it.iter().map(|verdict| verdict.resets()).sum();
+        let deliveries: usize = of_it.iter().map(|verdict| verdict.deliveries).sum();
+        let acknowledged: usize = of_it.iter().map(|verdict| verdict.acknowledged).sum();
+        let came_to = format!(
+            "{acknowledged} events acknowledged, {deliveries} deliveries checked, {resets} resets"
+        );
+        report(&format!("damage {damage:?}"), of_it.len(), &came_to);
+    }
+}
