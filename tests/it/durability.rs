@@ -13,7 +13,7 @@ mod network;
 mod offline;
 mod restarts;
 
-use std::{io::Write, net::SocketAddr, sync::Arc, time::Duration};
+use std::{io::Write, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use serde_json::Value;
 use tokio::task::JoinHandle;
@@ -27,6 +27,9 @@ const TOPICS: [&[&str]; 4] = [
     &["load:1", "load:6"],
     &["load:3"],
 ];
+
+/// A batch of a flood.
+const FLOOD: u64 = 500;
 
 /// How long clients may take to come to the end.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -106,6 +109,19 @@ impl Scene {
         self.checker.until_acknowledged(total).await;
     }
 
+    /// So many more events at once, in large batches.
+    async fn flood(&self, events: u64) {
+        let gateway = self.node.gateway();
+        for _ in 0..events.div_ceil(FLOOD) {
+            let (number, events) = self.checker.publish(usize::MAX, FLOOD, false);
+            let body = serde_json::to_string(&events).expect("JSON");
+            let (status, answer) = gateway.post(&body).await;
+            assert_eq!(status, 200, "{answer}");
+            let ids: Result<Vec<String>, _> = serde_json::from_value(answer["ids"].clone());
+            self.checker.acknowledge(number, &ids.expect("ids"));
+        }
+    }
+
     /// Everyone comes to the end, one more client from the beginning of the log too.
     async fn finish(mut self) -> Verdict {
         self.load.stop().await;
@@ -149,6 +165,35 @@ async fn publish_end(gateway: &TestGateway, checker: &Checker) {
         }
     })
     .await;
+}
+
+/// A gateway's calls of one kind under `strace`, of which some fail or are its last.
+struct Strace(Vec<String>);
+
+impl Strace {
+    const TRACE: &str = "trace";
+
+    /// `inject` as in strace(1); calls are counted for each thread. It is on entering a call that a
+    /// signal comes: a call at which the gateway is killed is not made.
+    fn new(directory: &Path, call: &str, inject: &str) -> Self {
+        let trace = directory.join(Self::TRACE);
+        let trace = trace.to_str().expect("UTF-8");
+        let (traced, inject) = (format!("trace={call}"), format!("inject={call}:{inject}"));
+        // The gateway is the process that was started, and strace its own child.
+        let words = ["strace", "-D", "-f", "-qq", "-o", trace];
+        let more = ["-e", &traced, "-e", "signal=none", "-e", &inject];
+        let all = words.iter().chain(&more);
+        Self(all.map(|word| (*word).to_owned()).collect())
+    }
+
+    fn words(&self) -> Vec<&str> {
+        self.0.iter().map(String::as_str).collect()
+    }
+
+    /// What was traced last.
+    fn read(directory: &Path) -> String {
+        std::fs::read_to_string(directory.join(Self::TRACE)).expect("a trace")
+    }
 }
 
 /// All events that follow a cursor now, page by page.

@@ -8,20 +8,11 @@ use std::{
     process::Command,
 };
 
-use super::{Scene, read_after, report, rounds, until_ready_is};
+use super::{Scene, Strace, read_after, report, rounds, until_ready_is};
 use crate::support::{Node, Program, TestGateway};
 
 /// Nearly all of the log is on disk only.
 const LITTLE_MEMORY: (&str, &str) = ("BUS__DISK__MEMORY", "64KiB");
-
-/// `strace` with an injection.
-fn injecting(trace: &Path, call: &str, inject: &str) -> Vec<String> {
-    let trace = trace.to_str().expect("UTF-8");
-    let words = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", trace];
-    let (traced, inject) = (format!("trace={call}"), format!("inject={call}:{inject}"));
-    let more = ["-e", &traced, "-e", "signal=none", "-e", &inject];
-    words.iter().chain(&more).map(|word| (*word).to_owned()).collect()
-}
 
 /// Nothing is accepted, the reason is told, and everything that was acknowledged can be read.
 async fn assert_refuses_and_reads(scene: &Scene, gateway: &TestGateway, advice: &str) {
@@ -51,14 +42,12 @@ async fn a_sync_or_write_that_fails_stops_publishes_until_a_restart_and_no_reads
         scene.node.terminate().await;
         let call = ["fdatasync", "pwrite64"][round % 2];
         let inject = format!("error=EIO:when={}", fastrand::u32(12..60));
-        let trace = scene.node.directory().join("trace");
-        let wrapper = injecting(&trace, call, &inject);
-        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-        scene.node.start_under(&wrapper, &[]).await;
+        let strace = Strace::new(scene.node.directory(), call, &inject);
+        scene.node.start_under(&strace.words(), &[]).await;
         let gateway = scene.node.gateway();
         assert_refuses_and_reads(&scene, &gateway, "restart the gateway").await;
-        let traced = fs::read_to_string(&trace).expect("a trace");
-        let failed = traced.lines().filter(|line| line.contains("EIO"));
+        let trace = Strace::read(scene.node.directory());
+        let failed = trace.lines().filter(|line| line.contains("EIO"));
         assert_eq!(failed.count(), 1, "{call}");
         if round % 2 == 0 {
             scene.node.terminate().await;
@@ -173,10 +162,9 @@ async fn a_full_disk_stops_publishes_and_no_reads_and_it_goes_on_by_itself() {
 
 /// Where nothing may be mounted, the calls say that there is no space.
 async fn a_disk_that_says_that_it_is_full(mut node: Node) {
-    let trace = node.directory().join("trace");
-    let wrapper = injecting(&trace, "pwrite64", "error=ENOSPC:when=300..304");
-    let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-    node.start_under(&wrapper, &[]).await;
+    let inject = "error=ENOSPC:when=300..304";
+    let strace = Strace::new(node.directory(), "pwrite64", inject);
+    node.start_under(&strace.words(), &[]).await;
     let address = node.address;
     let scene = Scene::around(node, address).await;
     let gateway = scene.node.gateway();

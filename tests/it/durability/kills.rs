@@ -1,12 +1,8 @@
 //! The gateway is killed: at any time, and at each step of its work.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{fs, path::Path, time::Duration};
 
-use super::{Scene, report, rounds};
+use super::{Scene, Strace, report, rounds};
 use crate::support::Node;
 
 /// Small segments, so that some come to an end.
@@ -38,37 +34,20 @@ struct Step {
 }
 
 impl Step {
-    fn trace(directory: &Path) -> PathBuf {
-        directory.join("trace")
-    }
-
-    /// What runs the gateway with this step as its last.
-    fn wrapper(&self, directory: &Path) -> Vec<String> {
-        let (call, number) = (self.call, self.number);
-        let trace = Self::trace(directory);
-        let trace = trace.to_str().expect("UTF-8");
-        let inject = format!("inject={call}:signal=SIGKILL:when={number}");
-        let words = ["strace", "-D", "-f", "-qq", "--seccomp-bpf", "-o", trace];
-        let traced = format!("trace={call}");
-        let more = ["-e", &traced, "-e", "signal=none", "-e", &inject];
-        words.iter().chain(&more).map(|word| (*word).to_owned()).collect()
-    }
-
     /// Starts it: whether it came to listen before it was killed.
     async fn start(&self, node: &mut Node) -> bool {
-        let wrapper = self.wrapper(node.directory());
-        let wrapper: Vec<&str> = wrapper.iter().map(String::as_str).collect();
-        node.try_to_start(&wrapper, &[]).await
+        let inject = format!("signal=SIGKILL:when={}", self.number);
+        let strace = Strace::new(node.directory(), self.call, &inject);
+        node.try_to_start(&strace.words(), &[]).await
     }
 
     /// The last call was begun, and never came back.
     fn assert_was_the_last(&self, directory: &Path) {
-        let trace = fs::read_to_string(Self::trace(directory)).expect("a trace");
+        let trace = Strace::read(directory);
         let begun = trace.lines().rev().find(|line| line.contains(self.call));
         let begun = begun.unwrap_or_else(|| panic!("{} was not called", self.call));
         let is_open = begun.ends_with("= ?") || begun.contains("<unfinished");
         assert!(is_open, "{} was done: {begun}", self.call);
-        assert!(!trace.contains("= -1"), "{trace}");
     }
 }
 

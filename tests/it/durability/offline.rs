@@ -75,6 +75,13 @@ impl Directory for Memory {
         Ok(())
     }
 
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        let mut files = self.lock();
+        let file = files.remove(from).ok_or(ErrorKind::NotFound)?;
+        files.insert(to.to_owned(), file);
+        Ok(())
+    }
+
     fn remove(&self, name: &str) -> io::Result<()> {
         let removed = self.lock().remove(name);
         removed.map(|_| ()).ok_or(ErrorKind::NotFound.into())

@@ -299,11 +299,6 @@ impl Checker {
         }
     }
 
-    /// How often clients were told to start afresh so far.
-    pub fn resets(&self) -> usize {
-        self.history().resets.values().sum()
-    }
-
     /// Panics where the history is not sound.
     pub fn sound(&self) -> Verdict {
         match self.check() {
