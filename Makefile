@@ -8,7 +8,7 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test client results bench lint deny fuzz release
+.PHONY: run test client results soak bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
@@ -20,6 +20,12 @@ test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
 	$(CARGO) test --lib $(IN_FUZZ)
+
+# The faults of the log on disk in many and long rounds, one after the other: what each came to.
+# About an hour; SOAK names some of them, such as durability::kills.
+soak: | rust
+	sh scripts/test-tools.sh
+	TRIBUS_SOAK=1 $(CARGO) test --test it $(or $(SOAK),durability) -- --test-threads=1
 
 # Builds static/tribus.js from client/; a test tells when that was forgotten.
 client:

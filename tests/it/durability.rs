@@ -21,15 +21,7 @@ use tokio::task::JoinHandle;
 use crate::support::{Checker, Claims, Hopper, Load, Node, TestGateway, Verdict, within};
 
 /// What the clients of a scene want, by wildcards and by name.
-const TOPICS: [&[&str]; 4] = [
-    &["load:*"],
-    &["load:*"],
-    &["load:1", "load:6"],
-    &["load:3"],
-];
-
-/// A batch of a flood.
-const FLOOD: u64 = 500;
+const TOPICS: [&[&str]; 4] = [&["load:*"], &["load:*"], &["load:1", "load:6"], &["load:3"]];
 
 /// How long clients may take to come to the end.
 const CATCH_UP: Duration = Duration::from_secs(60);
@@ -109,11 +101,11 @@ impl Scene {
         self.checker.until_acknowledged(total).await;
     }
 
-    /// So many more events at once, in large batches.
-    async fn flood(&self, events: u64) {
+    /// So many batches of large events, about 200 KiB each, one after the other.
+    async fn flood(&self, batches: usize) {
         let gateway = self.node.gateway();
-        for _ in 0..events.div_ceil(FLOOD) {
-            let (number, events) = self.checker.publish(usize::MAX, FLOOD, false);
+        for _ in 0..batches {
+            let (number, events) = self.checker.publish_bulky(50, 4000);
             let body = serde_json::to_string(&events).expect("JSON");
             let (status, answer) = gateway.post(&body).await;
             assert_eq!(status, 200, "{answer}");
@@ -209,7 +201,10 @@ async fn read_after(gateway: &TestGateway, cursor: &str) -> Vec<Value> {
             return all;
         }
         all.extend(events);
-        page["cursor"].as_str().expect("a cursor").clone_into(&mut cursor);
+        page["cursor"]
+            .as_str()
+            .expect("a cursor")
+            .clone_into(&mut cursor);
     }
 }
 

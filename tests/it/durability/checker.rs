@@ -158,7 +158,9 @@ fn half_of_a_batch_that_was_not_acknowledged_is_found() {
     for (body, id) in bodies.iter_mut().zip(["l-3", "l-4"]) {
         body["id"] = json!(id);
     }
-    let others = story.checker.enter("other", Wanted::topics(&["load:*"]), "l-2");
+    let others = story
+        .checker
+        .enter("other", Wanted::topics(&["load:*"]), "l-2");
     story.see([0, 1]);
     story.checker.see_event(story.client, &bodies[1]);
     story.checker.see_event(others, &bodies[0]);
@@ -171,7 +173,9 @@ fn an_event_that_was_taken_back_is_found() {
     let story = Story::of(&[1]);
     let (_, mut bodies) = story.checker.publish(1, 1, false);
     bodies[0]["id"] = json!("l-3");
-    let other = story.checker.enter("other", Wanted::topics(&["load:*", END]), "l-1");
+    let other = story
+        .checker
+        .enter("other", Wanted::topics(&["load:*", END]), "l-1");
     story.checker.see_event(other, &story.events[1]);
     story.checker.see_event(other, &bodies[0]);
     // The one passes over what the other one saw.
@@ -195,7 +199,9 @@ fn an_event_that_was_changed_invented_or_not_wanted_is_found() {
     story.is_wrong_with("nobody published");
 
     let story = Story::of(&[1]);
-    let other = story.checker.enter("other", Wanted::topics(&["load:7", END]), "l-0");
+    let other = story
+        .checker
+        .enter("other", Wanted::topics(&["load:7", END]), "l-0");
     story.checker.see_event(other, &story.events[0]);
     story.is_wrong_with("other did not want event 0 of publish 0");
 }
@@ -220,7 +226,9 @@ fn a_torn_batch_and_answers_out_of_order_are_found() {
 #[test]
 fn a_publish_without_a_key_that_is_in_two_logs_is_found() {
     let story = Story::of(&[1]);
-    let other = story.checker.enter("other", Wanted::topics(&["load:*", END]), "m-0");
+    let other = story
+        .checker
+        .enter("other", Wanted::topics(&["load:*", END]), "m-0");
     let mut event = story.events[0].clone();
     event["id"] = json!("m-1");
     story.checker.see_event(other, &event);

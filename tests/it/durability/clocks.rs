@@ -32,11 +32,16 @@ struct Clock {
 impl Clock {
     fn new(directory: &Path) -> Self {
         let mut command = Command::new("faketime");
-        let told = command.args(["-f", "+0s", "printenv", "LD_PRELOAD"]).output();
+        let told = command
+            .args(["-f", "+0s", "printenv", "LD_PRELOAD"])
+            .output();
         let told = told.expect("faketime runs: scripts/test-tools.sh installs it");
         let file = directory.join("clock");
         let clock = Self {
-            library: String::from_utf8(told.stdout).expect("UTF-8").trim().to_owned(),
+            library: String::from_utf8(told.stdout)
+                .expect("UTF-8")
+                .trim()
+                .to_owned(),
             file: file.to_str().expect("UTF-8").to_owned(),
         };
         clock.jump_to(0);
@@ -77,7 +82,9 @@ async fn shift(gateway: &TestGateway) -> i64 {
 async fn publish_under_key(gateway: &TestGateway) -> serde_json::Value {
     let request = gateway.http.post(gateway.url("/publish"));
     let claims = Claims::all("other").expiring_in(24 * 3600);
-    let request = request.bearer_auth(claims.token()).header("Idempotency-Key", "once");
+    let request = request
+        .bearer_auth(claims.token())
+        .header("Idempotency-Key", "once");
     let answer = request.body(r#"{"topic":"time:1"}"#).send().await;
     answer.expect("an answer").json().await.expect("JSON")
 }
@@ -91,7 +98,10 @@ async fn a_clock_that_jumps_by_an_hour_loses_no_event_and_no_key() {
     let mut scene = Scene::around(node, address).await;
     let gateway = scene.node.gateway();
     let first = publish_under_key(&gateway).await;
-    assert!(first["id"].is_string() && first["duplicate"].is_null(), "{first}");
+    assert!(
+        first["id"].is_string() && first["duplicate"].is_null(),
+        "{first}"
+    );
     let count = rounds(1, 10);
     for _ in 0..count {
         for hours in [1, -1, 0] {
@@ -105,10 +115,12 @@ async fn a_clock_that_jumps_by_an_hour_loses_no_event_and_no_key() {
             assert_eq!(again["duplicate"], json!(true), "{again}");
         }
     }
-    // A start has nothing but the wall clock to tell how old events are.
+    // A start has nothing but the wall clock to tell how old events and keys are: these are old
+    // where the clock was set ahead, and as young as can be where it was set back.
     scene.node.set("RETENTION__AGE", "10h");
     for hours in [1, -1, 0] {
         clock.jump_to(hours * 3600);
+        scene.flows(150).await;
         scene.node.kill().await;
         scene.node.start_under(&[], &clock.variables()).await;
         scene.flows(150).await;

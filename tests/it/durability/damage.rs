@@ -9,8 +9,8 @@ const SETTINGS: &[(&str, &str)] = &[
     ("RETENTION__BYTES", "16MiB"),
     ("BUS__DISK__MEMORY", "64KiB"),
 ];
-/// Enough for a second segment.
-const FIRST: u64 = 5000;
+/// Enough for a second segment of a MiB.
+const FIRST: usize = 8;
 
 #[derive(Clone, Copy, Debug)]
 enum Damage {
@@ -66,7 +66,10 @@ impl Damage {
             Self::BitOfSealed => sealed.iter().for_each(|sealed| flip_bit(sealed)),
             Self::PagesOfSealed => flip_all_from(sealed.first().expect("a sealed segment"), 8192),
             Self::CutOfActive => {
-                let file = fs::File::options().write(true).open(active).expect("a segment");
+                let file = fs::File::options()
+                    .write(true)
+                    .open(active)
+                    .expect("a segment");
                 let len = file.metadata().expect("a length").len();
                 file.set_len(fastrand::u64(0..len)).expect("a cut");
             }
@@ -87,7 +90,11 @@ fn flip_bit(path: &Path) {
 }
 
 fn flip_all_from(path: &Path, start: usize) {
-    let file = fs::File::options().write(true).read(true).open(path).expect("a file");
+    let file = fs::File::options()
+        .write(true)
+        .read(true)
+        .open(path)
+        .expect("a file");
     let mut bytes = fs::read(path).expect("a file");
     bytes[start..].iter_mut().for_each(|byte| *byte ^= 0xff);
     file.write_all_at(&bytes, 0).expect("a changed file");
@@ -116,7 +123,7 @@ async fn damage_is_answered_with_a_reset_and_never_with_silence() {
                 assert!(is_newer, "{damage:?}: {}", ended.stderr);
                 return None;
             }
-            scene.flows(300).await;
+            scene.flows(100).await;
             let verdict = scene.finish().await;
             if let Some(logs) = damage.logs() {
                 assert_eq!(verdict.logs, logs, "{damage:?}: {verdict}");
@@ -131,7 +138,9 @@ async fn damage_is_answered_with_a_reset_and_never_with_silence() {
         }
     }
     for damage in ALL {
-        let of_it = told.iter().filter(|(other, _)| *other as u8 == damage as u8);
+        let of_it = told
+            .iter()
+            .filter(|(other, _)| *other as u8 == damage as u8);
         let of_it: Vec<_> = of_it.map(|(_, verdict)| verdict).collect();
         let resets: usize = of_it.iter().map(|verdict| verdict.resets()).sum();
         let deliveries: usize = of_it.iter().map(|verdict| verdict.deliveries).sum();

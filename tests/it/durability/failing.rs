@@ -28,7 +28,10 @@ async fn assert_refuses_and_reads(scene: &Scene, gateway: &TestGateway, advice: 
     assert_eq!(scrape.value("tribus_log_lost_total"), 0.0);
     let acknowledged = scene.checker.acknowledged_ids();
     let there = read_after(gateway, &scene.start).await;
-    let there: HashSet<_> = there.iter().filter_map(|event| event["id"].as_str()).collect();
+    let there: HashSet<_> = there
+        .iter()
+        .filter_map(|event| event["id"].as_str())
+        .collect();
     let missing = acknowledged.iter().find(|id| !there.contains(id.as_str()));
     assert_eq!(missing, None, "of {}", acknowledged.len());
 }
@@ -82,7 +85,10 @@ impl SmallDisk {
         let mut command = Command::new("unshare");
         command.arg(if is_root { "-m" } else { "-Urm" });
         let script = "mount -t tmpfs -o \"$1\" tmpfs \"$0\" && echo mounted >&2 && exec cat";
-        command.args(["sh", "-c", script]).arg(&path).arg(Self::SIZE);
+        command
+            .args(["sh", "-c", script])
+            .arg(&path)
+            .arg(Self::SIZE);
         let mut holder = Program::start(command);
         holder.try_says("mounted").await?;
         Some(Self {

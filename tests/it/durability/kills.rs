@@ -105,7 +105,11 @@ async fn a_start_that_gives_a_log_up_may_be_killed_at_each_of_its_steps() {
     let damaged = node.directory().join("damaged");
     copy(&node.log(), &damaged);
     let mut count = 0;
-    for call in ["rename", "fdatasync", "pwrite64", "ftruncate", "fsync"] {
+    let calls = rounds(
+        vec!["rename", "fsync"],
+        vec!["rename", "fsync", "fdatasync", "pwrite64", "ftruncate"],
+    );
+    for call in calls {
         for number in 1.. {
             fs::remove_dir_all(node.log()).expect("a directory");
             copy(&damaged, &node.log());
@@ -122,11 +126,18 @@ async fn a_start_that_gives_a_log_up_may_be_killed_at_each_of_its_steps() {
                 !cursor.starts_with(&log),
                 "after {call} {number} the lost log goes on at {cursor}"
             );
-            let (_, page) = node.gateway().poll(&format!("topics=load:*&cursor={id}")).await;
+            let (_, page) = node
+                .gateway()
+                .poll(&format!("topics=load:*&cursor={id}"))
+                .await;
             assert_eq!(page["type"], "reset", "after {call} {number}: {page}");
             node.kill().await;
             count += 1;
         }
     }
-    report("kill in a start that gives a log up", count, &"no old log goes on");
+    report(
+        "kill in a start that gives a log up",
+        count,
+        &"no old log goes on",
+    );
 }

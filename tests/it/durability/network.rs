@@ -18,11 +18,11 @@ async fn connections_that_are_cut_in_mid_frame_lose_and_repeat_nothing() {
     let (mut scene, network) = behind_a_network().await;
     let count = rounds(1, 20);
     for _ in 0..count {
-        for below in [300, 3000, 30_000] {
+        for below in [1500, 6000, 30_000] {
             let fault = Fault::CutAtRandomByte { below };
             let before = network.struck(&fault);
             network.set([fault.clone()]);
-            scene.flows(300).await;
+            scene.flows(150).await;
             network.clear();
             assert!(network.struck(&fault) > before, "it was cut");
         }

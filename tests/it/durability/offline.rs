@@ -185,8 +185,8 @@ struct Written {
 }
 
 impl Written {
-    /// With its events in segments of a MiB.
-    async fn by_gateway(events: usize, properly: bool) -> Self {
+    /// With so many events of so many bytes at most, in segments of a MiB.
+    async fn by_gateway(events: usize, filler: usize, properly: bool) -> Self {
         let mut node = Node::new(&[("RETENTION__BYTES", "16MiB")]);
         node.start().await;
         let gateway = node.gateway();
@@ -195,7 +195,7 @@ impl Written {
         let mut left = events;
         while left > 0 {
             let batch = fastrand::usize(1..=20).min(left);
-            let filler = "x".repeat(fastrand::usize(0..300));
+            let filler = "x".repeat(fastrand::usize(0..filler));
             let events: Vec<_> = (0..batch)
                 .map(|at| json!({"topic": format!("load:{at}"), "data": filler}))
                 .collect();
@@ -359,7 +359,7 @@ fn draft() -> Draft {
 #[tokio::test]
 async fn the_last_segment_cut_at_every_byte_is_whole_or_given_up() {
     for properly in [false, true] {
-        let written = Written::by_gateway(200, properly).await;
+        let written = Written::by_gateway(200, 300, properly).await;
         let active = written.active().to_owned();
         let len = written.files[&active].len();
         let mut tally = Tally::default();
@@ -376,15 +376,21 @@ async fn the_last_segment_cut_at_every_byte_is_whole_or_given_up() {
         assert_eq!(uncut, CameTo::Whole, "as it was left");
         assert!(tally.given_up > 0, "no cut was found");
         let left = if properly { "closed" } else { "killed" };
-        tally.report(&format!("a cut of the last segment, {left}"), written.events.len());
+        tally.report(
+            &format!("a cut of the last segment, {left}"),
+            written.events.len(),
+        );
     }
 }
 
 #[tokio::test]
 async fn a_bit_that_flips_anywhere_never_changes_an_event_and_never_hides_one() {
     for properly in [false, true] {
-        let written = Written::by_gateway(4000, properly).await;
-        let segments = written.files.keys().filter(|name| name.ends_with(".segment"));
+        let written = Written::by_gateway(600, 6000, properly).await;
+        let segments = written
+            .files
+            .keys()
+            .filter(|name| name.ends_with(".segment"));
         assert!(segments.count() > 1, "some are sealed");
         for name in written.files.keys() {
             let bits = 8 * written.files[name].len();
@@ -406,7 +412,10 @@ async fn a_bit_that_flips_anywhere_never_changes_an_event_and_never_hides_one() 
                 }));
             }
             let left = if properly { "closed" } else { "killed" };
-            tally.report(&format!("a flipped bit of {name}, {left}"), written.events.len());
+            tally.report(
+                &format!("a flipped bit of {name}, {left}"),
+                written.events.len(),
+            );
         }
     }
 }

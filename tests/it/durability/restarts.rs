@@ -21,7 +21,10 @@ async fn a_drain_under_load_and_the_storm_after_it_lose_nothing() {
     let verdict = scene.finish().await;
     assert_eq!((verdict.resets(), verdict.logs), (0, 1), "{verdict}");
     assert!(verdict.turned_away > 0, "it was no storm");
-    let came_to = format!("{verdict}, {} times told to come later", verdict.turned_away);
+    let came_to = format!(
+        "{verdict}, {} times told to come later",
+        verdict.turned_away
+    );
     report("drain and storm", count, &came_to);
 }
 
@@ -57,7 +60,11 @@ async fn a_second_gateway_on_the_same_directory_is_refused_and_does_no_harm() {
         let log = scene.node.log();
         let told = format!("another process has the log in {} open", log.display());
         assert!(second.stderr.contains(&told), "{}", second.stderr);
-        assert!(second.stderr.contains("a directory of its own"), "{}", second.stderr);
+        assert!(
+            second.stderr.contains("a directory of its own"),
+            "{}",
+            second.stderr
+        );
         scene.flows(100).await;
         // What a killed one held is free at once.
         scene.node.kill().await;

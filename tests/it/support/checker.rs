@@ -47,6 +47,8 @@ struct Publish {
     count: u64,
     /// Sent again under its key until it is answered.
     keyed: bool,
+    /// Bytes that each of its events is larger by.
+    bulk: usize,
     is_end: bool,
     /// Where its first event is.
     acknowledged: Option<Offset>,
@@ -95,6 +97,24 @@ pub struct Verdict {
     /// By their reasons.
     pub resets: BTreeMap<String, usize>,
     pub logs: usize,
+}
+
+impl Publish {
+    fn topic(&self, number: u64, index: u64) -> String {
+        match self.is_end {
+            true => END.to_owned(),
+            false => format!("load:{}", (number + index) % TOPICS),
+        }
+    }
+
+    /// What is sent for an event. Its data tells all of it, so that nothing of it can change
+    /// unseen.
+    fn body(&self, number: u64, index: u64) -> Value {
+        let more = (number * 31 + index * 7) % 200;
+        let filler = "x".repeat(self.bulk + more as usize);
+        let data = json!({"publish": number, "index": index, "of": self.count, "filler": filler});
+        json!({"topic": self.topic(number, index), "data": data})
+    }
 }
 
 impl Verdict {
@@ -156,27 +176,48 @@ impl Checker {
 
     /// A publish of so many events is about to be sent: the bodies of its events.
     pub fn publish(&self, publisher: usize, count: u64, keyed: bool) -> (u64, Vec<Value>) {
-        let number = self.note_publish(publisher, count, keyed, false);
-        let events = (0..count).map(|index| body_of(number, index, count, &topic_of(number, index)));
-        (number, events.collect())
+        self.note_publish(Publish {
+            publisher,
+            count,
+            keyed,
+            bulk: 0,
+            is_end: false,
+            acknowledged: None,
+        })
+    }
+
+    /// As [`Checker::publish`], of large events that are sent once.
+    pub fn publish_bulky(&self, count: u64, bulk: usize) -> (u64, Vec<Value>) {
+        self.note_publish(Publish {
+            publisher: usize::MAX,
+            count,
+            keyed: false,
+            bulk,
+            is_end: false,
+            acknowledged: None,
+        })
     }
 
     /// The last publish of a test, which every client waits for.
     pub fn publish_end(&self) -> (u64, Value) {
-        let number = self.note_publish(usize::MAX, 1, false, true);
-        (number, body_of(number, 0, 1, END))
-    }
-
-    fn note_publish(&self, publisher: usize, count: u64, keyed: bool, is_end: bool) -> u64 {
-        let mut history = self.history();
-        history.publishes.push(Publish {
-            publisher,
-            count,
-            keyed,
-            is_end,
+        let (number, mut events) = self.note_publish(Publish {
+            publisher: usize::MAX,
+            count: 1,
+            keyed: false,
+            bulk: 0,
+            is_end: true,
             acknowledged: None,
         });
-        history.publishes.len() as u64 - 1
+        (number, events.remove(0))
+    }
+
+    fn note_publish(&self, publish: Publish) -> (u64, Vec<Value>) {
+        let mut history = self.history();
+        let number = history.publishes.len() as u64;
+        let events = (0..publish.count).map(|index| publish.body(number, index));
+        let events = events.collect();
+        history.publishes.push(publish);
+        (number, events)
     }
 
     /// A publish was answered with these ids.
@@ -243,11 +284,7 @@ impl Checker {
         let Some(known) = history.publishes.get(publish as usize) else {
             return history.complain(format!("nobody published {event}"));
         };
-        let topic = match known.is_end {
-            true => END.to_owned(),
-            false => topic_of(publish, index),
-        };
-        let sent = body_of(publish, index, known.count, &topic);
+        let sent = known.body(publish, index);
         if event["topic"] != sent["topic"] || *data != sent["data"] {
             history.complain(format!("{sent} was published, and {event} given"));
         }
@@ -477,7 +514,8 @@ impl Check<'_> {
             self.check_nothing_between(client, at, offset.sequence);
         }
         if !self.wants(client, mark) {
-            self.wrong.push(format!("{} did not want {mark}", client.name));
+            self.wrong
+                .push(format!("{} did not want {mark}", client.name));
         }
     }
 
@@ -489,39 +527,27 @@ impl Check<'_> {
         let missed: Vec<_> = log
             .range(at.sequence + 1..before)
             .filter(|(_, mark)| self.wants(client, **mark))
-            .map(|(sequence, mark)| {
-                format!("{} missed {mark}, {}-{sequence}", client.name, at.log)
-            })
+            .map(|(sequence, mark)| format!("{} missed {mark}, {}-{sequence}", client.name, at.log))
             .collect();
         self.wrong.extend(missed);
     }
 
     fn wants(&self, client: &Client, mark: Mark) -> bool {
-        let topic = match self.history.publishes[mark.publish as usize].is_end {
-            true => END.to_owned(),
-            false => topic_of(mark.publish, mark.index),
-        };
+        let topic = self.history.publishes[mark.publish as usize].topic(mark.publish, mark.index);
         client.wanted.wants(&topic, "message", &[])
     }
 
     /// Every client stays until it has come to the end of the log.
     fn check_end(&mut self, client: &Client, at: &Offset) {
-        let ends = self.history.publishes.iter().filter(|publish| publish.is_end);
+        let ends = self
+            .history
+            .publishes
+            .iter()
+            .filter(|publish| publish.is_end);
         let mut ends = ends.filter_map(|publish| publish.acknowledged.as_ref());
         if !ends.any(|end| end.log == at.log && end.sequence <= at.sequence) {
             let so = format!("{} came to {at} only, and not to the end", client.name);
             self.wrong.push(so);
         }
     }
-}
-
-pub fn topic_of(publish: u64, index: u64) -> String {
-    format!("load:{}", (publish + index) % TOPICS)
-}
-
-/// What is sent for an event. Its data tells all of it, so that nothing of it can change unseen.
-fn body_of(publish: u64, index: u64, of: u64, topic: &str) -> Value {
-    let filler = "x".repeat(((publish * 31 + index * 7) % 200) as usize);
-    let data = json!({"publish": publish, "index": index, "of": of, "filler": filler});
-    json!({"topic": topic, "data": data})
 }

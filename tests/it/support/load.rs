@@ -199,7 +199,8 @@ impl Publisher {
             return Answer::Ids(ids.map(str::to_owned).collect());
         }
         if answer["code"] != "unavailable" {
-            self.checker.complain(format!("a publish was answered {answer}"));
+            self.checker
+                .complain(format!("a publish was answered {answer}"));
         }
         let again = answer["retryAfterMs"].as_u64();
         Answer::Unavailable(again.map_or(TRY_AGAIN, Duration::from_millis))

@@ -48,11 +48,7 @@ impl Program {
     }
 
     /// As [`Program::tribus`], started by another program that becomes it, or whose child it is not.
-    pub fn tribus_under(
-        wrapper: &[&str],
-        arguments: &[&str],
-        variables: &[(&str, &str)],
-    ) -> Self {
+    pub fn tribus_under(wrapper: &[&str], arguments: &[&str], variables: &[(&str, &str)]) -> Self {
         let words = [wrapper, &[env!("CARGO_BIN_EXE_tribus")], arguments].concat();
         let mut command = Command::new(words[0]);
         command.args(&words[1..]);
