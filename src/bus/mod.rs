@@ -77,7 +77,7 @@ impl<T> Answers<T> {
 }
 
 /// What the engine's tail writes to.
-struct Feed {
+pub(crate) struct Feed {
     /// `None` until the engine has begun.
     log: RwLock<Option<LogId>>,
     window: Window,
@@ -86,16 +86,28 @@ struct Feed {
 }
 
 impl Feed {
+    pub(crate) fn new(retention: Retention) -> Self {
+        Self {
+            log: RwLock::default(),
+            window: Window::new(retention),
+            head: watch::Sender::new(0),
+        }
+    }
+
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+
     fn set_log(&self, log: LogId) {
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
     }
 
-    fn is_of_log(&self, cursor: &Cursor) -> bool {
+    pub(crate) fn is_of_log(&self, cursor: &Cursor) -> bool {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         log.as_ref() == Some(&cursor.log)
     }
 
-    fn cursor(&self, position: u64) -> String {
+    pub(crate) fn cursor(&self, position: u64) -> String {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         let log = log.as_ref().map_or("", LogId::as_str);
         format!("{log}-{position}")
@@ -175,11 +187,7 @@ impl Bus {
         retention: Retention,
         engine: impl FnOnce(Arc<dyn Tail>) -> Result<Arc<dyn Engine>, E>,
     ) -> Result<Arc<Self>, E> {
-        let feed = Arc::new(Feed {
-            log: RwLock::default(),
-            window: Window::new(retention),
-            head: watch::Sender::new(0),
-        });
+        let feed = Arc::new(Feed::new(retention));
         let engine = engine(Arc::clone(&feed) as Arc<dyn Tail>)?;
         Ok(Arc::new(Self {
             engine,

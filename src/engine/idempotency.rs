@@ -132,6 +132,18 @@ impl IdempotencyWindow {
         }
     }
 
+    /// Whether a key is remembered whose events begin at a sequence or before it.
+    pub(super) fn reach_back_to(&mut self, sequence: u64, now: Instant) -> bool {
+        self.forget_expired(now);
+        self.answers.values().any(|answer| answer.first <= sequence)
+    }
+
+    /// Whether the key is remembered as the one of the events from `first` on.
+    pub(super) fn holds(&self, key: &IdempotencyKey, first: u64) -> bool {
+        let answer = self.answers.get(&key.scoped);
+        answer.is_some_and(|answer| answer.first == first)
+    }
+
     /// Forgets the keys that were remembered last: what they stood for was not appended.
     pub(super) fn forget_newest(&mut self, count: usize) {
         for _ in 0..count {

@@ -29,6 +29,9 @@ pub trait Directory: Debug + Send + Sync {
     /// one or the other, whole. Durable when it returns.
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()>;
 
+    /// Gives a file another name. What lay there under that name is gone.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
     fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Moves files into a directory within this one. What lay there under their names is gone.
@@ -37,7 +40,7 @@ pub trait Directory: Debug + Send + Sync {
     /// Removes a directory within this one, with all that is in it.
     fn remove_aside(&self, name: &str) -> io::Result<()>;
 
-    /// Makes names that were created and removed durable.
+    /// Makes names that were created, changed and removed durable.
     fn sync(&self) -> io::Result<()>;
 }
 
@@ -138,6 +141,10 @@ impl Directory for Folder {
         file.sync_data()?;
         std::fs::rename(part, self.path.join(name))?;
         self.sync()
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.path.join(from), self.path.join(to))
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {

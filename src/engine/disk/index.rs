@@ -13,7 +13,8 @@ use crate::{
 };
 
 /// Events of one chunk: what a start reads one by one at most, and holds in memory at a time.
-const CHUNK_EVENTS: usize = 1024;
+/// Few of them in tests, so that those come to the ends of chunks.
+const CHUNK_EVENTS: usize = if cfg!(test) { 16 } else { 1024 };
 /// Sequences that one chunk covers, of which ephemeral events leave nothing.
 const CHUNK_SPAN: u64 = 1 << 20;
 

@@ -2,15 +2,15 @@
 
 use std::io;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::Error as _};
 
 use super::{
     directory::{Directory, File},
-    record::{self, FORMAT},
+    record::{self, FORMAT, RecordError},
 };
 use crate::event::LogId;
 
-const LABEL: &str = "log.json";
+pub const LABEL: &str = "log.json";
 const TRIMS: &str = "trims";
 const REACHED: &str = "reached";
 
@@ -75,6 +75,15 @@ pub enum LabelError {
     Damaged(serde_json::Error),
 }
 
+/// A label as it is stored.
+#[derive(Deserialize, Serialize)]
+struct Stored {
+    #[serde(flatten)]
+    label: Label,
+    /// CRC-32 of the label.
+    check: u32,
+}
+
 impl Label {
     /// The directory's label; `None` where it has none.
     ///
@@ -93,15 +102,37 @@ impl Label {
         if format > u64::from(FORMAT) {
             return Err(LabelError::Newer(format));
         }
-        serde_json::from_slice(&text)
-            .map(Some)
-            .map_err(LabelError::Damaged)
+        let Stored { label, check } = serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
+        if check != label.checksum() {
+            return Err(LabelError::Damaged(serde_json::Error::custom(
+                RecordError::Checksum,
+            )));
+        }
+        Ok(Some(label))
+    }
+
+    fn checksum(&self) -> u32 {
+        let Self {
+            format,
+            log,
+            durability,
+            boot,
+            clean,
+            last,
+        } = self;
+        let durability = durability.as_str();
+        let content = format!("{format} {log:?} {durability} {boot} {clean} {last}");
+        crc32fast::hash(content.as_bytes())
     }
 
     /// # Errors
     /// The disk's.
     pub fn write(&self, directory: &dyn Directory) -> io::Result<()> {
-        directory.replace(LABEL, &serde_json::to_vec_pretty(self)?)
+        let stored = Stored {
+            label: self.clone(),
+            check: self.checksum(),
+        };
+        directory.replace(LABEL, &serde_json::to_vec_pretty(&stored)?)
     }
 }
 
@@ -121,8 +152,8 @@ pub fn write_trims(directory: &dyn Directory, trims: &[u8]) -> io::Result<()> {
     directory.replace(TRIMS, &record::encode(&trims, u64::from(FORMAT)))
 }
 
-/// The names of the files that belong to one log, besides its label and segments.
-pub const OF_ONE_LOG: [&str; 2] = [TRIMS, REACHED];
+/// The names of the files that belong to one log, besides its segments.
+pub const OF_ONE_LOG: [&str; 3] = [LABEL, TRIMS, REACHED];
 
 /// The last sequence that was acknowledged, written after it was, and never waited for.
 ///

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     engine::{
         Appended, EngineError, IdempotencyKey, IdempotencyLimits, Tail,
-        idempotency::{IdempotencyWindow, KEY_LIFETIME, Known},
+        idempotency::{IdempotencyWindow, Known},
     },
     event::{Cursor, Draft, Event, LogId},
     metrics::EngineState,
@@ -48,6 +48,8 @@ pub struct DiskOptions {
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Names this start of the machine.
     pub boot: String,
+    /// Names a log that begins.
+    pub new_log: Arc<dyn Fn() -> Result<LogId, getrandom::Error> + Send + Sync>,
 }
 
 impl DiskOptions {
@@ -68,6 +70,7 @@ impl DiskOptions {
             idempotency,
             clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
             boot: boot.trim().to_owned(),
+            new_log: Arc::new(LogId::random),
         })
     }
 }
@@ -325,6 +328,12 @@ impl DiskLog {
 
     /// Does what is due, about once a second: goes on after a full disk, and gives space back.
     pub fn look_after(&mut self) {
+        if self.health == Health::Well
+            && let Err(error) = self.active.last()
+        {
+            // Whoever came upon it was a reader.
+            self.fail(&error);
+        }
         if self.health == Health::Full {
             match self.recover_from_full() {
                 Ok(()) => {
@@ -376,6 +385,9 @@ impl DiskLog {
         if !large || self.health != Health::Well {
             return;
         }
+        if let Err(error) = self.store_chunk() {
+            return self.fail(&error);
+        }
         if let Err(error) = self.begin_segment() {
             if self.mishaps.need_restart() {
                 self.fail(&error);
@@ -386,14 +398,19 @@ impl DiskLog {
         self.drop_old_segments();
     }
 
+    /// Completes the index of the segment.
+    fn store_chunk(&mut self) -> Result<(), SegmentError> {
+        let Some(chunk) = self.chunk.take() else {
+            return Ok(());
+        };
+        self.active.commit(&Commit {
+            chunks: vec![chunk],
+            last: self.last,
+            ..Commit::default()
+        })
+    }
+
     fn begin_segment(&mut self) -> Result<(), SegmentError> {
-        if let Some(chunk) = self.chunk.take() {
-            self.active.commit(&Commit {
-                chunks: vec![chunk],
-                last: self.last,
-                ..Commit::default()
-            })?;
-        }
         let next = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
         let next = Arc::new(next);
         self.shelf.push(Arc::clone(&next));
@@ -404,34 +421,44 @@ impl DiskLog {
 
     /// Removes the segments of which nothing is retained.
     fn drop_old_segments(&mut self) {
+        if self.health != Health::Well {
+            return;
+        }
         let earliest = self.tail.earliest();
         let segments = self.shelf.segments();
         for pair in segments.windows(2) {
             if pair[1].after() > earliest {
                 return;
             }
-            if let Err(error) = self.drop_oldest(&pair[0]) {
+            if let Err(error) = self.drop_oldest(&pair[0], pair[1].after()) {
                 tracing::warn!(%error, segment = pair[0].name(), "can not remove an old segment");
                 return;
             }
         }
     }
 
-    fn drop_oldest(&mut self, oldest: &Segment) -> Result<(), SegmentError> {
-        write_trims(self.directory.as_ref(), &self.tail.trims())?;
-        let since = (self.options.clock)() - KEY_LIFETIME.as_millis() as i64;
+    fn drop_oldest(&mut self, oldest: &Segment, until: u64) -> Result<(), SegmentError> {
         // Keys outlive their events.
-        let mut keys = oldest.read_keys(since)?;
-        if !keys.is_empty() && self.health == Health::Well {
+        if self.keys.reach_back_to(until, Instant::now()) {
+            let mut keys = match oldest.read_keys(i64::MIN) {
+                Err(SegmentError::Damaged { .. }) => Vec::new(),
+                keys => keys?,
+            };
+            keys.retain(|row| self.keys.holds(&row.key(), row.first));
             keys.reverse();
             self.carry_keys(oldest.after(), &keys)?;
         }
+        write_trims(self.directory.as_ref(), &self.tail.trims())?;
         self.directory.remove(oldest.name())?;
         self.shelf.drop_oldest();
-        Ok(())
+        // Else a power failure might take the next one, and leave this one.
+        Ok(self.directory.sync()?)
     }
 
     fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
         let carried = self.active.carry_keys(from, keys);
         carried.inspect_err(|error| self.fail(error))
     }
@@ -458,7 +485,7 @@ impl DiskLog {
         let old = self.shelf.log();
         self.active.close();
         recovery::set_aside(self.directory.as_ref(), &old)?;
-        let log = LogId::random()?;
+        let log = (self.options.new_log)()?;
         let active = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
         self.active = Arc::new(active);
         self.chunk = ChunkBuilder::after(self.last);
@@ -479,15 +506,14 @@ impl DiskLog {
         if self.health != Health::Well {
             return Ok(());
         }
-        if let Some(chunk) = self.chunk.take() {
-            self.active.commit(&Commit {
-                chunks: vec![chunk],
-                last: self.last,
-                ..Commit::default()
-            })?;
-        }
-        for segment in self.shelf.segments() {
+        self.store_chunk()?;
+        let segments = self.shelf.segments();
+        for segment in &segments {
             segment.close();
+        }
+        if self.options.durability == Durability::Os {
+            // Who reads later that it ended well relies on that, whatever became of the machine.
+            recovery::sync_all(self.directory.as_ref(), &segments)?;
         }
         if !self.mishaps.need_restart() {
             self.write_label(true)?;

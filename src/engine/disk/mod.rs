@@ -20,6 +20,8 @@ mod record;
 mod recovery;
 mod segment;
 mod shelf;
+#[cfg(test)]
+mod simulation;
 mod writer;
 
 use std::{

@@ -7,10 +7,10 @@
 use std::{collections::HashSet, io, sync::Arc, time::Instant};
 
 use super::{
-    backend::Mishaps,
+    backend::{Mishaps, is_full},
     directory::Directory,
     index::{ChunkBuilder, age, read_chunk},
-    label::{Durability, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
+    label::{Durability, LABEL, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
     log::DiskOptions,
     record::RecordError,
     segment::{Segment, SegmentError, Writing},
@@ -68,8 +68,13 @@ pub(super) fn recover(
         Err(error) => return Err(error.into()),
     };
     let Some(label) = label else {
+        // A crash may have come while a log was begun, or one was set aside before that.
+        let known = Reached::read(directory)?;
         return match segments_in(directory)?.as_slice() {
-            [] => begin(directory, options, tail, 0, 0),
+            [] => begin(directory, options, tail, known, 0),
+            [only] if is_new(directory, *only)? => {
+                begin(directory, options, tail, known.max(*only), 0)
+            }
             [.., last] => start_afresh(directory, options, tail, None, "its label is gone", *last),
         };
     };
@@ -89,21 +94,36 @@ pub(super) fn recover(
     }
 }
 
+/// Whether nothing was ever appended to a segment.
+fn is_new(directory: &dyn Directory, after: u64) -> anyhow::Result<bool> {
+    match Segment::find(directory, after)?.last() {
+        Ok(last) => Ok(last == after),
+        Err(SegmentError::Damaged { .. }) => Ok(false),
+        Err(SegmentError::Io(error)) => Err(error.into()),
+    }
+}
+
 /// Moves all files of a log out of the way. Of earlier ones nothing is kept, so that they do not
 /// fill the disk.
 ///
 /// # Errors
 /// The disk's.
 pub(super) fn set_aside(directory: &dyn Directory, log: &LogId) -> io::Result<()> {
+    let aside = format!("{LOST}{}", log.as_str());
     let names = directory.names()?;
-    for name in names.iter().filter(|name| name.starts_with(LOST)) {
+    // A crash may have cut short an earlier call.
+    let earlier = |name: &&String| name.starts_with(LOST) && **name != aside;
+    for name in names.iter().filter(earlier) {
         tracing::warn!(name, "removing a log that was given up earlier");
         directory.remove_aside(name)?;
     }
-    let of_log =
-        |name: &&String| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str());
-    let of_log: Vec<String> = names.iter().filter(of_log).cloned().collect();
-    directory.set_aside(&of_log, &format!("{LOST}{}", log.as_str()))
+    // Nothing that begins in its place may ever be taken for this log.
+    let (label, others): (Vec<_>, Vec<_>) = names
+        .into_iter()
+        .filter(|name| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str()))
+        .partition(|name| name == LABEL);
+    directory.set_aside(&label, &aside)?;
+    directory.set_aside(&others, &aside)
 }
 
 /// Sets aside what is there, and begins a new log after all positions that are known of it.
@@ -117,7 +137,7 @@ fn start_afresh(
 ) -> anyhow::Result<Recovered> {
     let old = match label {
         Some(label) => label.log.clone(),
-        None => LogId::random()?,
+        None => (options.new_log)()?,
     };
     let known = known
         .max(label.map_or(0, |label| label.last))
@@ -140,7 +160,8 @@ fn begin(
     after: u64,
     lost_logs: u64,
 ) -> anyhow::Result<Recovered> {
-    let (log, mishaps) = (LogId::random()?, Arc::default());
+    let (log, mishaps) = ((options.new_log)()?, Arc::default());
+    forget_earlier(directory)?;
     let writing = writing(options, &mishaps);
     let active = Arc::new(Segment::create(directory, after, writing)?);
     tail.begin(log.clone(), after, &[]);
@@ -154,6 +175,17 @@ fn begin(
         mishaps,
         lost_logs,
     })
+}
+
+/// Removes what a crash has left of an earlier log.
+fn forget_earlier(directory: &dyn Directory) -> io::Result<()> {
+    let names = directory.names()?;
+    let earlier = names
+        .iter()
+        .filter(|name| Segment::after_of(name).is_some() || OF_ONE_LOG.contains(&name.as_str()));
+    earlier
+        .into_iter()
+        .try_for_each(|name| directory.remove(name))
 }
 
 fn writing(options: &DiskOptions, mishaps: &Arc<Mishaps>) -> Writing {
@@ -170,6 +202,17 @@ pub(super) fn segments_in(directory: &dyn Directory) -> io::Result<Vec<u64>> {
     let mut afters: Vec<u64> = afters.collect::<HashSet<_>>().into_iter().collect();
     afters.sort_unstable();
     Ok(afters)
+}
+
+/// Makes all segments durable.
+///
+/// # Errors
+/// The disk's.
+pub(super) fn sync_all(directory: &dyn Directory, segments: &[Arc<Segment>]) -> io::Result<()> {
+    for segment in segments {
+        segment.sync()?;
+    }
+    directory.sync()
 }
 
 /// Reads the log that a label tells of.
@@ -198,6 +241,10 @@ impl Recovery<'_> {
             afters[0],
             &read_trims(self.directory)?,
         );
+        if self.label.durability != self.options.durability {
+            // What was left to the operating system so far.
+            sync_all(self.directory, &segments)?;
+        }
         for (segment, next) in sealed.iter().zip(&segments[1..]) {
             let until = self.restore_index(segment)?;
             segment.close();
@@ -209,6 +256,7 @@ impl Recovery<'_> {
                 )));
             }
         }
+        self.check_that_disk_has(active)?;
         active.write(writing(self.options, &self.mishaps))?;
         let (chunk, last) = self.restore_active(active)?;
         self.check_last(last)?;
@@ -246,6 +294,21 @@ impl Recovery<'_> {
             ));
         }
         Ok(())
+    }
+
+    /// Where the last run was cut short, a sync may have failed in it.
+    fn check_that_disk_has(&self, active: &Segment) -> Result<(), Failure> {
+        let Label { clean, boot, .. } = self.label;
+        if *clean || *boot != self.options.boot || self.options.durability == Durability::Os {
+            return Ok(());
+        }
+        match active.rewrite() {
+            Err(error) if is_full(&error) => {
+                tracing::warn!(%error, "can not write the log's end again");
+                Ok(())
+            }
+            rewritten => Ok(rewritten?),
+        }
     }
 
     /// Tells the tail what the index of a segment holds: up to where.
@@ -298,13 +361,11 @@ impl Recovery<'_> {
         let since = now - KEY_LIFETIME.as_millis() as i64;
         let mut newest_first = Vec::new();
         for segment in segments.iter().rev() {
-            let rows = segment.read_keys(since)?;
-            let none = rows.is_empty();
-            newest_first.extend(rows);
-            if none && segment.last()? > segment.after() {
-                break;
-            }
+            newest_first.extend(segment.read_keys(since)?);
         }
+        // A key that was used again after its time stands for what it was used for last.
+        let mut seen = HashSet::new();
+        newest_first.retain(|row| seen.insert(row.scoped));
         let mut keys = IdempotencyWindow::new(self.options.idempotency);
         for row in newest_first.iter().rev() {
             let used = instant.checked_sub(age(row.at, now)).unwrap_or(instant);

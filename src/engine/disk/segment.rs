@@ -27,6 +27,15 @@ const INDEX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("index");
 const STATE: TableDefinition<'_, &str, u64> = TableDefinition::new("state");
 const LAST: &str = "last";
 
+/// The file that becomes a segment: under a segment's name there is never half of one.
+const PART: &str = "segment.part";
+
+/// What is written again at a time.
+const REWRITE_BYTES: usize = 64 << 10;
+
+/// By how much the clock may be set back without that keys are forgotten.
+const CLOCK_JUMP_MS: i64 = 2 * 3600 * 1000;
+
 /// What redb keeps in memory of the segment that is written, and of one that is read.
 const WRITE_CACHE_BYTES: usize = 16 << 20;
 const READ_CACHE_BYTES: usize = 2 << 20;
@@ -65,7 +74,8 @@ enum Opened {
     #[default]
     Closed,
     Reading(ReadOnlyDatabase),
-    /// Also for one that is read through an overlay.
+    /// Read through an overlay, in which it was repaired.
+    Repaired(Database),
     Writing(Database),
 }
 
@@ -116,27 +126,33 @@ impl Segment {
         after: u64,
         writing: Writing,
     ) -> Result<Self, SegmentError> {
-        let name = Self::name_of(after);
-        let file = directory.open(&name, true)?;
-        // What a crash left of an earlier try was never part of the log.
-        file.set_len(0)
-            .inspect_err(|error| writing.mishaps.note_write(error))?;
         let segment = Self {
-            name,
+            name: Self::name_of(after),
             after,
-            file,
+            file: directory.open(PART, true)?,
             opened: RwLock::default(),
         };
-        let syncs = writing.syncs;
-        segment.write(writing)?;
-        segment.commit(&Commit {
-            last: after,
+        let made = segment.make(directory, writing);
+        // What is left of it takes space, which may be what was missing.
+        made.inspect_err(|_| drop(directory.remove(PART)))?;
+        Ok(segment)
+    }
+
+    fn make(&self, directory: &dyn Directory, writing: Writing) -> Result<(), SegmentError> {
+        let Writing { syncs, mishaps } = writing.clone();
+        let noting = |error: &io::Error| mishaps.note_write(error);
+        // There may be what a crash left of an earlier try.
+        self.file.set_len(0).inspect_err(noting)?;
+        self.write(writing)?;
+        self.commit(&Commit {
+            last: self.after,
             ..Commit::default()
         })?;
+        directory.rename(PART, &self.name).inspect_err(noting)?;
         if syncs {
-            directory.sync()?;
+            directory.sync().inspect_err(|_| mishaps.note_sync())?;
         }
-        Ok(segment)
+        Ok(())
     }
 
     pub fn name(&self) -> &str {
@@ -153,6 +169,26 @@ impl Segment {
     /// The disk's.
     pub fn bytes(&self) -> io::Result<u64> {
         self.file.len()
+    }
+
+    /// Writes again what is there, and syncs it. After a sync that failed the kernel may show what
+    /// the disk does not have, and never write it on its own.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn rewrite(&self) -> io::Result<()> {
+        let len = self.file.len()?;
+        let mut bytes = vec![0; REWRITE_BYTES];
+        for offset in (0..len).step_by(REWRITE_BYTES) {
+            let left = usize::try_from(len - offset).unwrap_or(REWRITE_BYTES);
+            let block = &mut bytes[..left.min(REWRITE_BYTES)];
+            self.file.read_at(offset, block)?;
+            // A hole stays one.
+            if block.iter().any(|byte| *byte != 0) {
+                self.file.write_at(offset, block)?;
+            }
+        }
+        self.file.sync()
     }
 
     /// Opens it for writing, and repairs what a crash left half done.
@@ -177,7 +213,7 @@ impl Segment {
     pub fn look_at(&self) -> Result<(), SegmentError> {
         let backend = Overlay::new(Arc::clone(&self.file))?;
         let database = self.guarded(|| Ok(create(backend, READ_CACHE_BYTES)?))?;
-        self.set(Opened::Writing(database));
+        self.set(Opened::Repaired(database));
         Ok(())
     }
 
@@ -185,6 +221,14 @@ impl Segment {
     pub fn close(&self) {
         // redb writes what makes the next start quick. Where that fails, the next start repairs.
         let _ = catch_unwind(AssertUnwindSafe(|| self.set(Opened::Closed)));
+    }
+
+    /// Makes all that was written durable, where commits did not wait for that.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn sync(&self) -> io::Result<()> {
+        self.file.sync()
     }
 
     fn set(&self, opened: Opened) {
@@ -330,6 +374,8 @@ impl Segment {
     /// # Errors
     /// As [`Segment::read`].
     pub fn read_keys(&self, since: i64) -> Result<Vec<KeyRow>, SegmentError> {
+        // Where the clock was set back, newer keys seem older.
+        let far_before = since.saturating_sub(CLOCK_JUMP_MS);
         self.reading(|transaction| {
             let table = match transaction.open_table(KEYS) {
                 Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
@@ -341,9 +387,9 @@ impl Segment {
                 let number = number.value();
                 let rows: Vec<KeyRow> =
                     record::decode(bytes.value(), number).map_err(Failure::of(number))?;
-                let before = found.len();
-                found.extend(rows.into_iter().rev().filter(|row| row.at >= since));
-                if found.len() == before {
+                let is_past = rows.iter().all(|row| row.at < far_before);
+                found.extend(rows.into_iter().rev().filter(|row| row.at > since));
+                if is_past {
                     break;
                 }
             }
@@ -357,18 +403,27 @@ impl Segment {
     ) -> Result<T, SegmentError> {
         loop {
             let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
-            match &*opened {
+            let (done, is_written) = match &*opened {
                 // Another reader may close it again before this one comes to it.
-                Opened::Closed => {}
-                Opened::Writing(database) => {
-                    return self.guarded(|| read(&database.begin_read()?));
+                Opened::Closed => {
+                    drop(opened);
+                    self.open_for_reading()?;
+                    continue;
                 }
                 Opened::Reading(database) => {
-                    return self.guarded(|| read(&database.begin_read()?));
+                    (self.guarded(|| read(&database.begin_read()?)), false)
                 }
-            }
+                Opened::Repaired(database) => {
+                    (self.guarded(|| read(&database.begin_read()?)), false)
+                }
+                Opened::Writing(database) => (self.guarded(|| read(&database.begin_read()?)), true),
+            };
             drop(opened);
-            self.open_for_reading()?;
+            if matches!(done, Err(SegmentError::Io(_))) && !is_written {
+                // After one error redb reads nothing more.
+                self.close();
+            }
+            return done;
         }
     }
 
@@ -409,10 +464,19 @@ fn open_closed(file: &Arc<dyn File>) -> Result<Opened, Failure> {
         Ok(database) => Ok(Opened::Reading(database)),
         Err(DatabaseError::RepairAborted) => {
             let repaired = create(Overlay::new(Arc::clone(file))?, READ_CACHE_BYTES)?;
-            Ok(Opened::Writing(repaired))
+            Ok(Opened::Repaired(repaired))
         }
         Err(error) => Err(error.into()),
     }
+}
+
+/// Whether the file could be read, and is not what was written: one that was cut ends too early, and
+/// redb says "invalid" of one that it does not know for its own.
+fn tells_damage(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::UnexpectedEof | io::ErrorKind::InvalidData
+    )
 }
 
 /// What redb's many errors come down to.
@@ -442,10 +506,7 @@ impl From<StorageError> for Failure {
 impl From<redb::Error> for Failure {
     fn from(error: redb::Error) -> Self {
         match error {
-            // A file that ends too early is one that was cut.
-            redb::Error::Io(error) if error.kind() != io::ErrorKind::UnexpectedEof => {
-                Self::Io(error)
-            }
+            redb::Error::Io(error) if !tells_damage(&error) => Self::Io(error),
             redb::Error::PreviousIo => Self::Io(io::Error::other(error)),
             other => Self::Form(other.to_string()),
         }
