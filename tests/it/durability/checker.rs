@@ -113,11 +113,30 @@ fn a_client_that_stays_and_does_not_come_to_the_end_is_found() {
 }
 
 #[test]
-fn another_log_without_a_reset_is_found() {
+fn another_log_without_a_reset_is_found_where_something_of_either_was_missed() {
     let story = Story::of(&[1, 1]);
     story.see([0]);
-    story.checker.see_cursor(story.client, "m-1");
-    story.is_wrong_with("led to m-1");
+    story.checker.see_cursor(story.client, "m-9");
+    story.is_wrong_with("client missed event 0 of publish 1, l-2");
+
+    let story = Story::of(&[1]);
+    story.see([0, 1]);
+    let (number, _) = story.checker.publish(0, 1, false);
+    story.checker.acknowledge(number, &["m-3".to_owned()]);
+    story.checker.see_cursor(story.client, "m-3");
+    story.is_wrong_with("client missed event 0 of publish 2, m-3");
+
+    let story = Story::of(&[1]);
+    story.see([0, 1]);
+    let (number, mut bodies) = story.checker.publish(0, 1, false);
+    story.checker.acknowledge(number, &["m-3".to_owned()]);
+    bodies[0]["id"] = json!("m-3");
+    story.checker.see_event(story.client, &bodies[0]);
+    let (number, mut end) = story.checker.publish_end();
+    story.checker.acknowledge(number, &["m-4".to_owned()]);
+    end["id"] = json!("m-4");
+    story.checker.see_event(story.client, &end);
+    assert_eq!(story.checker.sound().logs, 2);
 }
 
 #[test]

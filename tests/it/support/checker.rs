@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -489,11 +490,11 @@ impl Check<'_> {
                     at = offset.clone();
                 }
                 Sight::Cursor(offset) => {
-                    if offset.log != at.log || offset.sequence < at.sequence {
+                    if offset.log == at.log && offset.sequence < at.sequence {
                         let so = format!("{} was at {at}, and is led to {offset}", client.name);
                         self.wrong.push(so);
                     } else {
-                        self.check_nothing_between(client, &at, offset.sequence + 1);
+                        self.check_way(client, &at, &offset.later(1));
                     }
                     at = offset.clone();
                 }
@@ -504,30 +505,35 @@ impl Check<'_> {
     }
 
     fn check_event(&mut self, client: &Client, at: &Offset, offset: &Offset, mark: Mark) {
-        if offset.log != at.log {
-            let so = format!("{} was at {at}, and is given {offset}", client.name);
-            self.wrong.push(so);
-        } else if offset.sequence <= at.sequence {
+        if offset.log == at.log && offset.sequence <= at.sequence {
             let so = format!("{} was at {at}, and is given {offset} again", client.name);
             self.wrong.push(so);
         } else {
-            self.check_nothing_between(client, at, offset.sequence);
+            self.check_way(client, at, offset);
         }
         if !self.wants(client, mark) {
-            self.wrong
-                .push(format!("{} did not want {mark}", client.name));
+            let so = format!("{} did not want {mark}", client.name);
+            self.wrong.push(so);
         }
     }
 
-    /// A client that comes from one position to before another has missed nothing on its way.
-    fn check_nothing_between(&mut self, client: &Client, at: &Offset, before: u64) {
-        let Some(log) = self.logs.get(&at.log) else {
-            return;
-        };
-        let missed: Vec<_> = log
-            .range(at.sequence + 1..before)
+    /// A client that comes from a position to right before another has missed nothing on its way.
+    /// From one log to the next it comes without a reset only where it has all of both.
+    fn check_way(&mut self, client: &Client, at: &Offset, before: &Offset) {
+        if before.log == at.log {
+            self.check_between(client, &at.log, at.sequence + 1..before.sequence);
+        } else {
+            self.check_between(client, &at.log, at.sequence + 1..u64::MAX);
+            self.check_between(client, &before.log, 0..before.sequence);
+        }
+    }
+
+    fn check_between(&mut self, client: &Client, log: &str, range: Range<u64>) {
+        let there = self.logs.get(log).into_iter();
+        let there = there.flat_map(|there| there.range(range.clone()));
+        let missed: Vec<_> = there
             .filter(|(_, mark)| self.wants(client, **mark))
-            .map(|(sequence, mark)| format!("{} missed {mark}, {}-{sequence}", client.name, at.log))
+            .map(|(sequence, mark)| format!("{} missed {mark}, {log}-{sequence}", client.name))
             .collect();
         self.wrong.extend(missed);
     }
