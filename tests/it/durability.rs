@@ -197,6 +197,8 @@ async fn read_after(gateway: &TestGateway, cursor: &str) -> Vec<Value> {
         let (status, mut page) = gateway.poll_as(&claims, &query).await;
         assert_eq!(status, 200, "{page}");
         let events: Vec<Value> = serde_json::from_value(page["events"].take()).expect("events");
+        let again = &page["reconnectAfterMs"];
+        assert!(again.is_null(), "the engine can not read: {page}");
         if events.is_empty() {
             return all;
         }
