@@ -12,7 +12,7 @@ IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 ON_DISK = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
 	--skip client:: --skip console::
 
-.PHONY: run test client results bench lint deny fuzz release
+.PHONY: run test client results soak bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
@@ -27,6 +27,14 @@ test: fuzz/Cargo.lock | rust
 	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(ON_DISK)
 	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
+
+# The log on disk: worlds of its simulation for a minute or more, then its faults in many and long
+# rounds, one after the other, and what each came to. About an hour; SOAK names some of the faults,
+# such as durability::kills.
+soak: | rust
+	sh scripts/test-tools.sh
+	TRIBUS_SIMULATION_SEEDS=$(or $(SOAK_SEEDS),10000) $(CARGO) test --lib simulation
+	TRIBUS_SOAK=1 $(CARGO) test --test it $(or $(SOAK),durability) -- --test-threads=1 --nocapture
 
 # Builds static/tribus.js from client/, with npm; a test tells when that was forgotten.
 client:

@@ -28,6 +28,7 @@ mod writer;
 use std::{
     path::Path,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use tokio::sync::Semaphore;
@@ -48,6 +49,9 @@ use crate::{
 
 /// Reads of the disk at a time; more wait for their turn.
 const READS: usize = 4;
+/// After how many milliseconds a read that failed is tried again: where a write failed, nothing can be read from
+/// its segment until the writer has opened it anew.
+const READ_AGAIN_MS: [u64; 4] = [20, 60, 180, 540];
 
 /// The engine: hands publishes to the writer, and reads what it has written.
 pub struct DiskEngine {
@@ -79,12 +83,19 @@ impl DiskEngine {
     async fn read_back(&self, sequences: Vec<u64>) -> Result<Vec<Arc<Event>>, EngineError> {
         // The semaphore is never closed.
         let _turn = self.reads.acquire().await;
-        let shelf = Arc::clone(&self.shelf);
-        let read = tokio::task::spawn_blocking(move || shelf.read(&sequences));
-        let unreadable = match read.await {
-            Ok(Ok(events)) => return Ok(events),
-            Ok(Err(unreadable)) => unreadable,
-            Err(_) => return Err(unavailable()),
+        let mut pauses = READ_AGAIN_MS.into_iter().map(Duration::from_millis);
+        let unreadable = loop {
+            let (shelf, wanted) = (Arc::clone(&self.shelf), sequences.clone());
+            let read = tokio::task::spawn_blocking(move || shelf.read(&wanted));
+            let unreadable = match read.await {
+                Ok(Ok(events)) => return Ok(events),
+                Ok(Err(unreadable)) => unreadable,
+                Err(_) => return Err(unavailable()),
+            };
+            match (&unreadable.error, pauses.next()) {
+                (segment::SegmentError::Io(_), Some(pause)) => tokio::time::sleep(pause).await,
+                _ => break unreadable,
+            }
         };
         let Unreadable { log, error } = unreadable;
         if let segment::SegmentError::Io(error) = error {
