@@ -386,7 +386,11 @@ impl DiskLog {
         if let Err(error) = self.store_chunk() {
             return self.fail(&error);
         }
-        if let Err(error) = self.begin_segment() {
+        let begun = self.begin_segment();
+        if begun.is_ok() && self.mishaps.need_restart() {
+            return self.fail(&io::Error::other("a segment could not be closed").into());
+        }
+        if let Err(error) = begun {
             if self.mishaps.need_restart() {
                 self.fail(&error);
             } else {
@@ -418,14 +422,19 @@ impl DiskLog {
     }
 
     /// Removes the segments of which nothing is retained.
+    ///
+    /// Also on a full disk, where it gives space, but for their keys that are still remembered.
     fn drop_old_segments(&mut self) {
-        if self.health != Health::Well {
+        if self.health == Health::Stopped {
             return;
         }
         let earliest = self.tail.earliest();
         let segments = self.shelf.segments();
         for pair in segments.windows(2) {
-            if pair[1].after() > earliest {
+            let is_retained = pair[1].after() > earliest;
+            let keys_wait = self.health == Health::Full
+                && self.keys.reach_back_to(pair[1].after(), Instant::now());
+            if is_retained || keys_wait {
                 return;
             }
             if let Err(error) = self.drop_oldest(&pair[0], pair[1].after()) {
@@ -505,7 +514,7 @@ impl DiskLog {
     /// Where the next start has to repair it instead.
     pub fn close(mut self) -> Result<(), SegmentError> {
         if self.health != Health::Well {
-            return Ok(());
+            return Err(io::Error::other("it could not be written before").into());
         }
         self.store_chunk()?;
         let segments = self.shelf.segments();
@@ -516,10 +525,10 @@ impl DiskLog {
             // Who reads later that it ended well relies on that, whatever became of the machine.
             recovery::sync_all(self.directory.as_ref(), &segments)?;
         }
-        if !self.mishaps.need_restart() {
-            self.write_label(&self.shelf.log(), true)?;
+        if self.mishaps.need_restart() {
+            return Err(io::Error::other("a segment could not be closed").into());
         }
-        Ok(())
+        Ok(self.write_label(&self.shelf.log(), true)?)
     }
 
     fn write_label(&self, log: &LogId, clean: bool) -> io::Result<()> {

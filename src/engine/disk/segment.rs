@@ -204,10 +204,13 @@ impl Segment {
             syncs: writing.syncs,
             mishaps: writing.mishaps,
         };
-        // It may be open, and write to the same file when it is closed.
-        self.close();
-        let database = self.guarded(|| Ok(create(backend, WRITE_CACHE_BYTES)?))?;
-        self.set(Opened::Writing(database));
+        // No reader may look at the file while it is repaired. What is open is closed first, for it
+        // may write to the file then.
+        let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        *slot = self.guarded(|| {
+            *slot = Opened::Closed;
+            Ok(Opened::Writing(create(backend, WRITE_CACHE_BYTES)?))
+        })?;
         Ok(())
     }
 
