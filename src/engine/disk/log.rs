@@ -147,7 +147,7 @@ impl DiskLog {
             lost_logs,
         } = recovery::recover(directory.as_ref(), &options, tail.as_ref())?;
         let shelf = Arc::new(Shelf::new(log, segments));
-        let opened = Self {
+        let mut opened = Self {
             reached: Reached::open(directory.as_ref())?,
             directory,
             options,
@@ -164,6 +164,7 @@ impl DiskLog {
         opened.reached.write(last)?;
         opened.write_label(&opened.shelf.log(), false)?;
         opened.update_condition(|condition| condition.lost_logs = lost_logs);
+        opened.look_for_mishaps();
         opened.measure();
         Ok(opened)
     }
@@ -327,12 +328,7 @@ impl DiskLog {
 
     /// Does what is due, about once a second: goes on after a full disk, and gives space back.
     pub fn look_after(&mut self) {
-        if self.health == Health::Well
-            && let Err(error) = self.active.last()
-        {
-            // Whoever came upon it was a reader.
-            self.fail(&error);
-        }
+        self.look_for_mishaps();
         if self.health == Health::Full {
             match self.recover_from_full() {
                 Ok(()) => {
@@ -352,6 +348,19 @@ impl DiskLog {
         }
         self.drop_old_segments();
         self.measure();
+    }
+
+    /// Takes note of errors that nobody was told of: redb goes on after some, and others were a
+    /// reader's.
+    fn look_for_mishaps(&mut self) {
+        if self.health != Health::Well {
+            return;
+        }
+        if self.mishaps.need_restart() {
+            self.fail(&io::Error::other("a write failed").into());
+        } else if let Err(error) = self.active.last() {
+            self.fail(&error);
+        }
     }
 
     /// Opens the newest segment as after a crash, and tries whether it takes a commit.
@@ -386,14 +395,10 @@ impl DiskLog {
         if let Err(error) = self.store_chunk() {
             return self.fail(&error);
         }
-        let begun = self.begin_segment();
-        if begun.is_ok() && self.mishaps.need_restart() {
-            return self.fail(&io::Error::other("a segment could not be closed").into());
-        }
-        if let Err(error) = begun {
-            if self.mishaps.need_restart() {
-                self.fail(&error);
-            } else {
+        match self.begin_segment() {
+            Ok(()) => self.look_for_mishaps(),
+            Err(error) if self.mishaps.need_restart() => self.fail(&error),
+            Err(error) => {
                 tracing::warn!(%error, "can not begin another segment, and go on with this one");
             }
         }

@@ -351,7 +351,8 @@ impl World {
             return;
         };
         let hits = self.disk.hits();
-        let was_well = gateway.log.health == Health::Well;
+        let log = &gateway.log;
+        let was_well = log.health == Health::Well && !log.mishaps.need_restart();
         let closed = gateway.log.close();
         tell!(self, "close: {closed:?}");
         if closed.is_ok() {
