@@ -154,8 +154,7 @@ impl IdempotencyWindow {
     }
 
     fn forget_expired(&mut self, now: Instant) {
-        let is_over =
-            |oldest: &Remembered| now.duration_since(oldest.since) >= KEY_LIFETIME;
+        let is_over = |oldest: &Remembered| now.duration_since(oldest.since) >= KEY_LIFETIME;
         while self.by_age.front().is_some_and(is_over)
             && let Some(oldest) = self.by_age.pop_front()
         {

@@ -61,7 +61,7 @@ pub struct InPlace {
 
 impl StorageBackend for InPlace {
     fn len(&self) -> io::Result<u64> {
-        self.file.len()
+        self.file.size()
     }
 
     fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
@@ -106,7 +106,7 @@ impl Overlay {
     /// # Errors
     /// Where the file's length can not be read.
     pub fn new(file: Arc<dyn File>) -> io::Result<Self> {
-        let len = file.len()?;
+        let len = file.size()?;
         Ok(Self {
             file,
             written: Mutex::new(Written {
@@ -120,7 +120,7 @@ impl Overlay {
     fn page_of_file(&self, page: u64) -> io::Result<Box<[u8]>> {
         let mut bytes = vec![0; Self::PAGE];
         let start = page * Self::PAGE as u64;
-        let there = self.file.len()?.saturating_sub(start);
+        let there = self.file.size()?.saturating_sub(start);
         let there = usize::try_from(there).map_or(Self::PAGE, |there| there.min(Self::PAGE));
         self.file.read_at(start, &mut bytes[..there])?;
         Ok(bytes.into())
@@ -214,6 +214,6 @@ mod tests {
         assert!(overlay.read(8999, &mut [0; 2]).is_err());
         let mut there = [0; 5000];
         file.read_at(0, &mut there).unwrap();
-        assert_eq!((there, file.len().unwrap()), ([7; 5000], 5000));
+        assert_eq!((there, file.size().unwrap()), ([7; 5000], 5000));
     }
 }

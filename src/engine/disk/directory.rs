@@ -48,7 +48,7 @@ pub trait Directory: Debug + Send + Sync {
 pub trait File: Debug + Send + Sync {
     /// # Errors
     /// The file system's, here and below.
-    fn len(&self) -> io::Result<u64>;
+    fn size(&self) -> io::Result<u64>;
 
     /// Fills all of `into`; fewer bytes are an error.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
@@ -202,7 +202,7 @@ impl Directory for Folder {
 }
 
 impl File for OsFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
     }
 

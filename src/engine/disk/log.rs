@@ -90,6 +90,8 @@ pub struct DiskLog {
     pub(super) active: Arc<Segment>,
     pub(super) chunk: ChunkBuilder,
     pub(super) last: u64,
+    /// The log that was given up last in this run, and where it ended: keys outlive it.
+    pub(super) given_up: Option<(LogId, u64)>,
     pub(super) keys: IdempotencyWindow,
     pub(super) reached: Reached,
     pub(super) mishaps: Arc<Mishaps>,
@@ -149,7 +151,7 @@ impl DiskLog {
             lost_logs,
         } = recovery::recover(directory.as_ref(), &options, tail.as_ref())?;
         let shelf = Arc::new(Shelf::new(log, segments));
-        let opened = Self {
+        let mut opened = Self {
             reached: Reached::open(directory.as_ref())?,
             directory,
             options,
@@ -158,6 +160,7 @@ impl DiskLog {
             active,
             chunk,
             last,
+            given_up: None,
             keys,
             mishaps,
             health: Health::Well,
@@ -166,6 +169,7 @@ impl DiskLog {
         opened.reached.write(last)?;
         opened.write_label(&opened.shelf.log(), false)?;
         opened.update_condition(|condition| condition.lost_logs = lost_logs);
+        opened.look_for_mishaps();
         opened.measure();
         Ok(opened)
     }
@@ -250,6 +254,10 @@ impl DiskLog {
         let refused = match self.keys.look_up(key, now) {
             Known::New => return None,
             Known::Before(first, count) => {
+                let log = match &self.given_up {
+                    Some((given_up, last)) if first <= *last => given_up,
+                    _ => log,
+                };
                 let appended = Appended {
                     first: Cursor::new(log.clone(), first),
                     count,
@@ -327,12 +335,7 @@ impl DiskLog {
 
     /// Does what is due, about once a second: goes on after a full disk, and gives space back.
     pub fn look_after(&mut self) {
-        if self.health == Health::Well
-            && let Err(error) = self.active.end()
-        {
-            // Whoever came upon it was a reader.
-            self.fail(&error);
-        }
+        self.look_for_mishaps();
         if self.health == Health::Full {
             match self.recover_from_full() {
                 Ok(()) => {
@@ -352,6 +355,19 @@ impl DiskLog {
         }
         self.drop_old_segments();
         self.measure();
+    }
+
+    /// Takes note of errors that nobody was told of: redb goes on after some, and others were a
+    /// reader's.
+    fn look_for_mishaps(&mut self) {
+        if self.health != Health::Well {
+            return;
+        }
+        if self.mishaps.need_restart() {
+            self.fail(&io::Error::other("a write failed").into());
+        } else if let Err(error) = self.active.end() {
+            self.fail(&error);
+        }
     }
 
     /// Opens the newest segment as after a crash, and tries whether it takes a commit.
@@ -386,10 +402,10 @@ impl DiskLog {
         if let Err(error) = self.store_chunk() {
             return self.fail(&error);
         }
-        if let Err(error) = self.begin_segment() {
-            if self.mishaps.need_restart() {
-                self.fail(&error);
-            } else {
+        match self.begin_segment() {
+            Ok(()) => self.look_for_mishaps(),
+            Err(error) if self.mishaps.need_restart() => self.fail(&error),
+            Err(error) => {
                 tracing::warn!(%error, "can not begin another segment, and go on with this one");
             }
         }
@@ -418,14 +434,19 @@ impl DiskLog {
     }
 
     /// Removes the segments of which nothing is retained.
+    ///
+    /// Also on a full disk, where it gives space, but for their keys that are still remembered.
     fn drop_old_segments(&mut self) {
-        if self.health != Health::Well {
+        if self.health == Health::Stopped {
             return;
         }
         let earliest = self.tail.earliest();
         let segments = self.shelf.segments();
         for pair in segments.windows(2) {
-            if pair[1].after() > earliest {
+            let is_retained = pair[1].after() > earliest;
+            let keys_wait = self.health == Health::Full
+                && self.keys.reach_back_to(pair[1].after(), Instant::now());
+            if is_retained || keys_wait {
                 return;
             }
             if let Err(error) = self.drop_oldest(&pair[0], pair[1].after()) {
@@ -494,6 +515,7 @@ impl DiskLog {
         self.chunk = ChunkBuilder::after(self.last);
         self.shelf
             .replace(log.clone(), vec![Arc::clone(&self.active)]);
+        self.given_up = Some((old, self.last));
         self.tail.restart(log, self.last);
         self.update_condition(|condition| condition.lost_logs += 1);
         Ok(())
@@ -505,7 +527,7 @@ impl DiskLog {
     /// Where the next start has to repair it instead.
     pub fn close(mut self) -> Result<(), SegmentError> {
         if self.health != Health::Well {
-            return Ok(());
+            return Err(io::Error::other("it could not be written before").into());
         }
         self.store_chunk()?;
         let segments = self.shelf.segments();
@@ -516,10 +538,10 @@ impl DiskLog {
             // Who reads later that it ended well relies on that, whatever became of the machine.
             recovery::sync_all(self.directory.as_ref(), &segments)?;
         }
-        if !self.mishaps.need_restart() {
-            self.write_label(&self.shelf.log(), true)?;
+        if self.mishaps.need_restart() {
+            return Err(io::Error::other("a segment could not be closed").into());
         }
-        Ok(())
+        Ok(self.write_label(&self.shelf.log(), true)?)
     }
 
     fn write_label(&self, log: &LogId, clean: bool) -> io::Result<()> {

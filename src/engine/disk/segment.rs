@@ -173,7 +173,7 @@ impl Segment {
     /// # Errors
     /// The disk's.
     pub fn bytes(&self) -> io::Result<u64> {
-        self.file.len()
+        self.file.size()
     }
 
     /// Writes again what is there, and syncs it. After a sync that failed the kernel may show what
@@ -182,7 +182,7 @@ impl Segment {
     /// # Errors
     /// The disk's.
     pub fn rewrite(&self) -> io::Result<()> {
-        let len = self.file.len()?;
+        let len = self.file.size()?;
         let mut bytes = vec![0; REWRITE_BYTES];
         for offset in (0..len).step_by(REWRITE_BYTES) {
             let left = usize::try_from(len - offset).unwrap_or(REWRITE_BYTES);
@@ -208,10 +208,13 @@ impl Segment {
             syncs: writing.syncs,
             mishaps: writing.mishaps,
         };
-        // It may be open, and write to the same file when it is closed.
-        self.close();
-        let database = self.guarded(|| Ok(create(backend, WRITE_CACHE_BYTES)?))?;
-        self.set(Opened::Writing(database));
+        // No reader may look at the file while it is repaired. What is open is closed first, for it
+        // may write to the file then.
+        let mut slot = self.opened.write().unwrap_or_else(PoisonError::into_inner);
+        *slot = self.guarded(|| {
+            *slot = Opened::Closed;
+            Ok(Opened::Writing(create(backend, WRITE_CACHE_BYTES)?))
+        })?;
         Ok(())
     }
 

@@ -108,7 +108,7 @@ impl Directory for Memory {
 }
 
 impl File for Bytes {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         Ok(self.lock().len() as u64)
     }
 

@@ -332,9 +332,11 @@ impl Checker {
         match answer {
             Ok(appended) if appended.duplicate => {
                 // A log that is lost while it is open leaves the keys, with their sequences.
+                let sequence = appended.first.sequence;
+                let log = &self.logs[&appended.first.log];
                 let first = before.iter().any(|(_, other)| {
                     other.key == asked.key
-                        && other.may_be_at(appended.first.sequence)
+                        && (other.may_be_at(sequence) || sequence <= log.after)
                         && appended.count == other.drafts.len() as u64
                 });
                 assert!(first, "a key's answer is not the first one: {appended:?}");

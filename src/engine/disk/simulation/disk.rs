@@ -544,7 +544,7 @@ impl Directory for SimulatedDirectory {
 }
 
 impl File for SimulatedFile {
-    fn len(&self) -> io::Result<u64> {
+    fn size(&self) -> io::Result<u64> {
         let state = self.disk.state();
         state.check_alive()?;
         Ok(state.files[self.file].cached.len())

@@ -109,6 +109,18 @@ fn nothing_acknowledged_is_lost_whatever_breaks() {
 }
 
 #[test]
+fn a_seed_lives_the_same_life_again() {
+    for seed in 1..4 {
+        let [first, second] = [(); 2].map(|()| {
+            let mut world = World::new(seed);
+            world.run();
+            world.story
+        });
+        assert_eq!(first, second, "seed {seed}");
+    }
+}
+
+#[test]
 fn what_was_wrong_once_stays_right() {
     let lives = FOUND.iter().map(|(seed, _)| live_through(*seed));
     report(&lives.filter_map(Result::err).collect::<Vec<_>>());

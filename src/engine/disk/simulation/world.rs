@@ -351,13 +351,15 @@ impl World {
             return;
         };
         let hits = self.disk.hits();
-        let health = gateway.log.health.clone();
+        let log = &gateway.log;
+        let was_well = log.health == Health::Well && !log.mishaps.need_restart();
         let closed = gateway.log.close();
         tell!(self, "close: {closed:?}");
-        let is_sound = health == Health::Well && self.disk.hits() == hits;
-        if !self.disk.is_dead() && is_sound {
-            closed.unwrap();
+        if closed.is_ok() {
             self.is_at_risk = false;
+        } else {
+            let is_sound = was_well && self.disk.hits() == hits && !self.disk.is_dead();
+            assert!(!is_sound, "nothing is wrong with the disk: {closed:?}");
         }
         self.crash();
     }
