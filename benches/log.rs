@@ -128,7 +128,7 @@ impl Way {
         match self {
             Self::Floor => floor(directory.path(), time),
             Self::Disk(durability, publishers, batch) => {
-                let options = DiskOptions::new(durability, RETAINED_BYTES, idempotency)?;
+                let options = DiskOptions::new(durability, RETAINED_BYTES, idempotency);
                 let engine = DiskEngine::open(directory.path(), options, Arc::new(Nobody))?;
                 Ok(publish(Arc::new(engine), publishers, batch, time).await)
             }

@@ -354,9 +354,11 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
                 .path
                 .as_deref()
                 .context("the engine \"disk\" needs `bus.disk.path`")?;
-            let options = DiskOptions::new(disk.durability, retention.bytes, idempotency)?;
+            let options = DiskOptions::new(disk.durability, retention.bytes, idempotency);
             Bus::open(retention, |tail| {
-                Ok(Arc::new(DiskEngine::open(path, options, tail)?) as Arc<dyn Engine>)
+                let engine = DiskEngine::open(path, options, tail)
+                    .with_context(|| format!("can not open the log in {}", path.display()))?;
+                Ok(Arc::new(engine) as Arc<dyn Engine>)
             })
         }
     }

@@ -233,9 +233,9 @@ struct OnDisk {
 
 impl OnDisk {
     fn open(path: &Path, tail: Arc<dyn Tail>) -> Self {
-        let mut options = DiskOptions::new(Durability::Os, 1 << 20, IDEMPOTENCY).unwrap();
-        // Of some pages, so that each run has several.
-        options.segment_bytes = 90_000;
+        let mut options = DiskOptions::new(Durability::Os, 1 << 20, IDEMPOTENCY);
+        // Each commit is followed by another segment.
+        options.segment_bytes = 1;
         let directory = Arc::new(Folder::open(path).unwrap());
         let log = DiskLog::open(directory, options, tail).unwrap();
         Self {
@@ -253,6 +253,7 @@ impl Engine for OnDisk {
     ) -> EngineFuture<'_, Appended> {
         let mut log = self.log.lock().unwrap();
         let mut answers = log.append(vec![Request { drafts, key }]);
+        log.roll();
         Box::pin(std::future::ready(answers.remove(0)))
     }
 

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use slab::Slab;
 use tokio::{
     sync::{mpsc, watch},
+    task::AbortHandle,
     time::MissedTickBehavior,
 };
 
@@ -147,6 +148,7 @@ impl Shard {
             shard: Rc::clone(self),
             key,
             session,
+            reading: RefCell::default(),
         }
     }
 
@@ -358,6 +360,8 @@ pub struct SessionHandle {
     shard: Rc<Shard>,
     key: usize,
     session: Rc<RefCell<Session>>,
+    /// What the engine is asked for the session.
+    reading: RefCell<Option<AbortHandle>>,
 }
 
 impl SessionHandle {
@@ -444,16 +448,16 @@ impl SessionHandle {
         outgoing
     }
 
-    /// Has the engine read what the session needs next. A session that is gone by then costs one
-    /// page.
+    /// Has the engine read what the session needs next, as long as there is this session.
     fn read_back(&self, sequences: Vec<u64>) {
         let (bus, session) = (Arc::clone(&self.shard.bus), Rc::downgrade(&self.session));
-        tokio::task::spawn_local(async move {
+        let reading = tokio::task::spawn_local(async move {
             let fetched = bus.read_back(sequences).await;
             if let Some(session) = session.upgrade() {
                 session.borrow_mut().take_fetched(fetched.ok());
             }
         });
+        *self.reading.borrow_mut() = Some(reading.abort_handle());
     }
 
     /// Counts a chunk that goes out now, and what was taken out of the session for it. Its time is
@@ -473,6 +477,9 @@ impl SessionHandle {
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.abort();
+        }
         self.shard.close_session(self.key);
     }
 }

@@ -455,6 +455,13 @@ fn engine(page: &mut Page<'_, '_>, engine: &EngineState) -> Result<(), Error> {
     )?;
     page.counter(
         &family(
+            "log_read_failures",
+            "Failed reads of the log. Each ends a connection with `unavailable`.",
+        ),
+        engine.read_failures,
+    )?;
+    page.counter(
+        &family(
             "log_lost",
             "Times that the log was damaged or had lost its end, was set aside, and all clients were \
              told to start afresh.",

@@ -236,6 +236,8 @@ pub struct EngineState {
     pub refuses: Option<String>,
     /// Failed writes and syncs.
     pub write_failures: u64,
+    /// Reads of the store that failed for good.
+    pub read_failures: u64,
     /// Times that a log had to be given up for a new one.
     pub lost_logs: u64,
     /// Writes to the store, each of which may hold many publishes.

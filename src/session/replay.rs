@@ -111,7 +111,10 @@ impl Replay {
             let here = match (window.event(*sequence), fetched.get(*sequence)) {
                 (Whereabouts::Here(event), _) => Some(event),
                 (Whereabouts::Stored, Some(event)) => Some(Arc::clone(event)),
-                (Whereabouts::Stored, None) => return Err(progress.next_rewound()),
+                (Whereabouts::Stored, None) => {
+                    let wanted = window.stored_of(progress.rewind.iter(), Mailbox::PAGE);
+                    return Err(NoPage::Stored(wanted));
+                }
                 // What was trimmed meanwhile is not retained any more, which is all that was asked
                 // for.
                 (Whereabouts::Gone, _) => None,
@@ -153,12 +156,6 @@ impl Replay {
 }
 
 impl Progress {
-    /// What is to be fetched of the rewound events.
-    fn next_rewound(&self) -> NoPage {
-        let next = self.rewind.iter().take(Mailbox::PAGE.events);
-        NoPage::Stored(next.copied().collect())
-    }
-
     /// The position from which nothing of the replay has been put into the mailbox yet.
     pub(super) fn next_from(&self) -> u64 {
         match self.rewind.front() {

@@ -13,6 +13,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use page::Wanted;
 use recent::Recent;
 
 pub use page::{Fetched, NoPage, Page, PageLimits, Range};
@@ -226,6 +227,25 @@ impl Window {
         fetched: &Fetched,
     ) -> RewindStep {
         scan.step(&self.read(), (tenant, filters), limits, fetched)
+    }
+
+    /// Of these events, from the first on, a page of those that only the engine has.
+    pub fn stored_of<'a>(
+        &self,
+        sequences: impl Iterator<Item = &'a u64>,
+        limits: PageLimits,
+    ) -> Vec<u64> {
+        let state = self.read();
+        let mut wanted = Wanted::new(limits);
+        for sequence in sequences {
+            let Some(retained) = state.get(*sequence) else {
+                continue;
+            };
+            if retained.event.is_none() && !wanted.push(retained) {
+                break;
+            }
+        }
+        wanted.into_sequences()
     }
 
     pub fn event(&self, sequence: u64) -> Whereabouts {

@@ -86,6 +86,32 @@ impl StorageBackend for InPlace {
     }
 }
 
+/// A file that is only read.
+#[derive(Debug)]
+pub struct ReadOnly(pub Arc<dyn File>);
+
+impl StorageBackend for ReadOnly {
+    fn len(&self) -> io::Result<u64> {
+        self.0.size()
+    }
+
+    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+        self.0.read_at(offset, out)
+    }
+
+    fn set_len(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn write(&self, _: u64, _: &[u8]) -> io::Result<()> {
+        Err(io::ErrorKind::ReadOnlyFilesystem.into())
+    }
+}
+
 /// A file that is only read: what redb writes to repair it stays in memory.
 #[derive(Debug)]
 pub struct Overlay {

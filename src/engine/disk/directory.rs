@@ -5,7 +5,7 @@ use std::{
     fmt::Debug,
     fs::{File as OsFile, OpenOptions, TryLockError},
     io::{self, ErrorKind},
-    os::unix::fs::FileExt,
+    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -66,20 +66,27 @@ pub trait File: Debug + Send + Sync {
 pub struct Folder {
     path: PathBuf,
     handle: OsFile,
+    is_read_only: bool,
     _lock: OsFile,
 }
 
 /// Why a directory can not be used.
 #[derive(Debug, thiserror::Error)]
 pub enum FolderError {
-    #[error("another process has the log in {0} open: each gateway needs a directory of its own")]
+    #[error(
+        "another process has the log in {0} open, a gateway or `tribus log`: each gateway needs a \
+         directory of its own"
+    )]
     InUse(PathBuf),
-    #[error("can not use the directory {path} for the log: {source}")]
+    #[error("can not use the directory {path} for the log")]
     Io { path: PathBuf, source: io::Error },
 }
 
 const LOCK: &str = "lock";
 const PART: &str = ".part";
+/// Events and keys are nobody else's business.
+const DIRECTORY_MODE: u32 = 0o700;
+const FILE_MODE: u32 = 0o600;
 
 impl Folder {
     /// Opens a directory for a log, and makes it where it is not there.
@@ -91,10 +98,11 @@ impl Folder {
             path: path.to_owned(),
             source,
         };
-        std::fs::create_dir_all(path).map_err(failed)?;
+        make_directory(path).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
-        let lock = options.open(path.join(LOCK)).map_err(failed)?;
+        let opened = options.mode(FILE_MODE).open(path.join(LOCK));
+        let lock = opened.map_err(failed)?;
         match lock.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(FolderError::InUse(path.to_owned())),
@@ -130,6 +138,7 @@ impl Folder {
         let folder = Self {
             path: path.to_owned(),
             handle,
+            is_read_only: true,
             _lock: lock,
         };
         Ok((folder, in_use))
@@ -139,6 +148,7 @@ impl Folder {
         Ok(Self {
             path: path.to_owned(),
             handle: OsFile::open(path)?,
+            is_read_only: false,
             _lock: lock,
         })
     }
@@ -154,8 +164,9 @@ impl Directory for Folder {
 
     fn open(&self, name: &str, create: bool) -> io::Result<Arc<dyn File>> {
         let mut options = OpenOptions::new();
-        options.read(true).write(true).create(create);
-        Ok(Arc::new(options.open(self.path.join(name))?))
+        options.read(true).write(!self.is_read_only).create(create);
+        let opened = options.mode(FILE_MODE).open(self.path.join(name));
+        Ok(Arc::new(opened?))
     }
 
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
@@ -168,10 +179,13 @@ impl Directory for Folder {
 
     fn replace(&self, name: &str, content: &[u8]) -> io::Result<()> {
         let part = self.path.join(format!("{name}{PART}"));
-        let file = OsFile::create(&part)?;
-        file.write_all_at(content, 0)?;
-        file.sync_data()?;
-        std::fs::rename(part, self.path.join(name))?;
+        let replaced =
+            write_whole(&part, content).and_then(|()| std::fs::rename(&part, self.path.join(name)));
+        if let Err(error) = replaced {
+            // It takes space, which may be what is missing.
+            let _ = std::fs::remove_file(part);
+            return Err(error);
+        }
         self.sync()
     }
 
@@ -185,10 +199,11 @@ impl Directory for Folder {
 
     fn set_aside(&self, names: &[String], into: &str) -> io::Result<()> {
         let aside = self.path.join(into);
-        std::fs::create_dir_all(&aside)?;
+        make_directory(&aside)?;
         for name in names {
             std::fs::rename(self.path.join(name), aside.join(name))?;
         }
+        OsFile::open(aside)?.sync_all()?;
         self.sync()
     }
 
@@ -199,6 +214,25 @@ impl Directory for Folder {
     fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
+}
+
+/// Makes a directory that is not there, durable in the one above it.
+fn make_directory(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(DIRECTORY_MODE).create(path)?;
+    let above = path.parent().filter(|above| !above.as_os_str().is_empty());
+    OsFile::open(above.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(true).write(true);
+    let file = options.mode(FILE_MODE).open(path)?;
+    file.write_all_at(content, 0)?;
+    file.sync_data()
 }
 
 impl File for OsFile {

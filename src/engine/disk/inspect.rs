@@ -12,7 +12,7 @@ use super::{
     index::read_rest,
     label::{Label, Reached},
     record::IndexChunk,
-    recovery::{LOST, segments_in},
+    recovery::{is_given_up, segments_in},
     segment::{Segment, SegmentError},
 };
 
@@ -99,7 +99,7 @@ pub fn inspect(path: &Path, depth: Depth) -> anyhow::Result<LogReport> {
         in_use,
         segments,
         topics: topics.len(),
-        given_up: names.filter(|name| name.starts_with(LOST)).collect(),
+        given_up: names.filter(|name| is_given_up(name)).collect(),
     })
 }
 

@@ -98,17 +98,21 @@ impl Label {
         let Some(text) = directory.read(LABEL)? else {
             return Ok(None);
         };
+        match serde_json::from_slice(&text) {
+            Ok(Stored { label, check }) if check != label.checksum() => {
+                return Err(LabelError::Damaged(serde_json::Error::custom(
+                    RecordError::Checksum,
+                )));
+            }
+            _ => {}
+        }
         // A newer label may have other fields.
         let Format { format } = serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
         if format > u64::from(FORMAT) {
             return Err(LabelError::Newer(format));
         }
-        let Stored { label, check } = serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
-        if check != label.checksum() {
-            return Err(LabelError::Damaged(serde_json::Error::custom(
-                RecordError::Checksum,
-            )));
-        }
+        let stored: Result<Stored, _> = serde_json::from_slice(&text);
+        let label = stored.map_err(LabelError::Damaged)?.label;
         Ok(Some(label))
     }
 
@@ -152,6 +156,17 @@ pub fn read_trims(directory: &dyn Directory) -> io::Result<Bytes> {
 pub fn write_trims(directory: &dyn Directory, trims: Vec<u8>) -> io::Result<()> {
     let trims = Bytes::from(trims);
     directory.replace(TRIMS, &record::encode(&trims, u64::from(FORMAT)))
+}
+
+/// Leaves it unknown what was trimmed.
+///
+/// # Errors
+/// The disk's.
+pub fn forget_trims(directory: &dyn Directory) -> io::Result<()> {
+    if directory.names()?.iter().any(|name| name == TRIMS) {
+        directory.remove(TRIMS)?;
+    }
+    directory.sync()
 }
 
 /// The names of the files that belong to one log, besides its segments.

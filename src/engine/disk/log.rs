@@ -4,16 +4,16 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 
 use super::{
-    backend::Mishaps,
+    backend::{self, Mishaps},
     directory::Directory,
     index::{ChunkBuilder, read_rest},
-    label::{Durability, Label, Reached, write_trims},
+    label::{Durability, Label, Reached, forget_trims, write_trims},
     record::{self, FORMAT, KeyRow},
     recovery::{self, Recovered},
     segment::{Commit, Segment, SegmentError, Writing},
@@ -37,6 +37,9 @@ const SEGMENTS: u64 = 16;
 const SEGMENT_LEAST: u64 = 1 << 20;
 const SEGMENT_MOST: u64 = 256 << 20;
 
+/// How long a segment is written at least, unless it grows large.
+const ROLL_AGAIN: Duration = Duration::from_secs(60);
+
 /// What an engine is opened with.
 #[derive(Clone)]
 pub struct DiskOptions {
@@ -55,23 +58,21 @@ pub struct DiskOptions {
 impl DiskOptions {
     /// For a log of which so many bytes are to be retained, on this machine.
     ///
-    /// # Errors
-    /// Where the operating system does not name this start of the machine.
     pub fn new(
         durability: Durability,
         retained_bytes: usize,
         idempotency: IdempotencyLimits,
-    ) -> anyhow::Result<Self> {
-        let boot = std::fs::read_to_string(BOOT_ID)
-            .with_context(|| format!("can not tell this start of the machine from {BOOT_ID}"))?;
-        Ok(Self {
+    ) -> Self {
+        // Where that is not told, each start of the gateway is taken for one of the machine.
+        let boot = std::fs::read_to_string(BOOT_ID).unwrap_or_default();
+        Self {
             durability,
             segment_bytes: (retained_bytes as u64 / SEGMENTS).clamp(SEGMENT_LEAST, SEGMENT_MOST),
             idempotency,
             clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
             boot: boot.trim().to_owned(),
             new_log: Arc::new(LogId::random),
-        })
+        }
     }
 }
 
@@ -96,6 +97,10 @@ pub struct DiskLog {
     pub(super) reached: Reached,
     pub(super) mishaps: Arc<Mishaps>,
     pub(super) health: Health,
+    /// When the newest segment was begun, or opened.
+    pub(super) active_since: Instant,
+    /// No try of late to begin another one has failed.
+    pub(super) may_roll: bool,
     pub(super) condition: Arc<Mutex<EngineState>>,
 }
 
@@ -105,6 +110,8 @@ pub(super) enum Health {
     Well,
     /// There is no space; it goes on once there is.
     Full,
+    /// Something could not be read for writing; it is opened anew.
+    Reopening,
     /// Nobody knows what is on disk before the next start.
     Stopped,
 }
@@ -149,6 +156,7 @@ impl DiskLog {
             keys,
             mishaps,
             lost_logs,
+            is_full,
         } = recovery::recover(directory.as_ref(), &options, tail.as_ref())?;
         let shelf = Arc::new(Shelf::new(log, segments));
         let mut opened = Self {
@@ -164,14 +172,30 @@ impl DiskLog {
             keys,
             mishaps,
             health: Health::Well,
+            active_since: Instant::now(),
+            may_roll: true,
             condition: Arc::default(),
         };
-        opened.reached.write(last)?;
-        opened.write_label(&opened.shelf.log(), false)?;
         opened.update_condition(|condition| condition.lost_logs = lost_logs);
-        opened.look_for_mishaps();
+        let begun = if is_full {
+            Err(io::ErrorKind::StorageFull.into())
+        } else {
+            opened.begin_run()
+        };
+        match begun {
+            Ok(()) => opened.look_for_mishaps(),
+            // Who only reads is served.
+            Err(error) if backend::is_full(&error) => opened.fail(&error.into()),
+            Err(error) => return Err(error).context("can not write to its directory"),
+        }
         opened.measure();
         Ok(opened)
+    }
+
+    /// From here on the last run's word on how it ended does not hold any more.
+    fn begin_run(&self) -> io::Result<()> {
+        self.reached.write(self.last)?;
+        self.write_label(&self.shelf.log(), false)
     }
 
     pub fn shelf(&self) -> &Arc<Shelf> {
@@ -286,7 +310,6 @@ impl DiskLog {
             self.fail(&error.into());
         }
         self.tail.extend(std::mem::take(&mut group.events));
-        self.roll();
     }
 
     /// Nobody may ever hear of the group's events, unless the disk turns out to have them.
@@ -306,6 +329,7 @@ impl DiskLog {
             Health::Full => {
                 "the log's disk is full: nothing is accepted until there is space".into()
             }
+            Health::Reopening => "the log is opened anew: try again in a moment".into(),
             Health::Well | Health::Stopped => {
                 "the log can not be written: nothing is accepted until the gateway is restarted"
                     .into()
@@ -315,12 +339,16 @@ impl DiskLog {
 
     /// Stops writing. What is on disk is still read.
     fn fail(&mut self, error: &SegmentError) {
-        let full = matches!(error, SegmentError::Io(_)) && !self.mishaps.need_restart();
-        self.health = if full { Health::Full } else { Health::Stopped };
-        let advice = if full {
-            "it goes on once there is space"
-        } else {
-            "restart the gateway once the disk is well"
+        self.health = match error {
+            _ if self.mishaps.need_restart() => Health::Stopped,
+            SegmentError::Io(error) if backend::is_full(error) => Health::Full,
+            SegmentError::Io(_) => Health::Reopening,
+            SegmentError::Damaged { .. } => Health::Stopped,
+        };
+        let advice = match self.health {
+            Health::Full => "it goes on once there is space",
+            Health::Reopening => "it is opened anew",
+            Health::Well | Health::Stopped => "restart the gateway once the disk is well",
         };
         tracing::error!(%error, advice, "the log can not be written, so publishes are refused");
         self.update_condition(|condition| {
@@ -336,24 +364,12 @@ impl DiskLog {
     /// Does what is due, about once a second: goes on after a full disk, and gives space back.
     pub fn look_after(&mut self) {
         self.look_for_mishaps();
-        if self.health == Health::Full {
-            match self.recover_from_full() {
-                Ok(()) => {
-                    self.health = Health::Well;
-                    tracing::info!("the log can be written again");
-                    self.update_condition(|condition| condition.refuses = None);
-                }
-                Err(error) => {
-                    tracing::debug!(%error, "the log still can not be written");
-                    if self.mishaps.need_restart() {
-                        self.fail(&error);
-                    } else {
-                        self.active.close();
-                    }
-                }
-            }
-        }
         self.drop_old_segments();
+        if matches!(self.health, Health::Full | Health::Reopening) {
+            self.recover();
+        }
+        self.may_roll = true;
+        self.roll();
         self.measure();
     }
 
@@ -365,13 +381,33 @@ impl DiskLog {
         }
         if self.mishaps.need_restart() {
             self.fail(&io::Error::other("a write failed").into());
-        } else if let Err(error) = self.active.end() {
-            self.fail(&error);
+            return;
+        }
+        match self.active.end() {
+            Ok(_) => {}
+            Err(error @ SegmentError::Io(_)) => self.fail(&error),
+            Err(error) => self.lose(&self.shelf.log(), &error),
+        }
+    }
+
+    fn recover(&mut self) {
+        match self.open_anew() {
+            Ok(()) => {
+                self.health = Health::Well;
+                tracing::info!("the log can be written again");
+                self.update_condition(|condition| condition.refuses = None);
+            }
+            Err(SegmentError::Io(error)) if !self.mishaps.need_restart() => {
+                tracing::debug!(%error, "the log still can not be written");
+                self.active.close();
+            }
+            Err(error) => self.fail(&error),
         }
     }
 
     /// Opens the newest segment as after a crash, and tries whether it takes a commit.
-    fn recover_from_full(&mut self) -> Result<(), SegmentError> {
+    fn open_anew(&mut self) -> Result<(), SegmentError> {
+        self.begin_run()?;
         self.active.write(self.writing())?;
         let end = self.active.end()?;
         if end.last != self.last {
@@ -390,13 +426,10 @@ impl DiskLog {
         Ok(())
     }
 
-    /// Begins another segment where this one has grown enough.
-    fn roll(&mut self) {
-        let large = self
-            .active
-            .bytes()
-            .is_ok_and(|bytes| bytes >= self.options.segment_bytes);
-        if !large || self.health != Health::Well {
+    /// Does what the publishers of the last group need not wait for: begins another segment where
+    /// this one has grown enough.
+    pub fn roll(&mut self) {
+        if self.health != Health::Well || !self.may_roll || !self.is_to_roll() {
             return;
         }
         if let Err(error) = self.store_chunk() {
@@ -407,9 +440,23 @@ impl DiskLog {
             Err(error) if self.mishaps.need_restart() => self.fail(&error),
             Err(error) => {
                 tracing::warn!(%error, "can not begin another segment, and go on with this one");
+                // A try costs syncs.
+                self.may_roll = false;
             }
         }
         self.drop_old_segments();
+    }
+
+    /// Where it is large, or after a while mostly of what is not retained any more: a segment goes as a
+    /// whole.
+    fn is_to_roll(&self) -> bool {
+        let bytes = self.active.bytes().unwrap_or(0);
+        let after = self.active.after();
+        let trimmed = self.tail.earliest().saturating_sub(after);
+        bytes >= self.options.segment_bytes
+            || (trimmed > 0
+                && 2 * trimmed >= self.last - after
+                && self.active_since.elapsed() >= ROLL_AGAIN)
     }
 
     /// Completes the index of the segment.
@@ -430,6 +477,7 @@ impl DiskLog {
         self.shelf.push(Arc::clone(&next));
         std::mem::replace(&mut self.active, next).close();
         self.chunk = ChunkBuilder::after(self.last);
+        self.active_since = Instant::now();
         Ok(())
     }
 
@@ -440,38 +488,63 @@ impl DiskLog {
         if self.health == Health::Stopped {
             return;
         }
-        let earliest = self.tail.earliest();
-        let segments = self.shelf.segments();
-        for pair in segments.windows(2) {
-            let is_retained = pair[1].after() > earliest;
-            let keys_wait = self.health == Health::Full
-                && self.keys.reach_back_to(pair[1].after(), Instant::now());
-            if is_retained || keys_wait {
-                return;
-            }
-            if let Err(error) = self.drop_oldest(&pair[0], pair[1].after()) {
-                tracing::warn!(%error, segment = pair[0].name(), "can not remove an old segment");
-                return;
-            }
+        let old = self.old_segments();
+        if old.is_empty() {
+            return;
+        }
+        match self.drop_segments(&old) {
+            Ok(()) => {}
+            Err(error @ SegmentError::Damaged { .. }) => self.lose(&self.shelf.log(), &error),
+            Err(error) if self.mishaps.need_restart() => self.fail(&error),
+            Err(error) => tracing::warn!(%error, "can not remove an old segment"),
         }
     }
 
-    fn drop_oldest(&mut self, oldest: &Segment, until: u64) -> Result<(), SegmentError> {
-        // Keys outlive their events.
-        if self.keys.reach_back_to(until, Instant::now()) {
-            let mut keys = match oldest.read_keys(i64::MIN) {
-                Err(SegmentError::Damaged { .. }) => Vec::new(),
-                keys => keys?,
-            };
-            keys.retain(|row| self.keys.holds(&row.key(), row.first));
-            keys.reverse();
-            self.carry_keys(oldest.after(), &keys)?;
+    /// The oldest segments of which nothing is retained, and where they end.
+    fn old_segments(&mut self) -> Vec<(Arc<Segment>, u64)> {
+        let earliest = self.tail.earliest();
+        let segments = self.shelf.segments();
+        let old = segments.windows(2).take_while(|pair| {
+            let keys_wait = self.health != Health::Well
+                && self.keys.reach_back_to(pair[1].after(), Instant::now());
+            pair[1].after() <= earliest && !keys_wait
+        });
+        old.map(|pair| (Arc::clone(&pair[0]), pair[1].after()))
+            .collect()
+    }
+
+    fn drop_segments(&mut self, old: &[(Arc<Segment>, u64)]) -> Result<(), SegmentError> {
+        let directory = Arc::clone(&self.directory);
+        for (segment, end) in old {
+            self.take_keys_over(segment, *end)?;
         }
-        write_trims(self.directory.as_ref(), self.tail.trims())?;
-        self.directory.remove(oldest.name())?;
-        self.shelf.drop_oldest();
-        // Else a power failure might take the next one, and leave this one.
-        Ok(self.directory.sync()?)
+        if let Err(error) = write_trims(directory.as_ref(), self.tail.trims()) {
+            if !backend::is_full(&error) {
+                self.mishaps.note_sync();
+                return Err(error.into());
+            }
+            // Nobody knows then, which errs towards a reset, and there is space.
+            forget_trims(directory.as_ref())?;
+        }
+        for (segment, _) in old {
+            directory.remove(segment.name())?;
+            self.shelf.drop_oldest();
+            // Else a power failure might take the next one, and leave this one.
+            let synced = directory.sync();
+            synced.inspect_err(|_| self.mishaps.note_sync())?;
+        }
+        Ok(())
+    }
+
+    /// Keys outlive their events.
+    fn take_keys_over(&mut self, oldest: &Segment, end: u64) -> Result<(), SegmentError> {
+        if !self.keys.reach_back_to(end, Instant::now()) {
+            return Ok(());
+        }
+        let mut keys = oldest.read_keys(i64::MIN)?;
+        keys.retain(|row| self.keys.holds(&row.key(), row.first));
+        keys.reverse();
+        self.carry_keys(oldest.after(), &keys)
     }
 
     fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {

@@ -27,8 +27,11 @@ mod writer;
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use tokio::sync::Semaphore;
@@ -45,12 +48,14 @@ use super::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, Tail};
 use crate::{
     event::{Cursor, Draft, Event},
     metrics::EngineState,
+    throttle::Throttle,
 };
 
 /// Reads of the disk at a time; more wait for their turn.
 const READS: usize = 4;
-/// After how many milliseconds a read that failed is tried again: where a write failed, nothing can be read from
-/// its segment until the writer has opened it anew.
+/// After how many milliseconds a read that failed is tried again: where a write failed, nothing can
+/// be read from its segment until the writer has opened it anew, and a log is not given up for one
+/// bad look.
 const READ_AGAIN_MS: [u64; 4] = [20, 60, 180, 540];
 
 /// The engine: hands publishes to the writer, and reads what it has written.
@@ -60,6 +65,8 @@ pub struct DiskEngine {
     condition: Arc<Mutex<EngineState>>,
     writer: Writer,
     reads: Semaphore,
+    read_failures: AtomicU64,
+    unread: Throttle,
 }
 
 impl DiskEngine {
@@ -68,38 +75,44 @@ impl DiskEngine {
     /// # Errors
     /// Where another process has it, it can not be read or written, or it is of a newer version.
     pub fn open(path: &Path, options: DiskOptions, tail: Arc<dyn Tail>) -> anyhow::Result<Self> {
+        let start = Instant::now();
         let directory = Arc::new(Folder::open(path)?);
         let durability = options.durability;
         let log = DiskLog::open(directory, options, tail)?;
+        tracing::info!(
+            log = log.shelf().log().as_str(),
+            last = log.last(),
+            segments = log.shelf().segments().len(),
+            took_ms = start.elapsed().as_millis() as u64,
+            "the log is open"
+        );
         Ok(Self {
             durability,
             shelf: Arc::clone(log.shelf()),
             condition: Arc::clone(log.condition()),
             writer: Writer::start(log)?,
             reads: Semaphore::new(READS),
+            read_failures: AtomicU64::new(0),
+            unread: Throttle::default(),
         })
     }
 
     async fn read_back(&self, sequences: Vec<u64>) -> Result<Vec<Arc<Event>>, EngineError> {
-        // The semaphore is never closed.
-        let _turn = self.reads.acquire().await;
         let mut pauses = READ_AGAIN_MS.into_iter().map(Duration::from_millis);
-        let unreadable = loop {
-            let (shelf, wanted) = (Arc::clone(&self.shelf), sequences.clone());
-            let read = tokio::task::spawn_blocking(move || shelf.read(&wanted));
-            let unreadable = match read.await {
-                Ok(Ok(events)) => return Ok(events),
-                Ok(Err(unreadable)) => unreadable,
-                Err(_) => return Err(unavailable()),
-            };
-            match (&unreadable.error, pauses.next()) {
-                (segment::SegmentError::Io(_), Some(pause)) => tokio::time::sleep(pause).await,
-                _ => break unreadable,
+        let Unreadable { log, error } = loop {
+            match self.read_once(sequences.clone()).await? {
+                Ok(events) => return Ok(events),
+                Err(unreadable) => match pauses.next() {
+                    Some(pause) => tokio::time::sleep(pause).await,
+                    None => break unreadable,
+                },
             }
         };
-        let Unreadable { log, error } = unreadable;
+        self.read_failures.fetch_add(1, Ordering::Relaxed);
         if let segment::SegmentError::Io(error) = error {
-            tracing::error!(%error, "can not read the log");
+            if let Some(held_back) = self.unread.pass() {
+                tracing::error!(%error, held_back, "can not read the log");
+            }
             return Err(unavailable());
         }
         self.writer.lose(log.clone(), error).await?;
@@ -108,6 +121,17 @@ impl DiskEngine {
             return Err(unavailable());
         }
         Ok(Vec::new())
+    }
+
+    async fn read_once(
+        &self,
+        sequences: Vec<u64>,
+    ) -> Result<Result<Vec<Arc<Event>>, Unreadable>, EngineError> {
+        // The semaphore is never closed.
+        let _turn = self.reads.acquire().await;
+        let shelf = Arc::clone(&self.shelf);
+        let read = tokio::task::spawn_blocking(move || shelf.read(&sequences));
+        read.await.map_err(|_| unavailable())
     }
 }
 
@@ -145,6 +169,7 @@ impl Engine for DiskEngine {
     fn condition(&self) -> EngineState {
         let condition = self.condition.lock();
         let mut condition = condition.unwrap_or_else(PoisonError::into_inner).clone();
+        condition.read_failures = self.read_failures.load(Ordering::Relaxed);
         if self.writer.has_ended() {
             let ended = || "the log is closed: restart the gateway".to_owned();
             condition.refuses.get_or_insert_with(ended);

@@ -7,7 +7,7 @@
 use std::{collections::HashSet, io, sync::Arc, time::Instant};
 
 use super::{
-    backend::Mishaps,
+    backend::{Mishaps, is_full},
     directory::Directory,
     index::{ChunkBuilder, age, read_rest},
     label::{Durability, LABEL, Label, LabelError, OF_ONE_LOG, Reached, read_trims},
@@ -20,11 +20,11 @@ use crate::{
         Tail,
         idempotency::{IdempotencyWindow, KEY_LIFETIME},
     },
-    event::LogId,
+    event::{Cursor, LogId},
 };
 
 /// What the directories of logs that were given up begin with.
-pub(super) const LOST: &str = "lost-";
+const LOST: &str = "lost-";
 
 /// A log that can be gone on with.
 pub(super) struct Recovered {
@@ -38,6 +38,8 @@ pub(super) struct Recovered {
     pub mishaps: Arc<Mishaps>,
     /// 1 where the log that was there had to be given up.
     pub lost_logs: u64,
+    /// There was no space to open the last segment for writing.
+    pub is_full: bool,
 }
 
 /// Why a log can not be gone on with.
@@ -112,7 +114,7 @@ pub(super) fn set_aside(directory: &dyn Directory, log: &LogId) -> io::Result<()
     let aside = format!("{LOST}{}", log.as_str());
     let names = directory.names()?;
     // A crash may have cut short an earlier call.
-    let earlier = |name: &&String| name.starts_with(LOST) && **name != aside;
+    let earlier = |name: &&String| is_given_up(name) && **name != aside;
     for name in names.iter().filter(earlier) {
         tracing::warn!(name, "removing a log that was given up earlier");
         directory.remove_aside(name)?;
@@ -124,6 +126,12 @@ pub(super) fn set_aside(directory: &dyn Directory, log: &LogId) -> io::Result<()
         .partition(|name| name == LABEL);
     directory.set_aside(&label, &aside)?;
     directory.set_aside(&others, &aside)
+}
+
+/// Whether a name is that of the directory of a log that was given up.
+pub(super) fn is_given_up(name: &str) -> bool {
+    let log = name.strip_prefix(LOST);
+    log.is_some_and(|log| format!("{log}-0").parse::<Cursor>().is_ok())
 }
 
 /// Sets aside what is there, and begins a new log after all positions that are known of it.
@@ -174,6 +182,7 @@ fn begin(
         keys: IdempotencyWindow::new(options.idempotency),
         mishaps,
         lost_logs,
+        is_full: false,
     })
 }
 
@@ -256,8 +265,7 @@ impl Recovery<'_> {
                 )));
             }
         }
-        self.check_that_disk_has(active)?;
-        active.write(writing(self.options, &self.mishaps))?;
+        let is_full = self.write(active)?;
         let (chunk, last) = self.restore_active(active)?;
         self.check_last(last)?;
         Ok(Recovered {
@@ -269,6 +277,7 @@ impl Recovery<'_> {
             last,
             mishaps: self.mishaps,
             lost_logs: 0,
+            is_full,
         })
     }
 
@@ -287,7 +296,8 @@ impl Recovery<'_> {
             boot,
             ..
         } = self.label;
-        if !clean && *durability == Durability::Os && *boot != self.options.boot {
+        let is_same_boot = !boot.is_empty() && *boot == self.options.boot;
+        if !clean && *durability == Durability::Os && !is_same_boot {
             return Err(self.lost(
                 "the machine stopped while the gateway ran with the durability \"os\", so its \
                  newest events may be gone",
@@ -296,13 +306,27 @@ impl Recovery<'_> {
         Ok(())
     }
 
-    /// Where the last run was cut short, a sync may have failed in it.
-    fn check_that_disk_has(&self, active: &Segment) -> Result<(), Failure> {
+    /// Opens the last segment for writing; true where there is no space for that.
+    fn write(&self, active: &Segment) -> Result<bool, Failure> {
         let Label { clean, boot, .. } = self.label;
-        if *clean || *boot != self.options.boot || self.options.durability == Durability::Os {
-            return Ok(());
+        // Where the last run was cut short, a sync may have failed in it.
+        let is_on_disk = if *clean || *boot != self.options.boot {
+            Ok(())
+        } else {
+            active.rewrite()
+        };
+        let writing = writing(self.options, &self.mishaps);
+        let written = is_on_disk
+            .map_err(SegmentError::from)
+            .and_then(|()| active.write(writing));
+        match written {
+            Ok(()) => Ok(false),
+            Err(SegmentError::Io(error)) if is_full(&error) => {
+                active.close();
+                Ok(true)
+            }
+            Err(error) => Err(error.into()),
         }
-        Ok(active.rewrite()?)
     }
 
     /// Tells the tail what the index of a segment holds: up to where.

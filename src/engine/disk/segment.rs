@@ -12,7 +12,7 @@ use redb::{
 };
 
 use super::{
-    backend::{InPlace, Mishaps, Overlay},
+    backend::{InPlace, Mishaps, Overlay, ReadOnly},
     directory::{Directory, File},
     record::{self, End, IndexChunk, KeyRow, RecordError, StoredRecord},
 };
@@ -485,7 +485,7 @@ fn create(backend: impl StorageBackend, cache: usize) -> Result<Database, Databa
 fn open_closed(file: &Arc<dyn File>) -> Result<Opened, Failure> {
     let mut builder = Builder::new();
     builder.set_cache_size(READ_CACHE_BYTES);
-    match builder.open_read_only_with_backend(Overlay::new(Arc::clone(file))?) {
+    match builder.open_read_only_with_backend(ReadOnly(Arc::clone(file))) {
         Ok(database) => Ok(Opened::Reading(database)),
         Err(DatabaseError::RepairAborted) => {
             let repaired = create(Overlay::new(Arc::clone(file))?, READ_CACHE_BYTES)?;
@@ -532,8 +532,14 @@ impl From<redb::Error> for Failure {
     fn from(error: redb::Error) -> Self {
         match error {
             redb::Error::Io(error) if !tells_damage(&error) => Self::Io(error),
-            redb::Error::PreviousIo => Self::Io(io::Error::other(error)),
-            other => Self::Form(other.to_string()),
+            error @ (redb::Error::Corrupted(_)
+            | redb::Error::Io(_)
+            | redb::Error::TableDoesNotExist(_)
+            | redb::Error::TableTypeMismatch { .. }
+            | redb::Error::TypeDefinitionChanged { .. }
+            | redb::Error::RepairAborted) => Self::Form(error.to_string()),
+            // The store's own trouble, or a version that can not read this.
+            other => Self::Io(io::Error::other(other)),
         }
     }
 }

@@ -130,19 +130,20 @@ impl Shelf {
 
     /// Closes what was not read for the longest time, but for the segment that is written.
     fn note_open(&self, segment: &Arc<Segment>) {
-        let is_written = {
-            let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
-            let written = state.segments.last();
-            written.is_some_and(|written| Arc::ptr_eq(written, segment))
-        };
-        if is_written {
+        let state = self.state.read().unwrap_or_else(PoisonError::into_inner);
+        let sealed = state
+            .segments
+            .split_last()
+            .map_or(&[][..], |(_, sealed)| sealed);
+        // One that was dropped meanwhile closes with the last who reads it.
+        if !sealed.iter().any(|other| Arc::ptr_eq(other, segment)) {
             return;
         }
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|other| !Arc::ptr_eq(other, segment));
         open.push_back(Arc::clone(segment));
         let oldest = (open.len() > MOST_OPEN).then(|| open.pop_front()).flatten();
-        drop(open);
+        drop((open, state));
         if let Some(oldest) = oldest {
             oldest.close();
         }

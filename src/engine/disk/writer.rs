@@ -10,7 +10,7 @@ use std::{
 };
 
 use tokio::{
-    sync::{mpsc, oneshot},
+    sync::{Semaphore, mpsc, oneshot},
     time::MissedTickBehavior,
 };
 
@@ -32,6 +32,10 @@ const GROUP_BYTES: usize = 4 << 20;
 /// How often the writer looks after the log while nothing is published.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
 
+/// Bytes of publishes that wait, or are being written: many times what a disk takes at a time. More are
+/// refused.
+const WAITING_BYTES: usize = 128 << 20;
+
 type Answer<T> = oneshot::Sender<T>;
 
 pub enum Command {
@@ -44,6 +48,7 @@ pub enum Command {
 /// The way to the writer's thread, which ends with this.
 pub struct Writer {
     commands: mpsc::Sender<Command>,
+    room: Semaphore,
     shown: Arc<Shown>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -72,6 +77,7 @@ impl Writer {
             .spawn(run)?;
         Ok(Self {
             commands,
+            room: Semaphore::new(WAITING_BYTES),
             shown,
             thread: Mutex::new(Some(thread)),
         })
@@ -87,6 +93,11 @@ impl Writer {
     }
 
     pub async fn append(&self, request: Request) -> Result<Appended, EngineError> {
+        let bytes: usize = request.drafts.iter().map(|draft| draft.body.len()).sum();
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        let _room = self.room.try_acquire_many(bytes).map_err(|_| {
+            EngineError::Unavailable("more waits to be written than the disk takes".into())
+        })?;
         self.ask(|answer| Command::Append(request, answer)).await?
     }
 
@@ -179,6 +190,7 @@ async fn run(mut log: DiskLog, mut incoming: mpsc::Receiver<Command>, shown: &Sh
                 linger.publishes = group.requests.len();
                 group.append(&mut log, shown);
                 linger.took = start.elapsed();
+                log.roll();
             }
             Some(Command::Lose(lost, error, answer)) => {
                 log.lose(&lost, &error);

@@ -186,6 +186,7 @@ impl World {
         };
         let was_well = gateway.log.health == Health::Well;
         let answers = gateway.log.append(requests);
+        gateway.log.roll();
         gateway.tell(&mut self.checker);
         self.checker.at(now);
         let is_dead = self.disk.is_dead();
