@@ -156,6 +156,7 @@ impl DiskLog {
             keys,
             mishaps,
             lost_logs,
+            is_old,
             is_full,
         } = recovery::recover(directory.as_ref(), &options, tail.as_ref())?;
         let shelf = Arc::new(Shelf::new(log, segments));
@@ -185,7 +186,7 @@ impl DiskLog {
         match begun {
             Ok(()) => opened.look_for_mishaps(),
             // Who only reads is served.
-            Err(error) if backend::is_full(&error) => opened.fail(&error.into()),
+            Err(error) if is_old && backend::is_full(&error) => opened.fail(&error.into()),
             Err(error) => return Err(error).context("can not write to its directory"),
         }
         opened.measure();
@@ -453,10 +454,12 @@ impl DiskLog {
         let bytes = self.active.bytes().unwrap_or(0);
         let after = self.active.after();
         let trimmed = self.tail.earliest().saturating_sub(after);
-        bytes >= self.options.segment_bytes
-            || (trimmed > 0
-                && 2 * trimmed >= self.last - after
-                && self.active_since.elapsed() >= ROLL_AGAIN)
+        let given = self.last - after;
+        let is_mostly_old = trimmed > 0 && 2 * trimmed >= given;
+        // The next one is named by where this one ends.
+        given > 0
+            && (bytes >= self.options.segment_bytes
+                || (is_mostly_old && self.active_since.elapsed() >= ROLL_AGAIN))
     }
 
     /// Completes the index of the segment.

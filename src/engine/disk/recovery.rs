@@ -38,6 +38,8 @@ pub(super) struct Recovered {
     pub mishaps: Arc<Mishaps>,
     /// 1 where the log that was there had to be given up.
     pub lost_logs: u64,
+    /// The log was there before, so that it can be read where it can not be written.
+    pub is_old: bool,
     /// There was no space to open the last segment for writing.
     pub is_full: bool,
 }
@@ -182,6 +184,7 @@ fn begin(
         keys: IdempotencyWindow::new(options.idempotency),
         mishaps,
         lost_logs,
+        is_old: false,
         is_full: false,
     })
 }
@@ -277,6 +280,7 @@ impl Recovery<'_> {
             last,
             mishaps: self.mishaps,
             lost_logs: 0,
+            is_old: true,
             is_full,
         })
     }

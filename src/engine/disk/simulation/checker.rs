@@ -37,6 +37,7 @@ pub struct Checker {
     /// Of the current log, as the window should hold them.
     retained: VecDeque<Held>,
     heard: u64,
+    trims_are_unknown: bool,
 }
 
 #[derive(Default)]
@@ -97,6 +98,7 @@ impl Checker {
             events: Vec::new(),
             retained: VecDeque::new(),
             heard: 0,
+            trims_are_unknown: false,
         }
     }
 
@@ -137,6 +139,11 @@ impl Checker {
         if let Some(log) = &self.current {
             self.log(&log.clone()).excuse = Some(why);
         }
+    }
+
+    /// For want of space nobody knows any more what was trimmed, so that anything may have been.
+    pub fn forget_trims(&mut self) {
+        self.trims_are_unknown = true;
     }
 
     pub fn is_excused(&self) -> bool {
@@ -370,7 +377,7 @@ impl Checker {
     /// A client was told that it missed something after a position of the log that was current.
     pub fn reset(&self, tenant: &Tenant, filters: &FilterSet, log: &LogId, after: u64) {
         // Where it is not known any more what was trimmed, anything may have been.
-        if self.current.as_ref() != Some(log) || self.is_excused() {
+        if self.current.as_ref() != Some(log) || self.is_excused() || self.trims_are_unknown {
             return;
         }
         let record = &self.logs[log];

@@ -30,6 +30,7 @@ struct State {
     /// Whoever uses the disk was killed: nothing has any effect any more.
     dead: bool,
     full: bool,
+    has_forgotten_trims: bool,
     armed: Armed,
     hits: Hits,
 }
@@ -100,9 +101,15 @@ impl Disk {
             unsynced_names: Vec::new(),
             dead: false,
             full: false,
+            has_forgotten_trims: false,
             armed: Armed::default(),
             hits: Hits::default(),
         })))
+    }
+
+    /// They were removed to make room.
+    pub fn has_forgotten_trims(&self) -> bool {
+        self.state().has_forgotten_trims
     }
 
     pub fn arm(&self, fault: Fault, operations: u32) {
@@ -321,6 +328,7 @@ impl State {
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
         self.enter()?;
+        self.has_forgotten_trims |= name == "trims" || !self.names.contains_key("trims");
         self.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
         self.unsynced_names.push(Naming::Remove(name.to_owned()));
         Ok(())

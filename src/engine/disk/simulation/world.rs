@@ -45,6 +45,8 @@ pub struct World {
     is_at_risk: bool,
     /// Something was damaged that no start has looked at.
     is_damaged: bool,
+    /// Since the last start that came about.
+    has_lost_power: bool,
     /// What has happened, for whoever reads of a seed that failed.
     pub story: Vec<String>,
 }
@@ -85,6 +87,7 @@ impl World {
             hits: Hits::default(),
             is_at_risk: false,
             is_damaged: false,
+            has_lost_power: false,
             story: Vec::new(),
             rng,
         }
@@ -166,10 +169,14 @@ impl World {
             Ok(gateway) => {
                 let (log, last) = (gateway.log_id(), gateway.log.last());
                 tell!(self, "{} until {last}", log.as_str());
+                let gateway_is_well = gateway.log.health == Health::Well;
                 self.gateway = Some(gateway);
                 self.hits = self.disk.hits();
-                self.is_at_risk = self.durability == Durability::Os;
+                // Without space the label still tells of the last run.
+                let is_risk_over = gateway_is_well && self.durability == Durability::Sync;
+                self.is_at_risk &= !is_risk_over;
                 self.is_damaged = false;
+                self.has_lost_power = false;
                 self.after_operation();
             }
             Err(error) => {
@@ -379,6 +386,9 @@ impl World {
 
     /// The gateway was killed by what was armed.
     fn after_operation(&mut self) {
+        if self.disk.has_forgotten_trims() {
+            self.checker.forget_trims();
+        }
         if self.disk.is_dead() {
             self.crash();
         }
@@ -401,6 +411,7 @@ impl World {
             tell!(self, "power failure");
             self.disk.kill();
             self.disk.lose_power();
+            self.has_lost_power = true;
             self.boot += 1;
             if self.is_at_risk {
                 self.checker.excuse("the machine stopped");
@@ -409,7 +420,7 @@ impl World {
             tell!(self, "killed");
         }
         self.disk.revive();
-        if !loses_power
+        if !self.has_lost_power
             && self.rng.u8(..8) == 0
             && let Some(damage) = self.disk.damage(|name| !name.contains('/'))
         {
