@@ -10,15 +10,15 @@ use tribus::{
 
 use super::{Claims, SECRET, Sse, Ws, within};
 
-/// An answer to a publish without its `durability`, after a look whether that is the engine's.
+/// An answer to a publish, without the `durability` that it has where all gateways are run with the
+/// engine `disk`.
 pub fn answered(mut answer: Value) -> Value {
-    if let Some(answer) = answer
-        .as_object_mut()
-        .filter(|answer| answer.get("type").is_none_or(|kind| kind != "error"))
+    let is_error = answer["type"] == "error";
+    if std::env::var_os(ENGINE).is_some()
+        && let Some(answer) = answer.as_object_mut().filter(|_| !is_error)
     {
         let told = answer.remove("durability");
-        let durability = std::env::var_os(ENGINE).map(|_| Value::from("sync"));
-        assert_eq!(told, durability, "{answer:?}");
+        assert_eq!(told, Some("sync".into()), "{answer:?}");
     }
     answer
 }
