@@ -94,6 +94,13 @@ impl fmt::Debug for Segment {
     }
 }
 
+impl Drop for Segment {
+    /// As [`Segment::close`], for redb may panic where its file is damaged.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
 impl Segment {
     /// The name of the file whose events come after a sequence.
     pub fn name_of(after: u64) -> String {

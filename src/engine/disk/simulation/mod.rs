@@ -27,7 +27,7 @@ use world::World;
 const SEEDS: u64 = 60;
 
 /// After so many that fail, it is enough.
-const MOST_FAILURES: usize = 10;
+const MOST_FAILURES: usize = 3;
 
 /// Worlds in which something was wrong once, and what that was.
 const FOUND: [(u64, &str); 3] = [
