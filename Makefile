@@ -8,7 +8,11 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
-.PHONY: run test client results bench lint deny fuzz release
+# What reads the log is tested again with the log on disk, and next to nothing of it in memory.
+ON_DISK = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
+	--skip client:: --skip console::
+
+.PHONY: run test client results soak bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
@@ -20,7 +24,17 @@ run: | rust
 test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
+	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(ON_DISK)
+	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
+
+# The log on disk: worlds of its simulation for a minute or more, then its faults in many and long
+# rounds, one after the other, and what each came to. About an hour; SOAK names some of the faults,
+# such as durability::kills.
+soak: | rust
+	sh scripts/test-tools.sh
+	TRIBUS_SIMULATION_SEEDS=$(or $(SOAK_SEEDS),10000) $(CARGO) test --lib simulation
+	TRIBUS_SOAK=1 $(CARGO) test --test it $(or $(SOAK),durability) -- --test-threads=1 --nocapture
 
 # Builds static/tribus.js from client/, with npm; a test tells when that was forgotten.
 client:
@@ -49,9 +63,11 @@ fuzz: fuzz/Cargo.lock | rust
 fuzz/Cargo.lock: Cargo.lock fuzz/Cargo.toml
 	cp Cargo.lock $@
 
-# What a delivery costs, beside a bare epoll loop, in one run. Needs two cores and taskset.
+# What a delivery costs, beside a bare epoll loop, in one run; needs two cores and taskset. Then what
+# durability costs, beside a bare write and sync.
 bench: | rust
 	$(CARGO) bench --bench fanout
+	$(CARGO) bench --bench log
 
 release: | rust
 	$(CARGO) build --release

@@ -61,12 +61,16 @@ async fn measure() -> anyhow::Result<()> {
         "{:<24}{:>22}{:>22}{:>18}",
         "server", "one at a time", "16 in flight", "idle connection"
     );
-    let mut table = Vec::new();
-    for kind in [Kind::Floor, Kind::WebSocket, Kind::Sse] {
-        let mut rows = Vec::new();
-        for _ in 0..rounds {
-            rows.push(Server::start(kind)?.round(clients, events).await?);
+    let kinds = [Kind::Floor, Kind::WebSocket, Kind::OnDisk, Kind::Sse];
+    let mut rounds_of = kinds.map(|_| Vec::new());
+    for _ in 0..rounds {
+        // In turns, so that a busy machine slows all of them.
+        for (kind, rows) in kinds.iter().zip(&mut rounds_of) {
+            rows.push(Server::start(*kind)?.round(clients, events).await?);
         }
+    }
+    let mut table = Vec::new();
+    for (kind, rows) in kinds.iter().zip(&rounds_of) {
         let row = Row {
             single: median(rows.iter().map(|row| row.single)),
             burst: median(rows.iter().map(|row| row.burst)),
@@ -81,13 +85,23 @@ async fn measure() -> anyhow::Result<()> {
         );
         table.push(row);
     }
-    for (name, row) in [("WebSocket", &table[1]), ("SSE", &table[2])] {
+    for (name, row) in [("WebSocket", &table[1]), ("SSE", &table[3])] {
         println!(
             "{name} against the floor: {:.2} one at a time, {:.2} with 16 in flight",
             row.single / table[0].single,
             row.burst / table[0].burst
         );
     }
+    let pairs = rounds_of[1].iter().zip(&rounds_of[2]);
+    println!(
+        "with the log on disk against memory, in pairs: {:.2} one at a time, {:.2} with 16 in flight",
+        median(
+            pairs
+                .clone()
+                .map(|(memory, disk)| disk.single / memory.single)
+        ),
+        median(pairs.map(|(memory, disk)| disk.burst / memory.burst))
+    );
     Ok(())
 }
 
@@ -108,6 +122,8 @@ struct Row {
 enum Kind {
     Floor,
     WebSocket,
+    /// A WebSocket, of a gateway whose log is on disk.
+    OnDisk,
     Sse,
 }
 
@@ -116,6 +132,7 @@ impl Kind {
         match self {
             Self::Floor => "floor: bare epoll",
             Self::WebSocket => "tribus, WebSocket",
+            Self::OnDisk => "tribus, log on disk",
             Self::Sse => "tribus, SSE",
         }
     }
@@ -126,6 +143,7 @@ struct Server {
     kind: Kind,
     process: Child,
     address: SocketAddr,
+    _log: tempfile::TempDir,
 }
 
 impl Server {
@@ -145,16 +163,25 @@ impl Server {
                 .env("TRIBUS__LIMITS__MESSAGES_PER_SECOND", "1000000")
                 .stderr(Stdio::piped());
         }
+        let log = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        if kind == Kind::OnDisk {
+            command
+                .env("TRIBUS__BUS__ENGINE", "disk")
+                .env("TRIBUS__BUS__DISK__PATH", log.path());
+        }
         let mut process = command.spawn()?;
         let address = match (process.stdout.take(), process.stderr.take()) {
-            (Some(stdout), _) if kind == Kind::Floor => first_line(stdout)?.trim().parse()?,
-            (_, Some(stderr)) => address_in_log(&first_line(stderr)?)?,
+            (Some(stdout), _) if kind == Kind::Floor => {
+                first(stdout, |line| line.trim().parse().ok())?
+            }
+            (_, Some(stderr)) => first(stderr, address_in_log)?,
             _ => anyhow::bail!("the server has no output"),
         };
         Ok(Self {
             kind,
             process,
             address,
+            _log: log,
         })
     }
 
@@ -209,7 +236,7 @@ impl Server {
         let mut stream = TcpStream::connect(self.address).await?;
         let request = match self.kind {
             Kind::Floor => return Ok(stream),
-            Kind::WebSocket => format!(
+            Kind::WebSocket | Kind::OnDisk => format!(
                 "GET /ws?topics=bench:* HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n\
                  Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
                  Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {}\r\n\r\n",
@@ -256,18 +283,26 @@ impl Drop for Server {
     }
 }
 
-fn first_line(output: impl Read + Send + 'static) -> anyhow::Result<String> {
+/// What `find` makes of the first line that it knows.
+fn first<T>(
+    output: impl Read + Send + 'static,
+    find: impl Fn(&str) -> Option<T>,
+) -> anyhow::Result<T> {
     let mut output = BufReader::new(output);
     let mut line = String::new();
-    output.read_line(&mut line)?;
-    std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-    Ok(line)
+    loop {
+        line.clear();
+        anyhow::ensure!(output.read_line(&mut line)? > 0, "the server has ended");
+        if let Some(found) = find(&line) {
+            std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
+            return Ok(found);
+        }
+    }
 }
 
-fn address_in_log(line: &str) -> anyhow::Result<SocketAddr> {
-    let log: serde_json::Value = serde_json::from_str(line)?;
-    let address = log["fields"]["address"].as_str();
-    Ok(address.unwrap_or_default().parse()?)
+fn address_in_log(line: &str) -> Option<SocketAddr> {
+    let log: serde_json::Value = serde_json::from_str(line).ok()?;
+    log["fields"]["address"].as_str()?.parse().ok()
 }
 
 fn token() -> String {

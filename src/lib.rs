@@ -4,6 +4,8 @@
 //! The modules in reading order; nothing imports from a module further down, but for `session`
 //! and `bus`, whose shards and sessions are two halves of one thing.
 
+mod sync;
+
 pub mod topic;
 
 pub mod event;

@@ -53,6 +53,15 @@ impl Subscription {
     }
 }
 
+/// What topic and position of an event tell about whether it is wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foretold {
+    Wanted,
+    Unwanted,
+    /// It depends on the event's name or tags.
+    Open,
+}
+
 /// The subscriptions of one session, at most one a filter.
 ///
 /// Sorted by filter, literal ones apart, so that a match costs one binary search and the patterns.
@@ -137,6 +146,22 @@ impl FilterSet {
             || self.patterns.iter().any(|subscription| {
                 subscription.admits(event) && subscription.filter.matches(event.topic.as_str())
             })
+    }
+
+    /// What [`FilterSet::matches`] would say, as far as that can be told without the event.
+    pub fn foretell(&self, topic: &str, sequence: u64) -> Foretold {
+        let literal = self.literal(topic).into_iter();
+        let patterns = self.patterns.iter();
+        let mut foretold = Foretold::Unwanted;
+        for subscription in literal.chain(patterns.filter(|pattern| pattern.filter.matches(topic)))
+        {
+            match subscription.conditions {
+                _ if sequence <= subscription.after => {}
+                None => return Foretold::Wanted,
+                Some(_) => foretold = Foretold::Open,
+            }
+        }
+        foretold
     }
 
     /// As [`FilterSet::matches`], whatever the positions from which the subscriptions count.

@@ -12,6 +12,7 @@ pub mod keys;
 pub mod msgpack;
 pub mod publish;
 pub mod query;
+pub mod records;
 pub mod tokens;
 pub mod topics;
 
@@ -25,7 +26,7 @@ mod subscriptions;
 pub type Check = fn(&[u8]);
 
 /// Every target by its name, which is also that of its binary and its corpus.
-pub const TARGETS: [(&str, Check); 10] = [
+pub const TARGETS: [(&str, Check); 11] = [
     ("claims", claims::check),
     ("cursors", cursors::check),
     ("frames", frames::check),
@@ -34,6 +35,7 @@ pub const TARGETS: [(&str, Check); 10] = [
     ("msgpack", msgpack::check),
     ("publish", publish::check),
     ("query", query::check),
+    ("records", records::check),
     ("tokens", tokens::check),
     ("topics", topics::check),
 ];

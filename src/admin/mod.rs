@@ -132,10 +132,12 @@ async fn healthz() -> HttpResponse {
 }
 
 async fn readyz(operator: web::Data<Operator>) -> HttpResponse {
-    if operator.readiness.is_ready() {
-        HttpResponse::Ok().body("ready\n")
-    } else {
-        HttpResponse::ServiceUnavailable().body("draining\n")
+    if !operator.readiness.is_ready() {
+        return HttpResponse::ServiceUnavailable().body("draining\n");
+    }
+    match operator.bus.engine_condition().refuses {
+        None => HttpResponse::Ok().body("ready\n"),
+        Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
     }
 }
 

@@ -49,6 +49,8 @@ async fn node_state(operator: &Operator) -> NodeState {
         head: log.head,
         retained_events: log.events,
         retained_bytes: log.bytes,
+        retained_bytes_in_memory: log.bytes_in_memory,
+        engine: operator.bus.engine_condition(),
         lag,
         silent_workers: told.silent,
         tickets: shared.tickets.outstanding(now),

@@ -3,14 +3,23 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     ops::Bound,
+    sync::Arc,
 };
 
-use super::census::TopicRange;
+use super::{census::TopicRange, trims::TrimTable};
 use crate::topic::{Tenant, Topic, TopicFilter};
 
+/// A topic with its tenant: one for all of its retained events.
+#[derive(Debug)]
+pub(super) struct TopicKey {
+    pub(super) tenant: Tenant,
+    pub(super) topic: Topic,
+}
+
 /// The retained events of one topic.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct TopicHistory {
+    key: Arc<TopicKey>,
     /// Rising.
     pub(super) sequences: VecDeque<u64>,
     /// The last trimmed event of this topic; 0 for none.
@@ -24,8 +33,11 @@ impl TopicHistory {
         self.sequences.range(from..).copied()
     }
 
-    fn newest(&self) -> u64 {
-        self.sequences.back().copied().unwrap_or(0)
+    /// Whether anything after the position is retained.
+    pub(super) fn has_after(&self, position: u64) -> bool {
+        self.sequences
+            .back()
+            .is_some_and(|newest| *newest > position)
     }
 }
 
@@ -51,31 +63,37 @@ impl History {
         }
     }
 
-    pub(super) fn push(&mut self, tenant: &Tenant, topic: &Topic, sequence: u64) {
-        if !self.tenants.contains_key(tenant) {
-            let trimmed = self.trimmed.last_trimmed(tenant, None);
-            let history = TenantHistory {
-                trimmed,
-                ..TenantHistory::default()
-            };
-            self.tenants.insert(tenant.clone(), history);
-        }
-        let Some(of_tenant) = self.tenants.get_mut(tenant) else {
-            return;
-        };
-        if let Some(history) = of_tenant.topics.get_mut(topic.as_str()) {
+    /// Notes the topic's newest event, which is the log's newest too.
+    pub(super) fn push(&mut self, tenant: &Tenant, topic: &Topic, sequence: u64) -> Arc<TopicKey> {
+        if let Some(of_tenant) = self.tenants.get_mut(tenant)
+            && let Some(history) = of_tenant.topics.get_mut(topic.as_str())
+        {
             history.sequences.push_back(sequence);
-            return;
+            return Arc::clone(&history.key);
         }
+        let of_tenant = self
+            .tenants
+            .entry(tenant.clone())
+            .or_insert_with(|| TenantHistory {
+                topics: BTreeMap::new(),
+                trimmed: self.trimmed.last_trimmed(tenant, None),
+            });
+        let key = Arc::new(TopicKey {
+            tenant: tenant.clone(),
+            topic: topic.clone(),
+        });
         let history = TopicHistory {
+            key: Arc::clone(&key),
             sequences: VecDeque::from([sequence]),
             trimmed: self.trimmed.last_trimmed(tenant, Some(topic.as_str())),
         };
         of_tenant.topics.insert(topic.clone(), history);
+        key
     }
 
     /// Takes note that the topic's oldest event, which is the log's oldest too, was trimmed.
-    pub(super) fn trim(&mut self, tenant: &Tenant, topic: &Topic, sequence: u64) {
+    pub(super) fn trim(&mut self, key: &TopicKey, sequence: u64) {
+        let TopicKey { tenant, topic } = key;
         let Some(of_tenant) = self.tenants.get_mut(tenant) else {
             return;
         };
@@ -92,6 +110,40 @@ impl History {
             self.trimmed.note(tenant, None, sequence);
             self.tenants.remove(tenant);
         }
+    }
+
+    /// Anything of any topic may have been trimmed up to a position.
+    pub(super) fn trim_all(&mut self, until: u64) {
+        self.tenants.clear();
+        self.trimmed = TrimTable::all_until(until);
+    }
+
+    /// What was trimmed, in the form in which [`History::restore_trims`] takes it.
+    pub(super) fn trims(&self) -> Vec<u8> {
+        let mut indexed: Vec<_> = self
+            .tenants
+            .iter()
+            .flat_map(|(tenant, of_tenant)| {
+                let topics = of_tenant.topics.iter();
+                topics
+                    .map(move |(topic, history)| (history.trimmed, tenant, Some(topic.as_str())))
+                    .chain([(of_tenant.trimmed, tenant, None)])
+            })
+            .filter(|(trimmed, ..)| *trimmed > 0)
+            .collect();
+        // The table forgets what was noted with the lowest position first.
+        indexed.sort_unstable();
+        let mut table = self.trimmed.clone();
+        for (trimmed, tenant, topic) in indexed {
+            table.note(tenant, topic, trimmed);
+        }
+        table.to_bytes()
+    }
+
+    /// Takes what was trimmed in an earlier run up to a position, before anything is pushed. Where
+    /// that can not be read, anything may have been.
+    pub(super) fn restore_trims(&mut self, trims: &[u8], until: u64) {
+        self.trimmed = TrimTable::from_bytes(trims).unwrap_or_else(|| TrimTable::all_until(until));
     }
 
     /// A position after which nothing that the filter matches was trimmed. Exact for literal
@@ -177,74 +229,6 @@ impl History {
     }
 }
 
-/// What was trimmed last of topics that are no longer indexed.
-///
-/// Of fixed size, so that topics named once cost nothing for ever: buckets of eight topics each,
-/// and where a ninth comes, the bucket forgets the one trimmed longest ago and remembers only that
-/// anything up to there may have been trimmed. So the last hundred thousand topics are exact, and
-/// older ones err towards a reset.
-#[derive(Debug)]
-struct TrimTable {
-    buckets: Box<[Bucket]>,
-    hasher: ahash::RandomState,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Bucket {
-    /// Hash of tenant and topic, and the last trimmed position; 0 marks a free slot.
-    slots: [(u64, u64); TrimTable::SLOTS],
-    /// Any topic that has no slot here may have been trimmed up to this position.
-    forgotten: u64,
-}
-
-impl TrimTable {
-    const BUCKETS: usize = 16_384;
-    const SLOTS: usize = 8;
-
-    fn new() -> Self {
-        Self {
-            buckets: vec![Bucket::default(); Self::BUCKETS].into(),
-            hasher: ahash::RandomState::new(),
-        }
-    }
-
-    fn last_trimmed(&self, tenant: &Tenant, topic: Option<&str>) -> u64 {
-        let hash = self.hash(tenant, topic);
-        let bucket = &self.buckets[Self::bucket_of(hash)];
-        bucket
-            .slots
-            .iter()
-            .find(|(slot_hash, sequence)| *slot_hash == hash && *sequence > 0)
-            .map_or(bucket.forgotten, |(_, sequence)| *sequence)
-    }
-
-    fn note(&mut self, tenant: &Tenant, topic: Option<&str>, sequence: u64) {
-        let hash = self.hash(tenant, topic);
-        let bucket = &mut self.buckets[Self::bucket_of(hash)];
-        if let Some(slot) = bucket.slots.iter_mut().find(|slot| slot.0 == hash) {
-            *slot = (hash, sequence);
-        } else if let Some(oldest) = bucket.slots.iter_mut().min_by_key(|slot| slot.1) {
-            bucket.forgotten = bucket.forgotten.max(oldest.1);
-            *oldest = (hash, sequence);
-        }
-    }
-
-    fn hash(&self, tenant: &Tenant, topic: Option<&str>) -> u64 {
-        self.hasher.hash_one((tenant, topic))
-    }
-
-    fn bucket_of(hash: u64) -> usize {
-        (hash % Self::BUCKETS as u64) as usize
-    }
-}
-
-impl TopicHistory {
-    /// Whether anything after the position is retained.
-    pub(super) fn has_after(&self, position: u64) -> bool {
-        self.newest() > position
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -261,11 +245,11 @@ mod tests {
     fn what_was_trimmed_is_known_by_topic_even_when_the_topic_is_gone() {
         let none = Tenant::none();
         let mut history = History::new();
-        history.push(&none, &topic("a"), 1);
-        history.push(&none, &topic("b"), 2);
+        let first = history.push(&none, &topic("a"), 1);
+        let second = history.push(&none, &topic("b"), 2);
         history.push(&none, &topic("b"), 3);
-        history.trim(&none, &topic("a"), 1);
-        history.trim(&none, &topic("b"), 2);
+        history.trim(&first, 1);
+        history.trim(&second, 2);
         assert_eq!(history.trimmed(&none, &filter("a")), 1);
         assert_eq!(history.trimmed(&none, &filter("b")), 2);
         assert_eq!(history.trimmed(&none, &filter("c")), 0);
@@ -276,19 +260,33 @@ mod tests {
     }
 
     #[test]
-    fn a_full_table_errs_towards_a_reset_and_never_the_other_way() {
+    fn the_next_run_knows_what_was_trimmed() {
         let none = Tenant::none();
-        let mut table = TrimTable::new();
-        let topics = 400_000;
-        for sequence in 1..=topics {
-            table.note(&none, Some(&format!("t:{sequence}")), sequence);
-        }
-        for sequence in (1..=topics).step_by(97) {
-            assert!(table.last_trimmed(&none, Some(&format!("t:{sequence}"))) >= sequence);
-        }
-        let exact = (topics - 60_000..=topics)
-            .filter(|seq| table.last_trimmed(&none, Some(&format!("t:{seq}"))) == *seq)
-            .count();
-        assert!(exact > 59_000, "only {exact} of the last 60,001 are exact");
+        let mut history = History::new();
+        let first = history.push(&none, &topic("a"), 1);
+        let second = history.push(&none, &topic("b"), 2);
+        history.push(&none, &topic("b"), 3);
+        history.trim(&first, 1);
+        history.trim(&second, 2);
+        let mut next = History::new();
+        next.restore_trims(&history.trims(), 2);
+        assert_eq!(next.trimmed(&none, &filter("a")), 1);
+        assert_eq!(next.trimmed(&none, &filter("b")), 2);
+        assert_eq!(next.trimmed(&none, &filter("c")), 0);
+        assert_eq!(next.trimmed(&none, &filter("c*")), 2);
+        next.push(&none, &topic("b"), 3);
+        assert_eq!(next.trimmed(&none, &filter("b")), 2);
+    }
+
+    #[test]
+    fn where_all_was_trimmed_every_topic_was() {
+        let none = Tenant::none();
+        let mut history = History::new();
+        history.push(&none, &topic("a"), 1);
+        history.trim_all(7);
+        assert_eq!(history.trimmed(&none, &filter("a")), 7);
+        assert_eq!(history.trimmed(&Tenant::named("t"), &filter("**")), 7);
+        history.push(&none, &topic("a"), 8);
+        assert_eq!(history.trimmed(&none, &filter("a")), 7);
     }
 }

@@ -2,12 +2,15 @@
 
 mod census;
 mod history;
+#[cfg(all(test, feature = "shuttle"))]
+mod interleavings;
 mod shard;
 mod topic_index;
+mod trims;
 mod window;
 
 use std::{
-    sync::{Arc, PoisonError, RwLock},
+    sync::{Arc, PoisonError},
     time::Duration,
 };
 
@@ -22,12 +25,17 @@ pub use census::{
 };
 pub use shard::{Revocation, SessionHandle, Shard, ShardCommand};
 pub use topic_index::TopicIndex;
-pub use window::{Extent, Gap, Latest, Page, PageLimits, Range, Retention, RewindScan, Window};
+pub use window::{
+    Extent, Fetched, Latest, NoPage, Page, PageLimits, Range, Retention, RewindScan, RewindStep,
+    Whereabouts, Window,
+};
 
 use crate::{
-    engine::{Appended, Engine, EngineError, IdempotencyKey, Tail},
+    engine::{Appended, Engine, EngineError, IdempotencyKey, StoredEvent, Tail},
     event::{Cursor, Draft, Event, LogId},
+    metrics::EngineState,
     protocol::{ErrorCode, LimitKind, Refusal, Start},
+    sync::RwLock,
 };
 
 /// How long a cursor that the log has reached, and this node has not, is waited for.
@@ -41,7 +49,6 @@ const SHARD_COMMANDS: usize = 16;
 
 /// One per node, shared by all workers.
 pub struct Bus {
-    log: LogId,
     engine: Arc<dyn Engine>,
     feed: Arc<Feed>,
     shards: RwLock<Vec<mpsc::Sender<ShardCommand>>>,
@@ -73,13 +80,71 @@ impl<T> Answers<T> {
 }
 
 /// What the engine's tail writes to.
-struct Feed {
+pub(crate) struct Feed {
+    /// `None` until the engine has begun.
+    log: RwLock<Option<LogId>>,
     window: Window,
     /// The newest sequence; its watchers are the shards and whoever waits for a position.
     head: watch::Sender<u64>,
 }
 
+impl Feed {
+    pub(crate) fn new(retention: Retention) -> Self {
+        Self {
+            log: RwLock::default(),
+            window: Window::new(retention),
+            head: watch::Sender::new(0),
+        }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn window(&self) -> &Window {
+        &self.window
+    }
+
+    fn set_log(&self, log: LogId) {
+        *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
+    }
+
+    pub(crate) fn is_of_log(&self, cursor: &Cursor) -> bool {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        log.as_ref() == Some(&cursor.log)
+    }
+
+    pub(crate) fn cursor(&self, position: u64) -> String {
+        let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
+        let log = log.as_ref().map_or("", LogId::as_str);
+        format!("{log}-{position}")
+    }
+}
+
 impl Tail for Feed {
+    fn begin(&self, log: LogId, position: u64, trims: &[u8]) {
+        self.set_log(log);
+        self.window.begin_after(position, trims);
+        self.head.send_replace(position);
+    }
+
+    fn restore(&self, events: Vec<StoredEvent>, until: u64) {
+        self.window.restore(events, until);
+        self.head.send_replace(until);
+    }
+
+    fn restart(&self, log: LogId, position: u64) {
+        // The window first: a cursor of the new log never stands for what is in the old window.
+        self.window.restart(position);
+        self.set_log(log);
+        self.head.send_replace(position);
+    }
+
+    fn earliest(&self) -> u64 {
+        self.window.earliest()
+    }
+
+    fn trims(&self) -> Vec<u8> {
+        self.window.trims()
+    }
+
     fn extend(&self, events: Vec<Arc<Event>>) {
         let Some(newest) = events.last().map(|event| event.sequence) else {
             return;
@@ -119,22 +184,20 @@ impl StartPoint {
 
 impl Bus {
     /// Builds the bus around the engine that `engine` makes for its tail.
-    pub fn open(
-        log: LogId,
+    ///
+    /// # Errors
+    /// The engine's.
+    pub fn open<E>(
         retention: Retention,
-        engine: impl FnOnce(LogId, Arc<dyn Tail>) -> Arc<dyn Engine>,
-    ) -> Arc<Self> {
-        let feed = Arc::new(Feed {
-            window: Window::new(retention),
-            head: watch::Sender::new(0),
-        });
-        let engine = engine(log.clone(), Arc::clone(&feed) as Arc<dyn Tail>);
-        Arc::new(Self {
-            log,
+        engine: impl FnOnce(Arc<dyn Tail>) -> Result<Arc<dyn Engine>, E>,
+    ) -> Result<Arc<Self>, E> {
+        let feed = Arc::new(Feed::new(retention));
+        let engine = engine(Arc::clone(&feed) as Arc<dyn Tail>)?;
+        Ok(Arc::new(Self {
             engine,
             feed,
             shards: RwLock::default(),
-        })
+        }))
     }
 
     pub fn window(&self) -> &Window {
@@ -143,7 +206,33 @@ impl Bus {
 
     /// The text of a position's cursor.
     pub fn cursor(&self, position: u64) -> String {
-        Cursor::new(self.log.clone(), position).to_string()
+        self.feed.cursor(position)
+    }
+
+    /// How the engine is.
+    pub fn engine_condition(&self) -> EngineState {
+        self.engine.condition()
+    }
+
+    /// What an acknowledged publish outlives, see [`Engine::durability`].
+    pub fn durability(&self) -> Option<&'static str> {
+        self.engine.durability()
+    }
+
+    /// Ends the run of the log, see [`Engine::close`].
+    ///
+    /// # Errors
+    /// As [`Engine::close`].
+    pub async fn close_log(&self) -> Result<(), EngineError> {
+        self.engine.close().await
+    }
+
+    /// Reads events back that the window knows of and does not hold, see [`Engine::read`].
+    ///
+    /// # Errors
+    /// As [`Engine::read`].
+    pub async fn read_back(&self, sequences: Vec<u64>) -> Result<Fetched, EngineError> {
+        self.engine.read(sequences).await.map(Fetched::new)
     }
 
     /// Appends to the log, and waits until this node's readers can see what was appended.
@@ -174,7 +263,7 @@ impl Bus {
     }
 
     async fn resume(&self, cursor: &Cursor) -> Result<StartPoint, Refusal> {
-        let seen_here = cursor.log == self.log
+        let seen_here = self.feed.is_of_log(cursor)
             && cursor.check.is_none()
             && cursor.sequence <= self.window().head();
         let asked = cursor.to_string();

@@ -11,6 +11,7 @@ use jiff::Timestamp;
 use slab::Slab;
 use tokio::{
     sync::{mpsc, watch},
+    task::AbortHandle,
     time::MissedTickBehavior,
 };
 
@@ -95,6 +96,18 @@ impl Shard {
         telemetry: Option<Arc<Telemetry>>,
     ) -> Rc<Self> {
         let (head, commands) = bus.join();
+        let shard = Self::new(bus, limits, metrics, telemetry);
+        tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
+        shard
+    }
+
+    /// One that dispatches when it is told to.
+    pub(super) fn new(
+        bus: Arc<Bus>,
+        limits: SessionLimits,
+        metrics: WorkerMetrics,
+        telemetry: Option<Arc<Telemetry>>,
+    ) -> Rc<Self> {
         let shard = Rc::new(Self {
             dispatched: Rc::new(Cell::new(bus.window().head())),
             bus,
@@ -108,7 +121,6 @@ impl Shard {
             fell_behind: Throttle::default(),
         });
         shard.metrics.set_dispatched(shard.dispatched.get());
-        tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
         shard
     }
 
@@ -136,6 +148,7 @@ impl Shard {
             shard: Rc::clone(self),
             key,
             session,
+            reading: RefCell::default(),
         }
     }
 
@@ -347,6 +360,8 @@ pub struct SessionHandle {
     shard: Rc<Shard>,
     key: usize,
     session: Rc<RefCell<Session>>,
+    /// What the engine is asked for the session.
+    reading: RefCell<Option<AbortHandle>>,
 }
 
 impl SessionHandle {
@@ -425,7 +440,24 @@ impl SessionHandle {
     /// The next thing to send, read from the log where the mailbox is empty and the session is
     /// not live.
     pub fn next(&self) -> Option<Outgoing> {
-        self.session.borrow_mut().next(&self.shard.bus)
+        let mut session = self.session.borrow_mut();
+        let outgoing = session.next(&self.shard.bus);
+        if let Some(sequences) = session.take_wanted() {
+            self.read_back(sequences);
+        }
+        outgoing
+    }
+
+    /// Has the engine read what the session needs next, as long as there is this session.
+    fn read_back(&self, sequences: Vec<u64>) {
+        let (bus, session) = (Arc::clone(&self.shard.bus), Rc::downgrade(&self.session));
+        let reading = tokio::task::spawn_local(async move {
+            let fetched = bus.read_back(sequences).await;
+            if let Some(session) = session.upgrade() {
+                session.borrow_mut().take_fetched(fetched.ok());
+            }
+        });
+        *self.reading.borrow_mut() = Some(reading.abort_handle());
     }
 
     /// Counts a chunk that goes out now, and what was taken out of the session for it. Its time is
@@ -445,6 +477,9 @@ impl SessionHandle {
 
 impl Drop for SessionHandle {
     fn drop(&mut self) {
+        if let Some(reading) = self.reading.take() {
+            reading.abort();
+        }
         self.shard.close_session(self.key);
     }
 }

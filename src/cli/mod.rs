@@ -1,4 +1,4 @@
-//! The command line: `serve`, `token`, `check-config`, `health`, `publish`, `subscribe`.
+//! The command line: `serve`, `token`, `check-config`, `health`, `log`, `publish`, `subscribe`.
 
 mod backoff;
 mod endpoint;
@@ -11,6 +11,7 @@ mod variables;
 
 mod check_config;
 mod health;
+mod log;
 pub mod publish;
 mod serve;
 pub mod subscribe;
@@ -38,6 +39,7 @@ enum Command {
     Token(token::Args),
     CheckConfig(check_config::Args),
     Health(health::Args),
+    Log(log::Args),
     Publish(publish::Args),
     Subscribe(subscribe::Args),
 }
@@ -52,6 +54,7 @@ impl Cli {
             Command::Serve(args) => serve::run(args),
             Command::Token(args) => token::run(args),
             Command::CheckConfig(args) => check_config::run(&args),
+            Command::Log(args) => log::run(&args),
             Command::Health(args) => as_client(health::run(args)),
             Command::Publish(args) => as_client(publish::run(args)),
             Command::Subscribe(args) => as_client(subscribe::run(args)),

@@ -20,8 +20,8 @@ pub use keys::keys;
 pub use limits::LimitsConfig;
 pub use origin::{Origin, Origins};
 pub use sections::{
-    AuthConfig, BusConfig, Config, EngineKind, HookConfig, LogConfig, LogFormat, RetentionConfig,
-    ShutdownConfig, TelemetryConfig, TlsConfig,
+    AuthConfig, BusConfig, Config, DiskConfig, EngineKind, HookConfig, LogConfig, LogFormat,
+    RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
 };
 pub use values::{List, Network, Size, Span};
 
@@ -140,6 +140,12 @@ impl Config {
             }
         }
         self.limits.check()?;
+        if self.bus.engine == EngineKind::Disk && self.bus.disk.path.is_none() {
+            return Err(ConfigError::value(
+                "bus.disk.path",
+                "the engine \"disk\" needs it: a directory for the log, such as /var/lib/tribus",
+            ));
+        }
         if self.heartbeat.0 < Duration::from_millis(100) {
             return Err(ConfigError::value("heartbeat", "must be at least 100ms"));
         }

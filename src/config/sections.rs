@@ -8,7 +8,10 @@ use super::{
     limits::LimitsConfig,
     values::{List, Network, Size, Span},
 };
-use crate::auth::{AuthOptions, Secret};
+use crate::{
+    auth::{AuthOptions, Secret},
+    engine::disk::Durability,
+};
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -103,6 +106,22 @@ pub struct HookConfig {
 pub struct BusConfig {
     /// Where the log lives.
     pub engine: EngineKind,
+    pub disk: DiskConfig,
+}
+
+/// The engine `disk`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct DiskConfig {
+    /// The directory of the log, this gateway's alone; made where it is not there. The engine needs
+    /// it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub path: Option<PathBuf>,
+    /// What an answered publish outlives: `sync` a power failure, `os` the gateway only.
+    pub durability: Durability,
+    /// Of the retained events, how much stays in memory: whoever was away for longer is served from
+    /// the disk.
+    pub memory: Size,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
@@ -110,6 +129,8 @@ pub struct BusConfig {
 pub enum EngineKind {
     /// In this process, gone with it.
     Memory,
+    /// On this machine's disk: it outlives the process.
+    Disk,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -117,7 +138,7 @@ pub enum EngineKind {
 pub struct RetentionConfig {
     /// The most events retained.
     pub events: usize,
-    /// The most memory that retained events take.
+    /// The most that retained events take: in memory, or about as much on the disk.
     pub bytes: Size,
     /// How long an event is retained; without a bound where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -182,7 +203,10 @@ impl TryFrom<String> for EngineKind {
     fn try_from(name: String) -> Result<Self, String> {
         match name.as_str() {
             "memory" => Ok(Self::Memory),
-            _ => Err(format!("there is no engine {name:?}: use \"memory\"")),
+            "disk" => Ok(Self::Disk),
+            _ => Err(format!(
+                "there is no engine {name:?}: use \"memory\" or \"disk\""
+            )),
         }
     }
 }
@@ -261,6 +285,17 @@ impl Default for BusConfig {
     fn default() -> Self {
         Self {
             engine: EngineKind::Memory,
+            disk: DiskConfig::default(),
+        }
+    }
+}
+
+impl Default for DiskConfig {
+    fn default() -> Self {
+        Self {
+            path: None,
+            durability: Durability::Sync,
+            memory: Size(64 << 20),
         }
     }
 }

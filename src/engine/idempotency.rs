@@ -8,18 +8,18 @@ use std::{
 use crate::{protocol::Fingerprint, topic::Tenant};
 
 /// How long a key is remembered (protocol, section 7).
-const WINDOW: Duration = Duration::from_secs(600);
+pub(super) const KEY_LIFETIME: Duration = Duration::from_secs(600);
 
 /// A publisher's key with its scope, and what was asked under it. Digests only, so that an entry
 /// has one size, however long the client's key is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct IdempotencyKey {
     /// Of tenant and subject.
-    subject: [u8; 16],
+    pub(super) subject: [u8; 16],
     /// Of tenant, subject and the client's key.
-    scoped: [u8; 16],
+    pub(super) scoped: [u8; 16],
     /// Of the request, see `PublishRequest::fingerprint`.
-    request: [u8; 16],
+    pub(super) request: [u8; 16],
 }
 
 impl IdempotencyKey {
@@ -132,18 +132,43 @@ impl IdempotencyWindow {
         }
     }
 
-    fn forget_expired(&mut self, now: Instant) {
-        while let Some(oldest) = self.by_age.front()
-            && now.duration_since(oldest.since) >= WINDOW
-        {
-            self.answers.remove(&oldest.scoped);
-            if let Entry::Occupied(mut count) = self.by_subject.entry(oldest.subject) {
-                *count.get_mut() -= 1;
-                if *count.get() == 0 {
-                    count.remove();
-                }
+    /// Whether a key is remembered whose events begin at a sequence or before it.
+    pub(super) fn reach_back_to(&mut self, sequence: u64, now: Instant) -> bool {
+        self.forget_expired(now);
+        self.answers.values().any(|answer| answer.first <= sequence)
+    }
+
+    /// Whether the key is remembered as the one of the events from `first` on.
+    pub(super) fn holds(&self, key: &IdempotencyKey, first: u64) -> bool {
+        let answer = self.answers.get(&key.scoped);
+        answer.is_some_and(|answer| answer.first == first)
+    }
+
+    /// Forgets the keys that were remembered last: what they stood for was not appended.
+    pub(super) fn forget_newest(&mut self, count: usize) {
+        for _ in 0..count {
+            if let Some(newest) = self.by_age.pop_back() {
+                self.forget(&newest);
             }
-            self.by_age.pop_front();
+        }
+    }
+
+    fn forget_expired(&mut self, now: Instant) {
+        let is_over = |oldest: &Remembered| now.duration_since(oldest.since) >= KEY_LIFETIME;
+        while self.by_age.front().is_some_and(is_over)
+            && let Some(oldest) = self.by_age.pop_front()
+        {
+            self.forget(&oldest);
+        }
+    }
+
+    fn forget(&mut self, key: &Remembered) {
+        self.answers.remove(&key.scoped);
+        if let Entry::Occupied(mut count) = self.by_subject.entry(key.subject) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
         }
     }
 
@@ -173,14 +198,17 @@ mod tests {
         let start = Instant::now();
         assert_eq!(window.look_up(&key("a", "k", 1), start), Known::New);
         window.remember(&key("a", "k", 1), 7, 2, start);
-        assert_eq!((window.len(start), window.len(start + WINDOW)), (1, 0));
+        assert_eq!(
+            (window.len(start), window.len(start + KEY_LIFETIME)),
+            (1, 0)
+        );
         window.remember(&key("a", "k", 1), 7, 2, start);
-        let late = start + WINDOW - Duration::from_millis(1);
+        let late = start + KEY_LIFETIME - Duration::from_millis(1);
         assert_eq!(window.look_up(&key("a", "k", 1), late), Known::Before(7, 2));
         assert_eq!(window.look_up(&key("a", "k", 2), late), Known::Conflict);
         assert_eq!(window.look_up(&key("b", "k", 1), late), Known::New);
         assert_eq!(
-            window.look_up(&key("a", "k", 1), start + WINDOW),
+            window.look_up(&key("a", "k", 1), start + KEY_LIFETIME),
             Known::New
         );
         assert!(window.answers.is_empty() && window.by_age.is_empty());
@@ -201,8 +229,21 @@ mod tests {
             Known::Before(1, 1)
         );
         assert_eq!(window.look_up(&key("b", "m", 1), start), Known::New);
-        let later = start + WINDOW;
+        let later = start + KEY_LIFETIME;
         assert_eq!(window.look_up(&key("a", "m", 1), later), Known::New);
+    }
+
+    #[test]
+    fn what_was_not_appended_after_all_is_new_again() {
+        let mut window = window(10, 10);
+        let now = Instant::now();
+        for name in ["k", "l"] {
+            window.remember(&key("a", name, 1), 7, 1, now);
+        }
+        window.forget_newest(1);
+        assert_eq!(window.look_up(&key("a", "l", 1), now), Known::New);
+        assert_eq!(window.look_up(&key("a", "k", 1), now), Known::Before(7, 1));
+        assert_eq!(window.of_subject(&key("a", "k", 1)), 1);
     }
 
     #[test]
@@ -223,7 +264,7 @@ mod tests {
             Known::Before(1, 1)
         );
         assert_eq!(
-            window.look_up(&key("a", "l", 1), start + WINDOW),
+            window.look_up(&key("a", "l", 1), start + KEY_LIFETIME),
             Known::New
         );
     }

@@ -9,7 +9,10 @@ use super::{
     Appended, Engine, EngineError, EngineFuture, IdempotencyKey, Tail,
     idempotency::{IdempotencyLimits, IdempotencyWindow, Known},
 };
-use crate::event::{Cursor, Draft, LogId};
+use crate::{
+    event::{Cursor, Draft, Event, LogId},
+    metrics::EngineState,
+};
 
 /// Hands out positions and passes events on. What the node's bus retains is all that there is of
 /// this log, so the engine keeps nothing itself.
@@ -28,6 +31,7 @@ impl MemoryEngine {
     /// Begins a new log. When as many keys as `idempotency` allows are younger than their ten
     /// minutes, a publish with a new key is refused.
     pub fn new(log: LogId, tail: Arc<dyn Tail>, idempotency: IdempotencyLimits) -> Self {
+        tail.begin(log.clone(), 0, &[]);
         Self {
             log,
             tail,
@@ -97,6 +101,22 @@ impl Engine for MemoryEngine {
             .last;
         let reached = cursor.log == self.log && cursor.sequence <= last && cursor.check.is_none();
         Box::pin(std::future::ready(Ok(reached)))
+    }
+
+    fn read(&self, _: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
+    }
+
+    fn condition(&self) -> EngineState {
+        EngineState::default()
+    }
+
+    fn durability(&self) -> Option<&'static str> {
+        None
+    }
+
+    fn close(&self) -> EngineFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
     }
 
     fn remembered_keys(&self) -> usize {

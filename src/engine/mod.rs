@@ -1,14 +1,19 @@
 //! Where the log lives. An engine never knows the bus; the bus never knows which engine it is.
 
+pub mod disk;
 mod idempotency;
 mod memory;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
 pub use idempotency::{IdempotencyKey, IdempotencyLimits};
 pub use memory::MemoryEngine;
 
-use crate::event::{Cursor, Draft, Event};
+use crate::{
+    event::{Cursor, Draft, Event, LogId},
+    metrics::EngineState,
+    topic::{Tenant, Topic},
+};
 
 /// A future of an engine, which any worker may drive.
 pub type EngineFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError>> + Send + 'a>>;
@@ -19,8 +24,8 @@ pub type EngineFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError
 /// - **Order**: sequences of one log rise, and are never given to two events.
 /// - **Atomicity**: a batch is appended whole, as neighbours, or not at all.
 /// - **Contiguity**: the [`Tail`] sees every event of the log, once and in order.
-/// - **Durability** as its name promises, before the future of `append` resolves. The memory
-///   engine promises none: a restart begins a new log.
+/// - **Durability** as its name promises, before the future of `append` resolves and before the
+///   tail sees the event. The memory engine promises none: a restart begins a new log.
 pub trait Engine: Send + Sync + 'static {
     /// Appends the drafts, or finds that the key was used before.
     ///
@@ -28,7 +33,7 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::Conflict`] where the key stands for another request;
     /// [`EngineError::KeysFull`] and [`EngineError::SubjectKeysFull`] where a new key can not be
     /// remembered;
-    /// [`EngineError::Unavailable`] where nothing was appended and a retry may help.
+    /// [`EngineError::Unavailable`] where nothing was acknowledged and a retry may help.
     fn append(
         &self,
         drafts: Vec<Draft>,
@@ -39,13 +44,65 @@ pub trait Engine: Send + Sync + 'static {
     /// this answer justifies a reset.
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool>;
 
+    /// Reads events back that the tail was told of and does not hold any more: all of these
+    /// sequences that are still in the log, in order.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] where one of them can not be read now. An engine that can
+    /// never read it again begins a new log first.
+    fn read(&self, sequences: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>>;
+
     /// How many idempotency keys this node remembers.
     fn remembered_keys(&self) -> usize;
+
+    /// How it is, for operators.
+    fn condition(&self) -> EngineState;
+
+    /// What an acknowledged publish outlives, by the name that it is told under; `None` where that
+    /// is nothing.
+    fn durability(&self) -> Option<&'static str>;
+
+    /// Ends the run of the log: what comes later is refused.
+    ///
+    /// # Errors
+    /// Where it was ended before.
+    fn close(&self) -> EngineFuture<'_, ()>;
 }
 
-/// Receives the log's events from its engine, contiguously and in order. Owned by the node's bus.
+/// Receives the log's events from its engine, contiguously and in order. Owned by the node's bus,
+/// which settles what is retained.
 pub trait Tail: Send + Sync + 'static {
+    /// The log is this one, and its events after a position follow. `trims` is what
+    /// [`Tail::trims`] gave in an earlier run of this log. Called before anything else.
+    fn begin(&self, log: LogId, position: u64, trims: &[u8]);
+
+    /// Events that the log holds already, up to a position. Called between `begin` and the first
+    /// `extend`.
+    fn restore(&self, events: Vec<StoredEvent>, until: u64);
+
+    /// The log goes on under another name, and nothing up to the position can be had any more.
+    fn restart(&self, log: LogId, position: u64);
+
     fn extend(&self, events: Vec<Arc<Event>>);
+
+    /// The position before the oldest event that is retained: the engine may drop what lies
+    /// before it.
+    fn earliest(&self) -> u64;
+
+    /// What was trimmed of each topic, to be kept with the log: whoever resumes a topic of which
+    /// nothing was trimmed needs no reset, however old the cursor.
+    fn trims(&self) -> Vec<u8>;
+}
+
+/// What the tail is to know of an event that only the engine holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredEvent {
+    pub sequence: u64,
+    pub tenant: Tenant,
+    pub topic: Topic,
+    /// As [`Event::retained_bytes`] would tell.
+    pub bytes: u32,
+    pub age: Duration,
 }
 
 /// The answer to a publish.
@@ -83,5 +140,5 @@ pub enum EngineError {
     #[error("you used as many idempotency keys in the last 10 minutes as you may: slow down")]
     SubjectKeysFull,
     #[error("{0}")]
-    Unavailable(&'static str),
+    Unavailable(Cow<'static, str>),
 }

@@ -13,7 +13,7 @@ use prometheus_client::{
 };
 
 use super::{
-    Channel, Credential, Ending, Endpoint, Node, NodeState, Way,
+    Channel, Credential, Ending, Endpoint, EngineState, Node, NodeState, Way,
     counters::{Counters, Number},
     latency::Summary,
     process::Process,
@@ -68,6 +68,13 @@ impl Page<'_, '_> {
             encoder.encode_counter::<NoLabelSet, u64, f64>(&value, None)?;
         }
         Ok(())
+    }
+
+    fn counter(&mut self, family: &Family, value: u64) -> Result<(), Error> {
+        let (name, unit) = (family.name, family.unit.as_ref());
+        self.0
+            .encode_descriptor(name, family.help, unit, MetricType::Counter)?
+            .encode_counter::<NoLabelSet, u64, f64>(&value, None)
     }
 
     fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
@@ -399,11 +406,21 @@ fn log(page: &mut Page<'_, '_>, workers: &Workers, state: &NodeState) -> Result<
         &family_in(
             "retained",
             Unit::Bytes,
-            "Memory that retained events take, about. At retention.bytes it is what trims the log, \
-             and not retention.events.",
+            "What retained events take, about. At retention.bytes it is what trims the log, and not \
+             retention.events.",
         ),
         state.retained_bytes as u64,
     )?;
+    page.gauge(
+        &family_in(
+            "retained_in_memory",
+            Unit::Bytes,
+            "Of tribus_retained_bytes what is in memory. Clients that were away for longer are \
+             served from the disk: at bus.disk.memory with many of them, raise it.",
+        ),
+        state.retained_bytes_in_memory as u64,
+    )?;
+    engine(page, &state.engine)?;
     page.gauge(
         &family(
             "subscriptions",
@@ -418,6 +435,53 @@ fn log(page: &mut Page<'_, '_>, workers: &Workers, state: &NodeState) -> Result<
              that it nearly matches.",
         ),
         workers.sum_running(|worker| &worker.patterns),
+    )
+}
+
+fn engine(page: &mut Page<'_, '_>, engine: &EngineState) -> Result<(), Error> {
+    page.gauge(
+        &family(
+            "log_writable",
+            "1 where the log takes publishes, 0 where it can not be written: /readyz says why.",
+        ),
+        u64::from(engine.refuses.is_none()),
+    )?;
+    page.counter(
+        &family(
+            "log_write_failures",
+            "Failed writes and syncs of the log. After one of them publishes are refused.",
+        ),
+        engine.write_failures,
+    )?;
+    page.counter(
+        &family(
+            "log_read_failures",
+            "Failed reads of the log. Each ends a connection with `unavailable`.",
+        ),
+        engine.read_failures,
+    )?;
+    page.counter(
+        &family(
+            "log_lost",
+            "Times that the log was damaged or had lost its end, was set aside, and all clients were \
+             told to start afresh.",
+        ),
+        engine.lost_logs,
+    )?;
+    page.counter(
+        &family(
+            "log_commits",
+            "Commits of the log to the disk. Publishes that came at the same time share one.",
+        ),
+        engine.commits,
+    )?;
+    page.gauge(
+        &family_in(
+            "log_stored",
+            Unit::Bytes,
+            "What the log takes on the disk; 0 where it is in memory.",
+        ),
+        engine.stored_bytes,
     )
 }
 

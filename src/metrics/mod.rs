@@ -219,12 +219,31 @@ pub struct NodeState {
     pub head: u64,
     pub retained_events: usize,
     pub retained_bytes: usize,
+    pub retained_bytes_in_memory: usize,
+    pub engine: EngineState,
     pub lag: LagByTransport,
     /// Workers that did not tell their sessions' lag in time.
     pub silent_workers: usize,
     pub tickets: usize,
     pub revocations: usize,
     pub idempotency_keys: usize,
+}
+
+/// How the engine is that holds the log.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EngineState {
+    /// Why it takes no publishes, in words for an operator; `None` where it does.
+    pub refuses: Option<String>,
+    /// Failed writes and syncs.
+    pub write_failures: u64,
+    /// Reads of the store that failed for good.
+    pub read_failures: u64,
+    /// Times that a log had to be given up for a new one.
+    pub lost_logs: u64,
+    /// Writes to the store, each of which may hold many publishes.
+    pub commits: u64,
+    /// What the log takes on disk, in bytes.
+    pub stored_bytes: u64,
 }
 
 /// How far sessions are behind, by transport.

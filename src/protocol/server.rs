@@ -74,6 +74,8 @@ pub enum ServerFrame {
         id: String,
         #[serde(skip_serializing_if = "std::ops::Not::not")]
         duplicate: bool,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        durability: Option<&'static str>,
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<Ref>,
     },

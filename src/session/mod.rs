@@ -43,7 +43,7 @@ use jiff::Timestamp;
 
 use crate::{
     auth::Identity,
-    bus::{Bus, Gap, Range, RewindScan, StartPoint},
+    bus::{Bus, Fetched, NoPage, Range, RewindScan, RewindStep, StartPoint},
     metrics::Ending,
     protocol::{
         CloseReason, ErrorCode, LimitKind, Ref, Refusal, ResetReason, ServerFrame,
@@ -55,6 +55,9 @@ use crate::{
 
 /// Pages read before the worker's other connections get their turn.
 const STEPS_A_TURN: usize = 4;
+
+/// Over how long clients come back for whom nothing can be read now.
+const UNREADABLE_SPREAD: Duration = Duration::from_secs(5);
 
 /// How long a client may take for what waits for it when its session ends. Longer than anyone who
 /// reads needs.
@@ -87,6 +90,7 @@ pub struct Session {
     /// The first one runs, the others wait for it.
     replays: VecDeque<Replay>,
     mailbox: Mailbox,
+    stored: Stored,
     waker: Option<Waker>,
     /// `connected` is in the mailbox or was sent; before it there is no stream cursor.
     announced: bool,
@@ -95,6 +99,17 @@ pub struct Session {
     /// The transport's.
     lifeline: Option<Rc<dyn Sever>>,
     position_told: Instant,
+}
+
+/// Events that only the engine holds, on their way into the mailbox: a page of them at most.
+#[derive(Default)]
+enum Stored {
+    #[default]
+    Unneeded,
+    /// To be asked for by whoever drives the session.
+    Wanted(Vec<u64>),
+    Asked,
+    Here(Fetched),
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -121,6 +136,7 @@ impl Session {
             dispatched,
             replays: VecDeque::new(),
             mailbox: Mailbox::default(),
+            stored: Stored::default(),
             waker: None,
             announced: false,
             closed: None,
@@ -488,8 +504,44 @@ impl Session {
         self.closed.is_none() && (self.reading == Reading::FromLog || !self.replays.is_empty())
     }
 
-    /// Takes the session one step further towards live; false where it is.
+    /// Nothing more can be read before the engine has answered.
+    pub fn awaits_engine(&self) -> bool {
+        self.closed.is_none() && matches!(self.stored, Stored::Wanted(_) | Stored::Asked)
+    }
+
+    /// What is to be read back from the engine, if anything is, and was not asked for before:
+    /// [`Session::take_fetched`] is to be told the answer.
+    pub(crate) fn take_wanted(&mut self) -> Option<Vec<u64>> {
+        let Stored::Wanted(sequences) = &mut self.stored else {
+            return None;
+        };
+        let sequences = std::mem::take(sequences);
+        self.stored = Stored::Asked;
+        Some(sequences)
+    }
+
+    /// What was read back; without it the session ends, and the client comes back with its cursor.
+    pub(crate) fn take_fetched(&mut self, fetched: Option<Fetched>) {
+        match fetched {
+            Some(fetched) => {
+                self.stored = Stored::Here(fetched);
+                self.wake();
+            }
+            None => {
+                self.stored = Stored::Unneeded;
+                self.close(
+                    CloseReason::Unavailable,
+                    UNREADABLE_SPREAD.mul_f64(fastrand::f64()),
+                );
+            }
+        }
+    }
+
+    /// Takes the session one step further towards live; false where it is, or has to wait.
     fn advance(&mut self, bus: &Bus) -> bool {
+        if self.awaits_engine() {
+            return false;
+        }
         let Some(replay) = self.replays.front() else {
             let reads = self.reading == Reading::FromLog;
             if reads {
@@ -556,21 +608,23 @@ impl Session {
     /// Looks for the first replay's rewound events, for as long as a turn may take.
     fn scan_for_rewind(&mut self, bus: &Bus) {
         let tenant = &self.identity.tenant;
+        let fetched = self.stored.take();
         let Some(replay) = self.replays.front_mut() else {
             return;
         };
         let Some(mut scan) = replay.rewind_scan.take() else {
             return;
         };
-        if bus
-            .window()
-            .scan_for_rewind(tenant, &replay.filters, &mut scan)
-        {
-            let position = self.position;
-            self.announce_replay(position, scan.into_sequences().into(), bus);
-        } else {
-            replay.rewind_scan = Some(scan);
+        let (window, filters) = (bus.window(), &replay.filters);
+        match window.scan_for_rewind(tenant, filters, &mut scan, Mailbox::PAGE, &fetched) {
+            RewindStep::Complete => {
+                let position = self.position;
+                return self.announce_replay(position, scan.into_sequences().into(), bus);
+            }
+            RewindStep::More => self.stored = Stored::Here(fetched),
+            RewindStep::Stored(sequences) => self.stored = Stored::Wanted(sequences),
         }
+        replay.rewind_scan = Some(scan);
     }
 
     /// Tells where the first replay starts, once that is known.
@@ -594,14 +648,16 @@ impl Session {
 
     /// Takes the first replay one step further: a page, or its end.
     fn advance_replay(&mut self, bus: &Bus) {
+        let fetched = self.stored.take();
         let Some(replay) = self.replays.front_mut() else {
             return;
         };
         let tenant = &self.identity.tenant;
-        match replay.read(tenant, bus.window(), &mut self.mailbox) {
-            Ok(false) => {}
+        match replay.read(tenant, bus.window(), &fetched, &mut self.mailbox) {
+            Ok(false) => self.stored = Stored::Here(fetched),
             Ok(true) => self.finish_replay(bus),
-            Err(Gap) => match replay.forgive_gap(bus.window()) {
+            Err(NoPage::Stored(sequences)) => self.stored = Stored::Wanted(sequences),
+            Err(NoPage::Gap) => match replay.forgive_gap(bus.window()) {
                 Ok(()) => {}
                 Err(reason) => self.reset_replay(reason, bus),
             },
@@ -672,19 +728,20 @@ impl Session {
             until: None,
         };
         let tenant = &self.identity.tenant;
-        let page = bus
-            .window()
-            .page(tenant, &self.filters, range, Mailbox::PAGE);
-        match page {
+        let (fetched, window) = (self.stored.take(), bus.window());
+        match window.page(tenant, &self.filters, range, Mailbox::PAGE, &fetched) {
             Ok(page) => {
                 self.position = page.position;
                 if page.complete {
                     self.reading = Reading::Live;
                     self.update_plain();
+                } else {
+                    self.stored = Stored::Here(fetched);
                 }
                 self.mailbox.push_page(page);
             }
-            Err(Gap) => {
+            Err(NoPage::Stored(sequences)) => self.stored = Stored::Wanted(sequences),
+            Err(NoPage::Gap) => {
                 self.position = bus.window().head();
                 self.mailbox.push_frame(ServerFrame::Reset {
                     reason: ResetReason::Lagged,
@@ -703,6 +760,16 @@ impl Session {
     fn wake(&mut self) {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
+        }
+    }
+}
+
+impl Stored {
+    /// What is here, taken out.
+    fn take(&mut self) -> Fetched {
+        match std::mem::take(self) {
+            Self::Here(fetched) => fetched,
+            Self::Unneeded | Self::Wanted(_) | Self::Asked => Fetched::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! Subscriptions on their way to live: where they start, and how far they have come.
 
-use std::{collections::VecDeque, rc::Rc};
+use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
 use super::{
     mailbox::{Delivery, Mailbox},
@@ -8,7 +8,7 @@ use super::{
 };
 use crate::{
     auth::Identity,
-    bus::{Bus, Gap, Range, RewindScan, StartPoint, Window},
+    bus::{Bus, Fetched, NoPage, Range, RewindScan, StartPoint, Whereabouts, Window},
     protocol::{Ref, ResetReason, ServerFrame},
     subscription::FilterSet,
     topic::{Tenant, TopicFilter},
@@ -101,16 +101,26 @@ impl Replay {
         &mut self,
         tenant: &Tenant,
         window: &Window,
+        fetched: &Fetched,
         mailbox: &mut Mailbox,
-    ) -> Result<bool, Gap> {
+    ) -> Result<bool, NoPage> {
         let Some(progress) = &mut self.progress else {
             return Ok(false);
         };
-        while let Some(sequence) = progress.rewind.pop_front() {
-            // What was trimmed meanwhile is not retained any more, which is all that was asked for.
-            if let Some(event) = window.event(sequence)
-                && self.filters.matches(&event)
-            {
+        while let Some(sequence) = progress.rewind.front() {
+            let here = match (window.event(*sequence), fetched.get(*sequence)) {
+                (Whereabouts::Here(event), _) => Some(event),
+                (Whereabouts::Stored, Some(event)) => Some(Arc::clone(event)),
+                (Whereabouts::Stored, None) => {
+                    let wanted = window.stored_of(progress.rewind.iter(), Mailbox::PAGE);
+                    return Err(NoPage::Stored(wanted));
+                }
+                // What was trimmed meanwhile is not retained any more, which is all that was asked
+                // for.
+                (Whereabouts::Gone, _) => None,
+            };
+            progress.rewind.pop_front();
+            if let Some(event) = here.filter(|event| self.filters.matches(event)) {
                 mailbox.push_event(Rc::new(Delivery::from_log(event)));
             }
             if mailbox.is_full() {
@@ -124,7 +134,7 @@ impl Replay {
             after: progress.position,
             until: Some(progress.until),
         };
-        let page = window.page(tenant, &self.filters, range, Mailbox::PAGE)?;
+        let page = window.page(tenant, &self.filters, range, Mailbox::PAGE, fetched)?;
         progress.position = page.position;
         progress.under_way = true;
         let complete = page.complete;

@@ -38,6 +38,9 @@ use crate::{
     session::{Announcement, Outgoing, Peer, Session, Tally},
 };
 
+/// How long an answer waits for the log to be read, whatever the client's wait is.
+const READ_WITHIN: Duration = Duration::from_secs(10);
+
 /// Envelopes in one answer; the first always fits.
 const MAX_ANSWER_BYTES: usize = 1 << 20;
 
@@ -154,6 +157,10 @@ impl PollRequest {
                     CloseReason::Revoked.message(),
                 ));
             }
+            Collected::Unread => return Err(unread()),
+            Collected::Closed(CloseReason::Unavailable, _) if answer.events.is_empty() => {
+                return Err(unread());
+            }
             Collected::Closed(_, reconnect_after_ms) => {
                 answer.reconnect_after_ms = reconnect_after_ms;
                 (StatusCode::OK, answer.json(cursor(session))?)
@@ -167,6 +174,10 @@ impl PollRequest {
                 _places: connection.into_places(),
             }))
     }
+}
+
+fn unread() -> Refusal {
+    Refusal::unavailable("the log can not be read now: try again later")
 }
 
 /// An answer that is on its way. It keeps its poll's places until it is sent, so that a client that
@@ -214,6 +225,8 @@ enum Collected {
     /// As many events as fit.
     Page,
     Nothing,
+    /// The log could not be read.
+    Unread,
     Reset(ServerFrame),
     Closed(CloseReason, Option<u64>),
 }
@@ -253,6 +266,15 @@ impl Answer {
         loop {
             let outgoing = match session.next() {
                 Some(outgoing) => Some(outgoing),
+                // However short the wait, what is in the log by now is part of the answer.
+                None if session.with(|session| session.awaits_engine()) => {
+                    let read = tokio::time::timeout(READ_WITHIN, wait_for_next(session));
+                    match read.await {
+                        Ok(outgoing) => outgoing,
+                        Err(_) if self.events.is_empty() => return Collected::Unread,
+                        Err(_) => return Collected::Page,
+                    }
+                }
                 None if session.with(|session| session.is_behind()) => {
                     tokio::task::yield_now().await;
                     continue;

@@ -28,6 +28,8 @@ struct Published {
     ids: Option<Vec<String>>,
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     duplicate: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    durability: Option<&'static str>,
 }
 
 pub async fn publish(
@@ -55,6 +57,7 @@ pub async fn publish(
         id: (!is_batch).then(|| ids.next()).flatten(),
         ids: is_batch.then(|| ids.collect()),
         duplicate: appended.duplicate,
+        durability: worker.shard.bus().durability(),
     };
     Ok(HttpResponse::Ok().json(answer))
 }

@@ -105,7 +105,7 @@ impl EmptyPolls {
     /// Notes a poll that found nothing; true where there have been so many that the dispatcher
     /// must be spinning.
     pub fn are_too_many(&mut self, session: &SessionHandle) -> bool {
-        if session.with(|session| session.is_behind()) {
+        if session.with(|session| session.is_behind() && !session.awaits_engine()) {
             self.interrupted();
         } else {
             self.0 += 1;
@@ -127,7 +127,7 @@ pub fn poll_next(
             return Poll::Ready(None);
         }
         session.wake_with(cx.waker());
-        if session.is_behind() {
+        if session.is_behind() && !session.awaits_engine() {
             cx.waker().wake_by_ref();
         }
         Poll::Pending

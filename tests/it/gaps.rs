@@ -391,7 +391,8 @@ async fn of_very_many_trimmed_topics_each_is_told_and_no_other() {
 
 #[tokio::test]
 async fn heartbeats_keep_a_subscriber_of_quiet_topics_within_retention() {
-    let gateway = TestGateway::with("heartbeat = \"100ms\"\nretention.events = 4").await;
+    // Long enough that who publishes meanwhile, and answers no Ping, is not taken for silent.
+    let gateway = TestGateway::with("heartbeat = \"500ms\"\nretention.events = 4").await;
     let query = "topics=quiet:1";
     let mut ws = gateway.ws(query).await;
     let mut sse = gateway.sse(query).await;

@@ -8,6 +8,7 @@ mod connections;
 mod console;
 mod deployment;
 mod draining;
+mod durability;
 mod errors;
 mod events;
 mod gaps;

@@ -2,7 +2,9 @@
 
 use serde_json::{Value, json};
 
-use crate::support::{Claims, Everywhere, Raw, TestGateway, Transport, Ws, replay, within};
+use crate::support::{
+    Claims, Everywhere, Raw, TestGateway, Transport, Ws, answered, replay, within,
+};
 
 /// What a retry of a publisher looks like, on either way in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -33,7 +35,7 @@ async fn publish(
                 message["key"] = json!(key);
             }
             let mut ws = gateway.ws_as(claims, "").await;
-            let mut reply = ws.ask(message).await;
+            let mut reply = answered(ws.ask(message).await);
             let fields = reply.as_object_mut().unwrap();
             if fields["type"] == "published" {
                 fields.remove("type");
@@ -60,7 +62,7 @@ async fn publish_text(
     let response = within("an answer", sent).await.expect("an answer");
     (
         response.status().as_u16(),
-        response.json().await.expect("JSON"),
+        answered(response.json().await.expect("JSON")),
     )
 }
 
@@ -77,7 +79,10 @@ async fn one_event_is_answered_with_its_id() {
         .ask(json!({"type": "publish", "topic": "a:1", "ref": 5}))
         .await;
     let id = everywhere.event().await["id"].clone();
-    assert_eq!(reply, json!({"type": "published", "id": id, "ref": 5}));
+    assert_eq!(
+        answered(reply),
+        json!({"type": "published", "id": id, "ref": 5})
+    );
 }
 
 #[tokio::test]

@@ -265,6 +265,7 @@ impl WsBody {
             } => self.reply(ServerFrame::Published {
                 id: appended.first.to_string(),
                 duplicate: appended.duplicate,
+                durability: self.worker.shard.bus().durability(),
                 reference,
             }),
             Done::Published {

@@ -1,11 +1,15 @@
 //! A gateway to test, and clients that speak the protocol's terms.
 
+mod checker;
 mod door;
 mod gateway;
+mod hopper;
 mod js;
 mod keys;
+mod load;
 mod narrow;
 mod network;
+mod node;
 mod program;
 mod raw;
 mod results;
@@ -19,11 +23,15 @@ mod ws;
 
 use std::{future::Future, time::Duration};
 
+pub use checker::{Checker, END, Verdict};
 pub use door::{Answer, Credentials, Door, answer_of};
-pub use gateway::TestGateway;
+pub use gateway::{TestGateway, answered};
+pub use hopper::Hopper;
 pub use js::Js;
 pub use keys::{SigningKey, base64url};
+pub use load::Load;
 pub use network::{Fault, Kind, Manner, Network};
+pub use node::Node;
 pub use program::{Ended, Program};
 pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};
 pub use results::record;

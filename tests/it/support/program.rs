@@ -47,6 +47,14 @@ impl Program {
         Self::start(command)
     }
 
+    /// As [`Program::tribus`], started by another program that becomes it, or whose child it is not.
+    pub fn tribus_under(wrapper: &[&str], arguments: &[&str], variables: &[(&str, &str)]) -> Self {
+        let words = [wrapper, &[env!("CARGO_BIN_EXE_tribus")], arguments].concat();
+        let mut command = Command::new(words[0]);
+        command.args(&words[1..]);
+        Self::start(with_variables(command, variables))
+    }
+
     pub fn curl(arguments: &[&str]) -> Self {
         let mut command = Command::new("curl");
         command.args(["--silent", "--show-error", "--no-buffer"]);
@@ -117,6 +125,11 @@ impl Program {
         self.stderr.next_with(part).await
     }
 
+    /// As [`Program::says`]; `None` where it ends first.
+    pub async fn try_says(&mut self, part: &str) -> Option<String> {
+        self.stderr.find(part).await
+    }
+
     /// The next line of standard output with this in it.
     pub async fn prints(&mut self, part: &str) -> String {
         self.stdout.next_with(part).await
@@ -129,6 +142,10 @@ impl Program {
             self.stderr.seen.push('\n');
         }
         self.stderr.seen.clone()
+    }
+
+    pub fn id(&self) -> u32 {
+        self.child.id()
     }
 
     /// Sends a signal, such as `TERM`.
@@ -204,16 +221,18 @@ impl Lines {
     }
 
     async fn next_with(&mut self, part: &str) -> String {
+        let found = self.find(part).await;
+        found.unwrap_or_else(|| panic!("ended without {part:?}:\n{}", self.seen))
+    }
+
+    /// The next line with this in it; `None` where there is none to the end.
+    async fn find(&mut self, part: &str) -> Option<String> {
         loop {
-            match within(part, self.coming.recv()).await {
-                Some(line) => {
-                    self.seen.push_str(&line);
-                    self.seen.push('\n');
-                    if line.contains(part) {
-                        return line;
-                    }
-                }
-                None => panic!("ended without {part:?}:\n{}", self.seen),
+            let line = within(part, self.coming.recv()).await?;
+            self.seen.push_str(&line);
+            self.seen.push('\n');
+            if line.contains(part) {
+                return Some(line);
             }
         }
     }
