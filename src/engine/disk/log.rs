@@ -4,7 +4,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use anyhow::Context as _;
@@ -12,8 +12,9 @@ use anyhow::Context as _;
 use super::{
     backend::{self, Mishaps},
     directory::Directory,
-    index::{ChunkBuilder, read_rest},
-    label::{Durability, Label, Reached, forget_trims, write_trims},
+    failure::Health,
+    index::ChunkBuilder,
+    label::{Durability, Label, Reached},
     record::{self, FORMAT, KeyRow},
     recovery::{self, Recovered},
     segment::{Commit, Segment, SegmentError, Writing},
@@ -36,9 +37,6 @@ const SEGMENTS: u64 = 16;
 /// Small ones cost more syncs, large ones a longer start after a crash.
 const SEGMENT_LEAST: u64 = 1 << 20;
 const SEGMENT_MOST: u64 = 256 << 20;
-
-/// How long a segment is written at least, unless it grows large.
-const ROLL_AGAIN: Duration = Duration::from_secs(60);
 
 /// What an engine is opened with.
 #[derive(Clone)]
@@ -102,18 +100,6 @@ pub struct DiskLog {
     /// No try of late to begin another one has failed.
     pub(super) may_roll: bool,
     pub(super) condition: Arc<Mutex<EngineState>>,
-}
-
-/// Whether the log can be written.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Health {
-    Well,
-    /// There is no space; it goes on once there is.
-    Full,
-    /// Something could not be read for writing; it is opened anew.
-    Reopening,
-    /// Nobody knows what is on disk before the next start.
-    Stopped,
 }
 
 /// A publish of a group that is being committed.
@@ -194,7 +180,7 @@ impl DiskLog {
     }
 
     /// From here on the last run's word on how it ended does not hold any more.
-    fn begin_run(&self) -> io::Result<()> {
+    pub(super) fn begin_run(&self) -> io::Result<()> {
         self.reached.write(self.last)?;
         self.write_label(&self.shelf.log(), false)
     }
@@ -325,43 +311,6 @@ impl DiskLog {
         }
     }
 
-    fn refusal(&self) -> EngineError {
-        EngineError::Unavailable(match self.health {
-            Health::Full => {
-                "the log's disk is full: nothing is accepted until there is space".into()
-            }
-            Health::Reopening => "the log is opened anew: try again in a moment".into(),
-            Health::Well | Health::Stopped => {
-                "the log can not be written: nothing is accepted until the gateway is restarted"
-                    .into()
-            }
-        })
-    }
-
-    /// Stops writing. What is on disk is still read.
-    fn fail(&mut self, error: &SegmentError) {
-        self.health = match error {
-            _ if self.mishaps.need_restart() => Health::Stopped,
-            SegmentError::Io(error) if backend::is_full(error) => Health::Full,
-            SegmentError::Io(_) => Health::Reopening,
-            SegmentError::Damaged { .. } => Health::Stopped,
-        };
-        let advice = match self.health {
-            Health::Full => "it goes on once there is space",
-            Health::Reopening => "it is opened anew",
-            Health::Well | Health::Stopped => "restart the gateway once the disk is well",
-        };
-        tracing::error!(%error, advice, "the log can not be written, so publishes are refused");
-        self.update_condition(|condition| {
-            condition.write_failures += 1;
-            condition.refuses = Some(format!("the log can not be written: {error}; {advice}"));
-        });
-        // Readers go on with what is there, and open it for themselves.
-        self.active.close();
-        // What it holds of the group was never written.
-        self.chunk = ChunkBuilder::default();
-    }
-
     /// Does what is due, about once a second: goes on after a full disk, and gives space back.
     pub fn look_after(&mut self) {
         self.look_for_mishaps();
@@ -372,229 +321,6 @@ impl DiskLog {
         self.may_roll = true;
         self.roll();
         self.measure();
-    }
-
-    /// Takes note of errors that nobody was told of: redb goes on after some, and others were a
-    /// reader's.
-    fn look_for_mishaps(&mut self) {
-        if self.health != Health::Well {
-            return;
-        }
-        if self.mishaps.need_restart() {
-            self.fail(&io::Error::other("a write failed").into());
-            return;
-        }
-        match self.active.end() {
-            Ok(_) => {}
-            Err(error @ SegmentError::Io(_)) => self.fail(&error),
-            Err(error) => self.lose(&self.shelf.log(), &error),
-        }
-    }
-
-    fn recover(&mut self) {
-        match self.open_anew() {
-            Ok(()) => {
-                self.health = Health::Well;
-                tracing::info!("the log can be written again");
-                self.update_condition(|condition| condition.refuses = None);
-            }
-            Err(SegmentError::Io(error)) if !self.mishaps.need_restart() => {
-                tracing::debug!(%error, "the log still can not be written");
-                self.active.close();
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    /// Opens the newest segment as after a crash, and tries whether it takes a commit.
-    fn open_anew(&mut self) -> Result<(), SegmentError> {
-        self.begin_run()?;
-        self.active.write(self.writing())?;
-        let end = self.active.end()?;
-        if end.last != self.last {
-            self.mishaps.note_sync();
-            return Err(SegmentError::Damaged {
-                name: self.active.name().to_owned(),
-                what: format!("it ends at {} instead of {}", end.last, self.last),
-            });
-        }
-        self.active.commit(&Commit {
-            end,
-            ..Commit::default()
-        })?;
-        let until = self.active.read_index(|_| {})?;
-        self.chunk = read_rest(&self.active, until, &self.shelf.log())?;
-        Ok(())
-    }
-
-    /// Does what the publishers of the last group need not wait for: begins another segment where
-    /// this one has grown enough.
-    pub fn roll(&mut self) {
-        if self.health != Health::Well || !self.may_roll || !self.is_to_roll() {
-            return;
-        }
-        if let Err(error) = self.store_chunk() {
-            return self.fail(&error);
-        }
-        match self.begin_segment() {
-            Ok(()) => self.look_for_mishaps(),
-            Err(error) if self.mishaps.need_restart() => self.fail(&error),
-            Err(error) => {
-                tracing::warn!(%error, "can not begin another segment, and go on with this one");
-                // A try costs syncs.
-                self.may_roll = false;
-            }
-        }
-        self.drop_old_segments();
-    }
-
-    /// Where it is large, or after a while mostly of what is not retained any more: a segment goes as a
-    /// whole.
-    fn is_to_roll(&self) -> bool {
-        let bytes = self.active.bytes().unwrap_or(0);
-        let after = self.active.after();
-        let trimmed = self.tail.earliest().saturating_sub(after);
-        let given = self.last - after;
-        let is_mostly_old = trimmed > 0 && 2 * trimmed >= given;
-        // The next one is named by where this one ends.
-        given > 0
-            && (bytes >= self.options.segment_bytes
-                || (is_mostly_old && self.active_since.elapsed() >= ROLL_AGAIN))
-    }
-
-    /// Completes the index of the segment.
-    fn store_chunk(&mut self) -> Result<(), SegmentError> {
-        let Some(chunk) = self.chunk.take() else {
-            return Ok(());
-        };
-        self.active.commit(&Commit {
-            chunks: vec![chunk],
-            end: self.chunk.end(),
-            ..Commit::default()
-        })
-    }
-
-    fn begin_segment(&mut self) -> Result<(), SegmentError> {
-        let next = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
-        let next = Arc::new(next);
-        self.shelf.push(Arc::clone(&next));
-        std::mem::replace(&mut self.active, next).close();
-        self.chunk = ChunkBuilder::after(self.last);
-        self.active_since = Instant::now();
-        Ok(())
-    }
-
-    /// Removes the segments of which nothing is retained.
-    ///
-    /// Also on a full disk, where it gives space, but for their keys that are still remembered.
-    fn drop_old_segments(&mut self) {
-        if self.health == Health::Stopped {
-            return;
-        }
-        let old = self.old_segments();
-        if old.is_empty() {
-            return;
-        }
-        match self.drop_segments(&old) {
-            Ok(()) => {}
-            Err(error @ SegmentError::Damaged { .. }) => self.lose(&self.shelf.log(), &error),
-            Err(error) if self.mishaps.need_restart() => self.fail(&error),
-            Err(error) => tracing::warn!(%error, "can not remove an old segment"),
-        }
-    }
-
-    /// The oldest segments of which nothing is retained, and where they end.
-    fn old_segments(&mut self) -> Vec<(Arc<Segment>, u64)> {
-        let earliest = self.tail.earliest();
-        let segments = self.shelf.segments();
-        let old = segments.windows(2).take_while(|pair| {
-            let keys_wait = self.health != Health::Well
-                && self.keys.reach_back_to(pair[1].after(), Instant::now());
-            pair[1].after() <= earliest && !keys_wait
-        });
-        old.map(|pair| (Arc::clone(&pair[0]), pair[1].after()))
-            .collect()
-    }
-
-    fn drop_segments(&mut self, old: &[(Arc<Segment>, u64)]) -> Result<(), SegmentError> {
-        let directory = Arc::clone(&self.directory);
-        for (segment, end) in old {
-            self.take_keys_over(segment, *end)?;
-        }
-        if let Err(error) = write_trims(directory.as_ref(), self.tail.trims()) {
-            if !backend::is_full(&error) {
-                self.mishaps.note_sync();
-                return Err(error.into());
-            }
-            // Nobody knows then, which errs towards a reset, and there is space.
-            forget_trims(directory.as_ref())?;
-        }
-        for (segment, _) in old {
-            directory.remove(segment.name())?;
-            self.shelf.drop_oldest();
-            // Else a power failure might take the next one, and leave this one.
-            let synced = directory.sync();
-            synced.inspect_err(|_| self.mishaps.note_sync())?;
-        }
-        Ok(())
-    }
-
-    /// Keys outlive their events.
-    fn take_keys_over(&mut self, oldest: &Segment, end: u64) -> Result<(), SegmentError> {
-        if !self.keys.reach_back_to(end, Instant::now()) {
-            return Ok(());
-        }
-        let mut keys = oldest.read_keys(i64::MIN)?;
-        keys.retain(|row| self.keys.holds(&row.key(), row.first));
-        keys.reverse();
-        self.carry_keys(oldest.after(), &keys)
-    }
-
-    fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {
-        if keys.is_empty() {
-            return Ok(());
-        }
-        let carried = self.active.carry_keys(from, keys);
-        carried.inspect_err(|error| self.fail(error))
-    }
-
-    /// Something that should be in this log can never be read again: begins a new one.
-    pub fn lose(&mut self, log: &LogId, error: &SegmentError) {
-        // Several readers may come upon the same damage.
-        if self.shelf.log() != *log || self.health != Health::Well {
-            return;
-        }
-        tracing::error!(
-            %error,
-            log = log.as_str(),
-            until = self.last,
-            "the log has lost events: clients are told to start afresh"
-        );
-        if let Err(error) = self.begin_log() {
-            tracing::error!(%error, "can not begin a new log");
-            // What there is belongs to neither of them.
-            self.mishaps.note_sync();
-            self.fail(&SegmentError::Io(io::Error::other(error)));
-        }
-    }
-
-    fn begin_log(&mut self) -> anyhow::Result<()> {
-        let old = self.shelf.log();
-        self.active.close();
-        recovery::set_aside(self.directory.as_ref(), &old)?;
-        let log = (self.options.new_log)()?;
-        let active = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
-        self.reached = Reached::open(self.directory.as_ref())?;
-        self.write_label(&log, false)?;
-        // Nothing fails from here on, so that readers never see half of this.
-        self.active = Arc::new(active);
-        self.chunk = ChunkBuilder::after(self.last);
-        self.shelf
-            .replace(log.clone(), vec![Arc::clone(&self.active)]);
-        self.given_up = Some((old, self.last));
-        self.tail.restart(log, self.last);
-        self.update_condition(|condition| condition.lost_logs += 1);
-        Ok(())
     }
 
     /// Ends the log's run, so that the next start knows that nothing is missing.
@@ -620,7 +346,7 @@ impl DiskLog {
         Ok(self.write_label(&self.shelf.log(), true)?)
     }
 
-    fn write_label(&self, log: &LogId, clean: bool) -> io::Result<()> {
+    pub(super) fn write_label(&self, log: &LogId, clean: bool) -> io::Result<()> {
         let label = Label {
             format: FORMAT,
             log: log.clone(),
@@ -646,7 +372,7 @@ impl DiskLog {
         self.update_condition(|condition| condition.stored_bytes = bytes);
     }
 
-    fn update_condition(&self, update: impl FnOnce(&mut EngineState)) {
+    pub(super) fn update_condition(&self, update: impl FnOnce(&mut EngineState)) {
         update(
             &mut self
                 .condition

@@ -13,12 +13,14 @@
 
 mod backend;
 mod directory;
+mod failure;
 mod index;
 mod inspect;
 mod label;
 mod log;
 pub mod record;
 mod recovery;
+mod rolling;
 mod segment;
 mod shelf;
 #[cfg(test)]

@@ -17,7 +17,7 @@ use crate::{
     bus::Retention,
     engine::{
         IdempotencyKey, IdempotencyLimits,
-        disk::{DiskOptions, Durability, Request, log::Health},
+        disk::{DiskOptions, Durability, Request, failure::Health},
     },
     event::Draft,
     topic::{Tenant, Topic},

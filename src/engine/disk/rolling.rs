@@ -1,0 +1,152 @@
+//! How segments come and go.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use super::{
+    backend,
+    failure::Health,
+    index::ChunkBuilder,
+    label::{forget_trims, write_trims},
+    log::DiskLog,
+    record::KeyRow,
+    segment::{Commit, Segment, SegmentError},
+};
+
+/// How long a segment is written at least, unless it grows large.
+const ROLL_AGAIN: Duration = Duration::from_secs(60);
+
+impl DiskLog {
+    /// Does what the publishers of the last group need not wait for: begins another segment where
+    /// this one has grown enough.
+    pub fn roll(&mut self) {
+        if self.health != Health::Well || !self.may_roll || !self.is_to_roll() {
+            return;
+        }
+        if let Err(error) = self.store_chunk() {
+            return self.fail(&error);
+        }
+        match self.begin_segment() {
+            Ok(()) => self.look_for_mishaps(),
+            Err(error) if self.mishaps.need_restart() => self.fail(&error),
+            Err(error) => {
+                tracing::warn!(%error, "can not begin another segment, and go on with this one");
+                // A try costs syncs.
+                self.may_roll = false;
+            }
+        }
+        self.drop_old_segments();
+    }
+
+    /// Where it is large, or after a while mostly of what is not retained any more: a segment goes as a
+    /// whole.
+    fn is_to_roll(&self) -> bool {
+        let bytes = self.active.bytes().unwrap_or(0);
+        let after = self.active.after();
+        let trimmed = self.tail.earliest().saturating_sub(after);
+        let given = self.last - after;
+        let is_mostly_old = trimmed > 0 && 2 * trimmed >= given;
+        // The next one is named by where this one ends.
+        given > 0
+            && (bytes >= self.options.segment_bytes
+                || (is_mostly_old && self.active_since.elapsed() >= ROLL_AGAIN))
+    }
+
+    /// Completes the index of the segment.
+    pub(super) fn store_chunk(&mut self) -> Result<(), SegmentError> {
+        let Some(chunk) = self.chunk.take() else {
+            return Ok(());
+        };
+        self.active.commit(&Commit {
+            chunks: vec![chunk],
+            end: self.chunk.end(),
+            ..Commit::default()
+        })
+    }
+
+    fn begin_segment(&mut self) -> Result<(), SegmentError> {
+        let next = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
+        let next = Arc::new(next);
+        self.shelf.push(Arc::clone(&next));
+        std::mem::replace(&mut self.active, next).close();
+        self.chunk = ChunkBuilder::after(self.last);
+        self.active_since = Instant::now();
+        Ok(())
+    }
+
+    /// Removes the segments of which nothing is retained.
+    ///
+    /// Also on a full disk, where it gives space, but for their keys that are still remembered.
+    pub(super) fn drop_old_segments(&mut self) {
+        if self.health == Health::Stopped {
+            return;
+        }
+        let old = self.old_segments();
+        if old.is_empty() {
+            return;
+        }
+        match self.drop_segments(&old) {
+            Ok(()) => {}
+            Err(error @ SegmentError::Damaged { .. }) => self.lose(&self.shelf.log(), &error),
+            Err(error) if self.mishaps.need_restart() => self.fail(&error),
+            Err(error) => tracing::warn!(%error, "can not remove an old segment"),
+        }
+    }
+
+    /// The oldest segments of which nothing is retained, and where they end.
+    fn old_segments(&mut self) -> Vec<(Arc<Segment>, u64)> {
+        let earliest = self.tail.earliest();
+        let segments = self.shelf.segments();
+        let old = segments.windows(2).take_while(|pair| {
+            let keys_wait = self.health != Health::Well
+                && self.keys.reach_back_to(pair[1].after(), Instant::now());
+            pair[1].after() <= earliest && !keys_wait
+        });
+        old.map(|pair| (Arc::clone(&pair[0]), pair[1].after()))
+            .collect()
+    }
+
+    fn drop_segments(&mut self, old: &[(Arc<Segment>, u64)]) -> Result<(), SegmentError> {
+        let directory = Arc::clone(&self.directory);
+        for (segment, end) in old {
+            self.take_keys_over(segment, *end)?;
+        }
+        if let Err(error) = write_trims(directory.as_ref(), self.tail.trims()) {
+            if !backend::is_full(&error) {
+                self.mishaps.note_sync();
+                return Err(error.into());
+            }
+            // Nobody knows then, which errs towards a reset, and there is space.
+            forget_trims(directory.as_ref())?;
+        }
+        for (segment, _) in old {
+            directory.remove(segment.name())?;
+            self.shelf.drop_oldest();
+            // Else a power failure might take the next one, and leave this one.
+            let synced = directory.sync();
+            synced.inspect_err(|_| self.mishaps.note_sync())?;
+        }
+        Ok(())
+    }
+
+    /// Keys outlive their events.
+    fn take_keys_over(&mut self, oldest: &Segment, end: u64) -> Result<(), SegmentError> {
+        if !self.keys.reach_back_to(end, Instant::now()) {
+            return Ok(());
+        }
+        let mut keys = oldest.read_keys(i64::MIN)?;
+        keys.retain(|row| self.keys.holds(&row.key(), row.first));
+        keys.reverse();
+        self.carry_keys(oldest.after(), &keys)
+    }
+
+    fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {
+        if keys.is_empty() {
+            return Ok(());
+        }
+        let carried = self.active.carry_keys(from, keys);
+        carried.inspect_err(|error| self.fail(error))
+    }
+}
