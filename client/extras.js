@@ -1,4 +1,4 @@
-// What few pages need, loaded by the client when it is asked for.
+// What few pages need, or what can wait: loaded by the client once it has a connection, or when it is asked for.
 
 import { Persist } from "./persist.js";
 import { Tabs } from "./tabs.js";
@@ -6,6 +6,7 @@ import { Tabs } from "./tabs.js";
 export { diagnose } from "./diagnose.js";
 export { native } from "./native.js";
 export { publish } from "./publish.js";
+export { refresh } from "./refresh.js";
 export { rewind } from "./rewind.js";
 export { sift } from "./sift.js";
 export { survives } from "./survives.js";
