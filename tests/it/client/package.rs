@@ -198,6 +198,9 @@ fn npm_would_publish_exactly_the_client() {
     assert_eq!(
         names,
         [
+            "LICENSE-APACHE",
+            "LICENSE-MIT",
+            "README.md",
             "package.json",
             "react.d.ts",
             "react.js",
