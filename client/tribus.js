@@ -7,6 +7,7 @@ import { Subscription } from "./subscription.js";
 
 export { TribusError };
 
+/* global BUILD -- of this source, put in by scripts/client.sh. */
 const BUFFER = 1024;
 /** For a `getToken` that never answers. */
 const TOKEN_MS = 20e3;
@@ -70,7 +71,7 @@ export class Tribus extends Path {
 
   /** What can wait, or few pages need. It knows no class of the core's. */
   async _extra(name, ...rest) {
-    return (await import("./tribus-extras.js"))[name](this, ...rest);
+    return (await import("./tribus-extras.js")).use(BUILD, name, this, ...rest);
   }
 
   /** For good, but for `reconnect()`. */

@@ -329,7 +329,7 @@ async fn a_page_keeps_the_extras_of_its_own_version() {
     client.run(loaded, Value::Null).await;
     let other = "
         await page.route('**/tribus-extras.js', (route) =>
-            route.fulfill({ contentType: 'text/javascript', body: 'export const publish = () => \"of another version\";' }));";
+            route.fulfill({ contentType: 'text/javascript', body: 'export const use = () => \"of another version\";' }));";
     client.drive(other, Value::Null).await;
     let publish = "return typeof (await state.client.publish('order:1', 1)).id;";
     assert_eq!(client.run(publish, Value::Null).await, "string");
