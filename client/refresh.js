@@ -10,7 +10,7 @@ const LEAST_MS = 1000;
 /** By client: the token that will be replaced, and when. */
 const armed = new WeakMap();
 
-/** Told at each new connection; what is armed for its token already stays so. */
+/** At each new connection, and where there is a token without one; what is armed for its token already stays so. */
 export const refresh = async (client) => {
   const token = await client._getToken();
   const { exp, iat } = claimsOf(token);

@@ -7,6 +7,7 @@
 //   leader ─ { to, status } ─▶ follower, at once; { to, number, event | at | reset | error } ─▶ follower;  { status }, { hello } ─▶ all
 
 import { claimsOf } from "./claims.js";
+import { refresh } from "./refresh.js";
 import { startOf } from "./wire.js";
 
 const WATCH_EVERY_MS = 5000;
@@ -63,6 +64,7 @@ export class Tabs {
     });
     // Whoever is gone has lost this lock, however it went.
     lock(this._key + this._id, () => presence);
+    this._keepFresh();
     this._follow();
   }
 
@@ -82,10 +84,18 @@ export class Tabs {
     const client = this._client;
     const token = await client._getToken().catch(() => undefined);
     if (client._isClosed || client._life) return;
-    if (this._channel && this._keyOf(token) === this._key) return this._channel.postMessage({ reconnect: 1 });
+    if (this._channel && this._keyOf(token) === this._key) {
+      this._keepFresh();
+      return this._channel.postMessage({ reconnect: 1 });
+    }
     // It has left already where it was closed and is told to reconnect by whoever hears of that first.
     this._leave?.();
     client._begin();
+  }
+
+  /** A follower has no connection, and publishes by requests. */
+  _keepFresh() {
+    refresh(this._client).catch(() => {});
   }
 
   _keyOf(token) {

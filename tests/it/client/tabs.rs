@@ -273,3 +273,27 @@ async fn a_client_that_reconnects_while_it_logs_in_connects_once_and_stays_close
     let got = js.run(body, json!(token)).await;
     assert_eq!(got, json!([1, 1, "closed"]));
 }
+
+#[tokio::test]
+async fn a_tab_without_a_connection_keeps_its_token_fresh_and_publishes() {
+    let gateway = TestGateway::start().await;
+    let js = chromium(&gateway).await;
+    let options = json!({"shareTabs": true});
+    let _leader = Client::in_page(&js, 0, options.clone()).await;
+    // What loads the page counts for the life of a token.
+    js.run_in(1, "await load();", Value::Null).await;
+    let tokens = [3, 600].map(|seconds| Claims::all("alice").expiring_in(seconds).token());
+    let second = Client::settled(js.clone(), 1, "/", &tokens, options).await;
+    let publish = "
+        await until(() => state.tokens === 2);
+        await new Promise((resolve) => setTimeout(resolve, args));
+        return [typeof (await state.client.publish('order:1', 1)).id, state.errors];";
+    // By then the first one is over.
+    let published = second.run(publish, json!(1500)).await;
+    assert_eq!(published, json!(["string", []]));
+    let connections = gateway
+        .scrape()
+        .await
+        .value("tribus_connections{transport=\"ws\"}");
+    assert!((connections - 1.0).abs() < f64::EPSILON, "{connections}");
+}
