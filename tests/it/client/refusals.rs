@@ -180,3 +180,18 @@ async fn what_is_too_much_for_a_request_is_refused_and_the_rest_goes_on() {
         assert_eq!(got, expected, "{transport}");
     }
 }
+
+#[tokio::test]
+async fn a_subscription_that_alone_is_too_much_is_refused_alone() {
+    let gateway = TestGateway::with("limits.message_bytes = \"8KiB\"").await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        client.collect("orders", json!("order:*"), json!({})).await;
+        let args = json!({"count": 1, "each": 500, "topic": "a-topic-with-a-long-name-N:T"});
+        client.run(SUBSCRIBE_TO_MANY, args).await;
+        let refused = client.run("return state.refused;", Value::Null).await;
+        assert_eq!(refused, json!([[0, "too_large"]]), "{transport}");
+        gateway.publish("order:1", json!(1)).await;
+        assert_eq!(client.collected("orders", 1).await, json!([1]));
+    }
+}
