@@ -10,7 +10,9 @@ const LONGEST_FRAME = 2e7;
 const POLL_MS = 25e3;
 /** Small enough for a narrow line within the time that a poll has. */
 const POLL_MAX = 100;
-/** Subscriptions that are asked for in one message, which has a size limit. */
+/** In UTF-16 units: the gateway bounds the bytes of a message. */
+const LONGEST_MESSAGE = 2e4;
+/** Topics of any length that one has room for. */
 const GROUP = 200;
 
 /** What every transport builds on. */
@@ -107,7 +109,7 @@ class WebSocketLink extends Link {
       if (this._asked.has(one)) continue;
       this._asked.add(one);
       const { _at, _options: { rewind, events, tags } } = one;
-      const start = JSON.stringify([startOf(one), (all.indexOf(one) / GROUP) | 0]);
+      const start = JSON.stringify(startOf(one));
       // Beside another one that wants more of the same topics the gateway would count what this one does not want.
       if (!_at && rewind && (events || tags)) this._client._extra("rewind", this, one).catch(() => this._ask([one]));
       else groups.set(start, [...(groups.get(start) ?? []), one]);
@@ -115,13 +117,13 @@ class WebSocketLink extends Link {
     groups.forEach((group) => this._ask(group));
     const wanted = new Set(all.flatMap(({ topics }) => topics));
     const topics = [...this._filters].filter((filter) => !wanted.has(filter));
-    if (topics[0]) this._send({ type: "unsubscribe", topics });
+    while (topics[0]) this._send({ type: "unsubscribe", topics: topics.splice(0, GROUP) });
     this._filters = wanted;
   }
 
   _ask(group) {
     const subscriptions = subscriptionsOf(group, this._subscriptions);
-    this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, (frame) => {
+    const onReply = (frame) => {
       const { type, cursor } = frame;
       group = group.filter(({ _ended }) => !_ended);
       if (type === "reset") frame._group = group;
@@ -130,7 +132,7 @@ class WebSocketLink extends Link {
         // What may pass is no answer to the subscription.
         if (!isOfSubscription(frame.code)) this._end(new TribusError(frame));
         // One that may not subscribe keeps out nobody who asked together with it.
-        else if (half) [group.slice(half), group.slice(0, half)].forEach((some) => this._ask(some));
+        else if (half) [group.slice(0, half), group.slice(half)].forEach((some) => this._ask(some));
         else group[0]?._end(new TribusError(frame));
       }
       if (type === "subscribed")
@@ -138,7 +140,10 @@ class WebSocketLink extends Link {
           // Another link may have given it a position meanwhile, before the one where this begins.
           if (one._at && sameLog(cursor, one._at) && isAfter(cursor, one._at)) this._ask([one]);
           else this._join(one, cursor);
-    });
+    };
+    // What would be too much together may pass apart.
+    if (group[1] && JSON.stringify(subscriptions).length > LONGEST_MESSAGE) onReply({ type: "error", code: "too_large" });
+    else this._sendWith({ type: "subscribe", subscriptions, ...startOf(group[0]) }, onReply);
   }
 
   /** Whatever happens, there is a reply: `lost`, where the link has ended. */

@@ -161,6 +161,8 @@ export class Path extends EventTarget {
     this._say(index ? "degraded" : "live", link._transport, this._bad[this._all[0]]);
     this._probes = 0;
     this._probeLater();
+    // This loads the extras too: later the gateway may have those of another version. Without them the gateway tells when the token is over.
+    this._extra("refresh").catch(() => {});
   }
 
   // Losing it
@@ -196,7 +198,7 @@ export class Path extends EventTarget {
     if (!isOfSubscription(error.code)) return this._again(error);
     const round = this._round;
     this._seek(error.message);
-    this._extra("sift", error, round).catch(() => round === this._round && this._again(error));
+    this._extra("sift", round).catch(() => {}).then((ms) => round === this._round && this._again(error, ms));
   }
 
   _again(error, ms = error.retryAfterMs) {

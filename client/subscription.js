@@ -27,7 +27,9 @@ export class Subscription {
     this._options = options;
     this._onClose = onClose;
     this._pattern = RegExp(`^(${this.topics.map(patternOf).join("|")})$`);
-    const { cursor, signal } = options;
+    const { cursor, signal, events } = options;
+    // Nothing would ever come.
+    if (!this.topics[0] || (events && !events[0])) throw TypeError("subscribe: no topics, or no events");
     if (cursor !== "earliest") this._at = cursor;
     signal?.addEventListener("abort", this.close, { once: true });
     if (signal?.aborted) this.close();
@@ -154,7 +156,7 @@ export class Subscription {
     this._ended = true;
     this._error = error;
     // A loop throws it besides.
-    if (error) call(this._options.onError ?? console.warn, error);
+    if (error) call(this._options.onError ?? (() => console.warn(`tribus: ${this.topics}:`, error)), error);
     else {
       // What was not given is not behind the cursor.
       this._at = this.cursor;

@@ -7,6 +7,7 @@
 //   leader ─ { to, status } ─▶ follower, at once; { to, number, event | at | reset | error } ─▶ follower;  { status }, { hello } ─▶ all
 
 import { claimsOf } from "./claims.js";
+import { refresh } from "./refresh.js";
 import { startOf } from "./wire.js";
 
 const WATCH_EVERY_MS = 5000;
@@ -39,7 +40,8 @@ export class Tabs {
     } catch {
       // The path tries again, alone.
     }
-    if (client.status.state === "closed") return;
+    // `reconnect()` did not wait for this.
+    if (client._life || client.status.state === "closed") return;
     // Whose connection it would be is not known, and nobody gets another one's events.
     if (!claimsOf(token).sub) return client._begin();
     this._key = this._keyOf(token);
@@ -62,6 +64,7 @@ export class Tabs {
     });
     // Whoever is gone has lost this lock, however it went.
     lock(this._key + this._id, () => presence);
+    this._keepFresh();
     this._follow();
   }
 
@@ -80,10 +83,19 @@ export class Tabs {
   async _reconnect() {
     const client = this._client;
     const token = await client._getToken().catch(() => undefined);
-    if (!this._channel || client._isClosed) return;
-    if (this._keyOf(token) === this._key) return this._channel.postMessage({ reconnect: 1 });
-    this._leave();
+    if (client._isClosed || client._life) return;
+    if (this._channel && this._keyOf(token) === this._key) {
+      this._keepFresh();
+      return this._channel.postMessage({ reconnect: 1 });
+    }
+    // It has left already where it was closed and is told to reconnect by whoever hears of that first.
+    this._leave?.();
     client._begin();
+  }
+
+  /** A follower has no connection, and publishes by requests. */
+  _keepFresh() {
+    refresh(this._client).catch(() => {});
   }
 
   _keyOf(token) {

@@ -1,6 +1,5 @@
 // The client: its subscriptions, its token, and what it is told. How it finds a way to the gateway: path.js.
 
-import { claimsOf } from "./claims.js";
 import { failure, TribusError } from "./error.js";
 import { links } from "./links.js";
 import { Path } from "./path.js";
@@ -8,11 +7,10 @@ import { Subscription } from "./subscription.js";
 
 export { TribusError };
 
+/* global BUILD -- of this source, put in by scripts/client.sh. */
 const BUFFER = 1024;
 /** For a `getToken` that never answers. */
 const TOKEN_MS = 20e3;
-/** Timers count in 32 bits. */
-const LONGEST_TIMER_MS = 2e9;
 
 export class Tribus extends Path {
   _subscriptions = new Set();
@@ -27,7 +25,7 @@ export class Tribus extends Path {
     const { transports = Object.keys(links), persist, shareTabs } = options;
     if (!transports[0] || !transports.every((one) => links[one])) throw TypeError(`transports: give some of ${Object.keys(links)}`);
     this._all = transports;
-    this._base = new URL(`${url}`.replace(/^ws/, "http"), globalThis.document?.baseURI);
+    this._base = new URL(`${url}`.replace(/^ws(?=s?:)/, "http"), globalThis.document?.baseURI);
     if (!this._base.pathname.endsWith("/")) this._base.pathname += "/";
     if (persist || shareTabs)
       this._extra("extend").catch((error) => {
@@ -71,17 +69,18 @@ export class Tribus extends Path {
     this._stop("close() was called");
   }
 
-  /** What few pages need comes when it is asked for. It knows no class of the core's. */
+  /** What can wait, or few pages need. It knows no class of the core's. */
   async _extra(name, ...rest) {
-    return (await import("./tribus-extras.js"))[name](this, ...rest);
+    return (await import("./tribus-extras.js")).use(BUILD, name, this, ...rest);
   }
 
   /** For good, but for `reconnect()`. */
   _stop(reason, error) {
     this._halt();
-    clearTimeout(this._refresh);
+    // Whoever is told may reconnect and subscribe anew at once.
+    const all = [...this._subscriptions];
     this._say("closed", undefined, reason);
-    for (const one of [...this._subscriptions]) one._end(error);
+    all.forEach((one) => one._end(error));
   }
 
   /** Subscriptions of one turn go together. */
@@ -121,43 +120,27 @@ export class Tribus extends Path {
 
   // The token
 
-  /** The current token; one call of `getToken` at a time. */
+  /** The current token; one call of `getToken` at a time, but for what `reconnect()` does not wait for. */
   _getToken() {
-    return (this._token ??= (async () => {
-      try {
-        const token = await Promise.race([
-          // A turn later, so that what it throws at once is not kept as the token.
-          Promise.resolve(this._options).then((options) => options.getToken?.()),
-          new Promise((_, reject) => (AbortSignal.timeout(TOKEN_MS).onabort = () => reject(failure("no answer")))),
-        ]);
-        if (token) this._refreshBefore(token);
-        else if (this._options.getToken) this._stop("getToken gave no token");
-        return token;
-      } catch (error) {
+    const asked = (this._token ??= (async () => {
+      let failed;
+      const token = await Promise.race([
+        // A turn later, so that what it throws at once is not kept as the token.
+        Promise.resolve(this._options).then((options) => options.getToken?.()),
+        new Promise((_, reject) => (AbortSignal.timeout(TOKEN_MS).onabort = () => reject(failure("no answer")))),
+      ]).catch((error) => {
+        failed = failure(`getToken failed: ${error?.message}`);
+      });
+      // Another one is asked for meanwhile.
+      if (asked !== this._token) return this._getToken();
+      if (failed) {
         this._token = undefined;
-        throw failure(`getToken failed: ${error?.message}`);
+        throw failed;
       }
+      if (!token && this._options.getToken && this.status.state !== "closed") this._stop("getToken gave no token");
+      return token;
     })());
-  }
-
-  _refreshBefore(token) {
-    const { exp, iat } = claimsOf(token);
-    const left = exp * 1e3 - Date.now();
-    // To a clock that is ahead each fresh token is about to expire.
-    const least = Math.min((exp - iat) * 50 || 1e3, 60e3);
-    clearTimeout(this._refresh);
-    // Where the clocks disagree, the gateway tells when it is over.
-    if (left > 0 && this.status.state !== "closed")
-      this._refresh = setTimeout(async () => {
-        this._token = this._wasRefused = undefined;
-        try {
-          const fresh = await this._getToken();
-          // In band, so that nothing is interrupted. Where it is refused, the old one runs out and the next connection tells.
-          if (fresh !== token) this._main?._send({ type: "auth", token: fresh });
-        } catch (error) {
-          this._dispatch("error", error);
-        }
-      }, Math.min(LONGEST_TIMER_MS, Math.max(least, left - Math.min(left / 5, 30e3))));
+    return asked;
   }
 
   // Requests

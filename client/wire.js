@@ -23,7 +23,7 @@ export const subscriptionsOf = (group, all) =>
   }));
 
 /** Where a subscription begins, or goes on. */
-export const startOf = ({ _at, _options: { cursor, rewind } }) => (_at ? { cursor: _at } : { cursor, rewind });
+export const startOf = ({ _at, _options: { cursor, rewind } }) => (_at ? { cursor: _at } : { cursor: cursor ?? undefined, rewind });
 
 /** The cursor from which all these go on. Of two logs either will do: whoever was in the other one notices. */
 export const resumeOf = (subscribers) =>
@@ -37,7 +37,8 @@ export const requestFor = (subscribers, extra) => {
   if (topics[0]) query.append("topics", topics);
   for (const name of events) query.append("event", name);
   for (const name in tags) query.append("tag", `${name}:${tags[name]}`);
-  return `${query}`.length < LONGEST_QUERY
+  // In a query the first colon ends a tag's name.
+  return `${query}`.length < LONGEST_QUERY && !/:/.test(Object.keys(tags))
     ? { query }
     : { method: "POST", body: JSON.stringify({ subscriptions: subscriptionsOf(subscribers, subscribers), ...extra }) };
 };

@@ -9,9 +9,12 @@ programs=tests/js/node_modules/.bin
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
+# The two belong together, and notice where they do not.
+build=$(LC_ALL=C; export LC_ALL; cat client/*.js | cksum | cut -d " " -f 1)
+
 bundle() {
     "$programs/esbuild" "client/$1.js" --bundle --format=esm --target=es2022 \
-        --external:./tribus-extras.js --legal-comments=none --log-level=warning |
+        --external:./tribus-extras.js "--define:BUILD=\"$build\"" --legal-comments=none --log-level=warning |
         sed -E 's/\bconst /let /g'
 }
 bundle tribus >"$work/tribus.js"

@@ -281,8 +281,9 @@ class Follower {
   }
 
   /** The client says that it is closed before it ends its subscriptions, while these still know where they stand. */
-  #onStatus = () => {
-    const isClosed = this.#client.status.state === "closed";
+  #onStatus = ({ detail }) => {
+    // Where another listener reconnects at once, the client's own status is further than this one.
+    const isClosed = detail.state === "closed";
     if (isClosed) this.#at = this.cursor;
     else if (this.#isClosed) {
       this.#options.onRestart?.();

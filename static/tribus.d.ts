@@ -41,11 +41,14 @@ export interface TribusEvent<Data = any> {
  */
 export type ResetReason = "expired" | "unknown_log" | "lagged";
 
-/** Called by the client for a JWT; at most one call at a time. Nothing (null, undefined, "") means: logged out, which closes the client. */
+/** Called by the client for a JWT; one call at a time, but that `reconnect()` does not wait for one that is under way: its outcome is ignored. Nothing (null, undefined, "") means: logged out, which closes the client. */
 export type GetToken = () => string | null | undefined | Promise<string | null | undefined>;
 
 export interface Options {
-  /** Called before the first connection, before the token's `exp`, and when the gateway refuses the token. Leave it out for cookie sessions. A rejection is tried again. */
+  /**
+   * Called before the first connection, before the token's `exp`, and when the gateway refuses the token. Leave it out for cookie sessions.
+   * A rejection is tried again; one before `exp` interrupts nothing.
+   */
   getToken?: GetToken;
   /** Which transports may be used, at least one, best first. Default: all three. */
   transports?: readonly Transport[];
@@ -74,7 +77,7 @@ export interface Options {
 }
 
 export interface SubscribeOptions<Data = any> {
-  /** Only events of these names. */
+  /** Only events of these names, one or more. */
   events?: readonly string[];
   /** Only events that have all of these tags. */
   tags?: Readonly<Record<string, string>>;
@@ -86,7 +89,10 @@ export interface SubscribeOptions<Data = any> {
   onBegin?: () => void;
   /** Called with each event, in order. Without it, iterate. */
   onEvent?: (event: TribusEvent<Data>) => void;
-  /** Events were missed, and this is the place where: load your state anew. */
+  /**
+   * Events were missed, and this is the place where: load your state anew. Subscriptions that began, or went on, at one position are told together,
+   * also where the gap was in the topics of one of them.
+   */
   onReset?: (reason: ResetReason) => void;
   /** The gateway refused this subscription, or the client is closed for good. */
   onError?: (error: TribusError) => void;
@@ -144,7 +150,10 @@ export interface Diagnosis {
   readonly summary: string;
 }
 
-/** What the gateway, or the way to it, answered instead; `code` is one of PROTOCOL section 8, `network`, or `closed`. */
+/**
+ * What the gateway, or the way to it, answered instead; `code` is one of PROTOCOL section 8, `network`, or `closed`. Where the gateway ended
+ * a connection, over WebSocket or SSE, it is the number of the close, as text: `4001`, `1012`.
+ */
 export class TribusError extends Error {
   /** `code` is `network` where none is given. */
   constructor(answer: { code?: string; message?: string; retryAfterMs?: number });
@@ -153,7 +162,10 @@ export class TribusError extends Error {
 }
 
 export interface TribusEventMap {
-  /** `detail`: the event, once, whichever subscriptions get it. */
+  /**
+   * `detail`: the event, once, whichever subscriptions get it; but again where one that is made later begins in the past, with what was there
+   * before. Its `id` tells.
+   */
   event: CustomEvent<TribusEvent>;
   /** `detail`: the new status. */
   status: CustomEvent<Status>;
@@ -173,6 +185,7 @@ export class Tribus extends EventTarget {
 
   readonly status: Status;
 
+  /** @throws TypeError where `topics` names none, or `events` none. */
   subscribe<Data = any>(topics: string | readonly string[], options: BatchOptions<Data>): Subscription<TribusEvent<Data>[]>;
   subscribe<Data = any>(topics: string | readonly string[], options?: SubscribeOptions<Data> | ((event: TribusEvent<Data>) => void)): Subscription<TribusEvent<Data>>;
 

@@ -77,9 +77,11 @@ async fn an_attempt_that_fails_during_a_diagnosis_is_made_again() {
         await until(() => calls === 2);
         fail(Error('cut'));
         await until(() => client.status.state === 'live');
-        await diagnosis;";
+        const { transports } = await diagnosis;
+        client.close();
+        return [transports[0].works, calls > 3];";
     let args = json!({"url": gateway.url("/"), "token": Claims::all("alice").token()});
-    client.run(body, args).await;
+    assert_eq!(client.run(body, args).await, json!([true, true]));
 }
 
 #[tokio::test]

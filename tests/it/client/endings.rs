@@ -91,3 +91,33 @@ async fn a_closed_client_listens_to_its_page_no_more() {
     client.run("state.client.close();", Value::Null).await;
     assert_eq!(client.drive(count, Value::Null).await, before);
 }
+
+#[tokio::test]
+async fn whoever_reconnects_as_soon_as_it_is_closed_keeps_what_it_subscribes_then() {
+    let gateway = TestGateway::start().await;
+    let client = Client::in_node();
+    let body = "
+        const { Tribus, WebSocket } = await load();
+        state.got = [];
+        state.ended = [];
+        // Logged out, until somebody logs in.
+        const given = [null, args.token];
+        state.client = new Tribus(args.url, { getToken: () => given.shift(), WebSocket });
+        const subscribe = (name) => state.client.subscribe('order:*', {
+            onEvent: ({ data }) => state.got.push([name, data]),
+            onBegin: () => (state.begun = name),
+        }).next().then(() => state.ended.push(name));
+        subscribe('old');
+        state.client.addEventListener('status', ({ detail }) => {
+            if (detail.state !== 'closed') return;
+            state.client.reconnect();
+            subscribe('new');
+        });
+        await until(() => state.begun);";
+    let args = json!({"url": gateway.url("/"), "token": Claims::all("alice").token()});
+    client.run(body, args).await;
+    gateway.publish("order:1", json!(1)).await;
+    let got = "await until(() => state.got[0]); return [state.got, state.ended];";
+    let got = client.run(got, Value::Null).await;
+    assert_eq!(got, json!([[["new", 1]], ["old"]]));
+}

@@ -1,8 +1,11 @@
-//! Options that are left out, given as undefined, or wrong; in Node.
+//! Options that are left out, given as undefined, unusual, or wrong; in Node.
 
 use serde_json::{Value, json};
 
-use super::application::Client;
+use super::{
+    application::{Client, TRANSPORTS},
+    pages::chromium,
+};
 use crate::support::{Claims, TestGateway};
 
 fn args(url: &str) -> Value {
@@ -97,4 +100,68 @@ async fn a_batch_that_is_full_is_handed_over_early() {
     let batches = "await until(() => state.batches[1]); return state.batches;";
     let batches = client.run(batches, Value::Null).await;
     assert_eq!(batches, json!([[0, 1, 2, 3], [4, 5, 6, 7]]));
+}
+
+#[tokio::test]
+async fn a_tag_whose_name_holds_a_colon_is_a_condition_over_each_transport() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        let tags = json!({"shop:city": "berlin"});
+        client
+            .collect("all", json!("order:*"), json!({"tags": tags}))
+            .await;
+        let events = json!([
+            {"topic": "order:1", "data": "other", "tags": {"shop:city": "bonn"}},
+            {"topic": "order:1", "data": "own", "tags": tags}
+        ]);
+        gateway.post(&events.to_string()).await;
+        assert_eq!(client.collected("all", 1).await, json!(["own"]));
+    }
+}
+
+#[tokio::test]
+async fn a_position_that_is_null_is_none() {
+    let gateway = TestGateway::start().await;
+    for transport in TRANSPORTS {
+        let client = Client::connect(&gateway, json!({"transports": [transport]})).await;
+        gateway.publish(transport, json!(0)).await;
+        let options = json!({"cursor": null, "rewind": 1});
+        client.collect("all", json!(transport), options).await;
+        gateway.publish(transport, json!(1)).await;
+        assert_eq!(client.collected("all", 2).await, json!([0, 1]));
+    }
+}
+
+#[tokio::test]
+async fn a_subscription_to_nothing_is_a_mistake_that_is_told_at_once() {
+    let client = Client::in_node();
+    let body = "
+        const { Tribus } = await load();
+        const client = new Tribus('http://127.0.0.1:9');
+        const refused = (...what) => {
+            try { client.subscribe(...what); } catch (error) { return `${error}`; }
+        };
+        const got = [refused([]), refused('order:*', { events: [] }), refused('order:*', { events: ['paid'] }) ?? 'taken'];
+        client.close();
+        return got;";
+    let words = "TypeError: subscribe: no topics, or no events";
+    let refused = client.run(body, Value::Null).await;
+    assert_eq!(refused, json!([words, words, "taken"]));
+}
+
+#[tokio::test]
+async fn a_folder_whose_name_begins_like_a_scheme_is_none() {
+    let gateway = TestGateway::start().await;
+    let js = chromium(&gateway).await;
+    let body = "
+        const { Tribus } = await load();
+        const asked = new Promise((resolve) => {
+            state.client = new Tribus('ws-gateway', { transports: ['poll'], fetch: async (url) => resolve(url) });
+        });
+        const url = await asked;
+        state.client.close();
+        return new URL(url).pathname;";
+    let asked = js.run(body, Value::Null).await;
+    assert_eq!(asked, "/ws-gateway/poll");
 }

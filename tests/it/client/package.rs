@@ -150,6 +150,37 @@ async fn the_program_for_node_of_the_documentation_prints_events() {
     }
 }
 
+#[tokio::test]
+async fn two_modules_that_do_not_belong_together_say_so() {
+    let gateway = TestGateway::start().await;
+    let place = tempfile::tempdir().expect("a folder");
+    let read = |name: &str| fs::read_to_string(project().join("static").join(name)).expect(name);
+    let client = read("tribus.js");
+    let (_, build) = client.split_once(".use(\"").expect("what it is built of");
+    let (build, _) = build.split_once('"').expect("its end");
+    let extras = read("tribus-extras.js").replace(build, "another");
+    for (name, text) in [("tribus.js", &client), ("tribus-extras.js", &extras)] {
+        fs::write(place.path().join(name), text).expect("a file");
+    }
+    let package = r#"{"type": "module"}"#;
+    fs::write(place.path().join("package.json"), package).expect("a file");
+    let body = "
+        const { Tribus } = await import(args.module);
+        const client = new Tribus(args.url, { getToken: () => args.token, transports: ['sse'] });
+        client.subscribe('order:*', () => {});
+        const live = new Promise((resolve) => client.addEventListener('status', ({ detail }) => resolve(detail.state)));
+        const got = [await live, await client.publish('order:1', 1).catch(({ message }) => message)];
+        client.close();
+        return got;";
+    let args = json!({
+        "module": place.path().join("tribus.js"),
+        "url": gateway.url("/"),
+        "token": Claims::all("alice").token()
+    });
+    let words = "tribus.js and tribus-extras.js are of two versions: load the page anew";
+    assert_eq!(Js::node().run(body, args).await, json!(["live", words]));
+}
+
 #[test]
 fn the_hooks_export_what_their_types_say_and_import_react_alone() {
     let read = |name: &str| fs::read_to_string(project().join("static").join(name));
@@ -198,6 +229,9 @@ fn npm_would_publish_exactly_the_client() {
     assert_eq!(
         names,
         [
+            "LICENSE-APACHE",
+            "LICENSE-MIT",
+            "README.md",
             "package.json",
             "react.d.ts",
             "react.js",

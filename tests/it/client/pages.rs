@@ -143,7 +143,7 @@ async fn an_offline_page_says_so_and_is_back_at_once() {
             state.client.reconnect();
             await until(() => state.errors.length > length);
         }
-        return [...new Set(state.statuses.map(({ state }) => state))];";
+        return [...new Set([...state.statuses, state.client.status].map(({ state }) => state))];";
     let states = client.run(reconnect, Value::Null).await;
     assert_eq!(states, json!(["offline"]));
     client.drive(offline, json!(false)).await;
@@ -315,4 +315,22 @@ async fn memory_stays_flat_over_ten_thousand_events() {
         &["memory after 2,000 events and after 12,000"],
         &[&grown],
     );
+}
+
+/// As where the gateway was upgraded while a page was open: names inside the two modules are new in each version.
+#[tokio::test]
+async fn a_page_keeps_the_extras_of_its_own_version() {
+    let gateway = TestGateway::start().await;
+    let js = chromium(&gateway).await;
+    let client = Client::in_page(&js, 0, json!({})).await;
+    let loaded = "
+        const loads = () => performance.getEntriesByType('resource');
+        await until(() => loads().some(({ name, responseEnd }) => name.endsWith('/tribus-extras.js') && responseEnd));";
+    client.run(loaded, Value::Null).await;
+    let other = "
+        await page.route('**/tribus-extras.js', (route) =>
+            route.fulfill({ contentType: 'text/javascript', body: 'export const use = () => \"of another version\";' }));";
+    client.drive(other, Value::Null).await;
+    let publish = "return typeof (await state.client.publish('order:1', 1)).id;";
+    assert_eq!(client.run(publish, Value::Null).await, "string");
 }

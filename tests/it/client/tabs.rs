@@ -239,3 +239,61 @@ async fn a_tab_that_logs_in_as_someone_else_gets_a_connection_of_its_own() {
     gateway.publish("order:1", json!(1)).await;
     assert_eq!(leader.collected("own", 1).await, json!([1]));
 }
+
+#[tokio::test]
+async fn a_client_that_reconnects_while_it_logs_in_connects_once_and_stays_closed() {
+    let gateway = TestGateway::start().await;
+    let js = chromium(&gateway).await;
+    let body = "
+        const until = async (check) => {
+            while (!check()) await new Promise((resolve) => setTimeout(resolve, 5));
+        };
+        const { Tribus } = await load();
+        const answers = [];
+        const sockets = [];
+        class Counted extends WebSocket {
+            constructor(url) {
+                super(url);
+                sockets.push(this);
+            }
+        }
+        const options = { shareTabs: true, WebSocket: Counted, getToken: () => new Promise((resolve) => answers.push(resolve)) };
+        const client = new Tribus('/', options);
+        await until(() => answers[0]);
+        client.reconnect();
+        await until(() => answers[1]);
+        answers.forEach((answer) => answer(args));
+        await until(() => client.status.state === 'live');
+        client.close();
+        const count = sockets.length;
+        dispatchEvent(new Event('online'));
+        await new Promise((resolve) => setTimeout(resolve, 500));
+        return [count, sockets.length, client.status.state];";
+    let token = Claims::all("alice").token();
+    let got = js.run(body, json!(token)).await;
+    assert_eq!(got, json!([1, 1, "closed"]));
+}
+
+#[tokio::test]
+async fn a_tab_without_a_connection_keeps_its_token_fresh_and_publishes() {
+    let gateway = TestGateway::start().await;
+    let js = chromium(&gateway).await;
+    let options = json!({"shareTabs": true});
+    let _leader = Client::in_page(&js, 0, options.clone()).await;
+    // What loads the page counts for the life of a token.
+    js.run_in(1, "await load();", Value::Null).await;
+    let tokens = [3, 600].map(|seconds| Claims::all("alice").expiring_in(seconds).token());
+    let second = Client::settled(js.clone(), 1, "/", &tokens, options).await;
+    let publish = "
+        await until(() => state.tokens === 2);
+        await new Promise((resolve) => setTimeout(resolve, args));
+        return [typeof (await state.client.publish('order:1', 1)).id, state.errors];";
+    // By then the first one is over.
+    let published = second.run(publish, json!(1500)).await;
+    assert_eq!(published, json!(["string", []]));
+    let connections = gateway
+        .scrape()
+        .await
+        .value("tribus_connections{transport=\"ws\"}");
+    assert!((connections - 1.0).abs() < f64::EPSILON, "{connections}");
+}

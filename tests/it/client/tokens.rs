@@ -77,3 +77,87 @@ async fn whoever_logs_in_as_someone_else_reconnects_as_that_one() {
         assert_eq!(tokens, 2, "{transport}");
     }
 }
+
+#[tokio::test]
+async fn an_answer_that_a_reconnect_did_not_wait_for_changes_nothing() {
+    let gateway = TestGateway::start().await;
+    let client = Client::in_node();
+    let body = "
+        const { Tribus, WebSocket } = await load();
+        const answers = [];
+        const statuses = [];
+        const errors = [];
+        const getToken = () => new Promise((...answer) => answers.push(answer));
+        const client = new Tribus(args.url, { getToken, WebSocket });
+        client.addEventListener('status', ({ detail }) => statuses.push(detail.state));
+        client.addEventListener('error', ({ detail }) => errors.push(detail.message));
+        for (let count = 1; count < 4; count += 1) {
+            await until(() => answers.length === count);
+            if (count < 3) client.reconnect();
+        }
+        const [loggedOut, failing, good] = answers;
+        loggedOut[0](null);
+        failing[1](Error('late'));
+        await new Promise((resolve) => setTimeout(resolve));
+        good[0](args.token);
+        await until(() => client.status.state !== 'connecting');
+        client.close();
+        return [statuses, errors, answers.length];";
+    let args = json!({"url": gateway.url("/"), "token": Claims::all("alice").token()});
+    let got = client.run(body, args).await;
+    assert_eq!(got, json!([["live", "closed"], [], 3]));
+}
+
+#[tokio::test]
+async fn a_client_that_was_closed_meanwhile_is_not_closed_again() {
+    let client = Client::in_node();
+    let body = "
+        const { Tribus } = await load();
+        let answer;
+        const getToken = () => new Promise((resolve) => { answer = resolve; });
+        const client = new Tribus('http://127.0.0.1:9', { getToken });
+        const reasons = [];
+        client.addEventListener('status', ({ detail }) => reasons.push(detail.reason));
+        await until(() => answer);
+        client.close();
+        answer(null);
+        await new Promise((resolve) => setTimeout(resolve, 10));
+        return reasons;";
+    let reasons = client.run(body, Value::Null).await;
+    assert_eq!(reasons, json!(["close() was called"]));
+}
+
+#[tokio::test]
+async fn a_refresh_that_fails_is_tried_again_while_the_token_is_good() {
+    let gateway = TestGateway::start().await;
+    let client = Client::in_node();
+    let body = "
+        const { Tribus, WebSocket } = await load();
+        state.statuses = [];
+        state.errors = [];
+        state.auths = [];
+        class Watched extends WebSocket {
+            send(text) {
+                const { type, token } = JSON.parse(text);
+                if (type === 'auth') state.auths.push(args.tokens.indexOf(token));
+                super.send(text);
+            }
+        }
+        let calls = 0;
+        const getToken = () => {
+            calls += 1;
+            if (calls === 2) throw Error('not now');
+            return args.tokens[calls === 1 ? 0 : 1];
+        };
+        state.client = new Tribus(args.url, { getToken, WebSocket: Watched });
+        state.client.addEventListener('status', ({ detail }) => state.statuses.push(detail.state));
+        state.client.addEventListener('error', ({ detail }) => state.errors.push(detail.message));
+        await until(() => state.auths[1] === 1);
+        return [state.statuses, state.errors, state.auths];";
+    client.run("await load();", Value::Null).await;
+    let tokens = [10, 600].map(|seconds| Claims::all("alice").expiring_in(seconds).token());
+    let args = json!({"url": gateway.url("/"), "tokens": tokens});
+    let got = client.run(body, args).await;
+    let errors = json!(["getToken failed: not now"]);
+    assert_eq!(got, json!([["live"], errors, [0, 1]]));
+}

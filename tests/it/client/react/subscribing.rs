@@ -335,6 +335,30 @@ async fn a_refused_topic_is_an_error_in_the_state_and_by_the_callback() {
 }
 
 #[tokio::test]
+async fn a_client_that_is_told_to_come_back_as_soon_as_it_is_closed_goes_on_where_it_stood() {
+    let gateway = TestGateway::start().await;
+    let page = Page::open(&gateway, React::Newest).await;
+    // Before the hooks listen, which hear of the end when the client is further.
+    let login = "
+        state.client.addEventListener('status', ({ detail }) => {
+            if (detail.state !== 'closed') return;
+            state.token = args;
+            state.client.reconnect();
+        });";
+    page.run(login, json!(Claims::all("bob").token())).await;
+    page.show_live(json!([part("feed", "feed", json!(["order:*"]), json!({}))]))
+        .await;
+    gateway.publish("order:1", json!(1)).await;
+    page.shows("feed", "1").await;
+    gateway.revoke(json!({"sub": "alice"})).await;
+    page.until("records.feed.errors.length === 1", Value::Null)
+        .await;
+    gateway.publish("order:1", json!(2)).await;
+    page.shows("feed", "1 2").await;
+    page.until("!records.feed.value.error", Value::Null).await;
+}
+
+#[tokio::test]
 async fn a_client_that_was_closed_and_comes_back_goes_on_where_it_stood() {
     let gateway = TestGateway::start().await;
     let page = Page::open(&gateway, React::Newest).await;
