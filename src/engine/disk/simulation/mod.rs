@@ -24,13 +24,50 @@ use std::{
 use world::World;
 
 /// A few seconds' worth.
-const SEEDS: u64 = 60;
+const SEEDS: u64 = 200;
 
 /// After so many that fail, it is enough.
 const MOST_FAILURES: usize = 3;
 
-/// Worlds in which something was wrong once, and what that was.
-const FOUND: [(u64, &str); 3] = [
+/// Worlds in which something was wrong once, and what that was. What happens in a world changes with the
+/// simulation: each of these is what it found when it was found.
+const FOUND: [(u64, &str); 15] = [
+    (
+        4,
+        "a crash left half of a new segment, and the log was given up",
+    ),
+    (
+        11,
+        "a proper close left what the operating system had to it",
+    ),
+    (13, "keys were not found behind a segment without any"),
+    (26, "a new log could not begin, and readers saw half of it"),
+    (
+        46,
+        "the end of an index could not be stored, and nobody was told",
+    ),
+    (75, "a changed label named a log that never was"),
+    (
+        237,
+        "what a failed sync had left in memory was taken for written",
+    ),
+    (
+        326,
+        "a damaged file was taken for one that can not be read now",
+    ),
+    (
+        472,
+        "a log that was given up was gone on with after a crash",
+    ),
+    (
+        499,
+        "a key that was used again after its time stood for its first use",
+    ),
+    (509, "one failed read made all later ones fail"),
+    (
+        633,
+        "a log that went over to syncing relied on what was never synced",
+    ),
     (35, "a new log began without a label on a full disk"),
     (106, "an empty segment was followed by one of the same name"),
     (
