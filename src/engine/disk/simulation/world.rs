@@ -420,7 +420,9 @@ impl World {
             tell!(self, "killed");
         }
         self.disk.revive();
+        // Nor is there a witness of what it said where both were changed.
         if !self.has_lost_power
+            && !self.is_damaged
             && self.rng.u8(..8) == 0
             && let Some(damage) = self.disk.damage(|name| !name.contains('/'))
         {
