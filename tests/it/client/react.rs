@@ -109,9 +109,14 @@ impl Page {
     /// Begins anew, with this React, and a client of its own.
     async fn begin(&self, react: React, claims: &Claims) {
         self.load(react).await;
-        self.run(OPEN, json!({"token": claims.token()})).await;
+        self.connect(claims).await;
         self.run("app.open(state.client);", Value::Null).await;
         self.run("await until(() => app.show);", Value::Null).await;
+    }
+
+    /// Only the client, which is not handed to the hooks yet.
+    async fn connect(&self, claims: &Claims) {
+        self.run(OPEN, json!({"token": claims.token()})).await;
     }
 
     /// Only the bundle; what was there before is gone.
