@@ -325,28 +325,33 @@ fn pin_to(core: usize) {
         .status();
 }
 
-/// Publishes events, each with a request of its own, or makes the floor write frames to everyone.
+/// Publishes events, each with a request of its own and those in flight over connections of their own, as
+/// a backend's pool does; or makes the floor write frames to everyone.
 enum Publisher {
-    Http(TcpStream),
+    Http(Vec<TcpStream>),
     Floor(RefCell<std::process::ChildStdin>),
 }
 
 impl Publisher {
     async fn connect(server: &mut Server) -> anyhow::Result<Self> {
-        match server.process.stdin.take() {
-            Some(stdin) => Ok(Self::Floor(RefCell::new(stdin))),
-            None => Ok(Self::Http(TcpStream::connect(server.address).await?)),
+        if let Some(stdin) = server.process.stdin.take() {
+            return Ok(Self::Floor(RefCell::new(stdin)));
         }
+        let mut streams = Vec::new();
+        for _ in 0..IN_FLIGHT {
+            streams.push(TcpStream::connect(server.address).await?);
+        }
+        Ok(Self::Http(streams))
     }
 
     async fn publish(&mut self, count: usize) -> anyhow::Result<()> {
-        let stream = match self {
+        let streams = match self {
             Self::Floor(stdin) => {
                 return Ok(stdin
                     .borrow_mut()
                     .write_all("\n".repeat(count).as_bytes())?);
             }
-            Self::Http(stream) => stream,
+            Self::Http(streams) => streams,
         };
         let body = r#"{"topic":"bench:1","event":"tick"}"#;
         let request = format!(
@@ -355,15 +360,25 @@ impl Publisher {
             token(),
             body.len()
         );
-        stream.write_all(request.repeat(count).as_bytes()).await?;
-        let (mut answers, mut buffer) = (0, vec![0; 16 * 1024]);
-        while answers < count {
-            let len = stream.read(&mut buffer).await?;
-            anyhow::ensure!(len > 0, "the gateway closed the publisher's connection");
-            answers += find_all(&buffer[..len], b"HTTP/1.1 200").0;
+        for stream in &mut streams[..count] {
+            stream.write_all(request.as_bytes()).await?;
+        }
+        for stream in &mut streams[..count] {
+            read_answer(stream).await?;
         }
         Ok(())
     }
+}
+
+async fn read_answer(stream: &mut TcpStream) -> anyhow::Result<()> {
+    let mut answer = Vec::new();
+    // Its body is one object of JSON.
+    while !answer.ends_with(b"}") {
+        let len = stream.read_buf(&mut answer).await?;
+        anyhow::ensure!(len > 0, "the gateway closed a publisher's connection");
+    }
+    anyhow::ensure!(answer.starts_with(b"HTTP/1.1 200"), "a publish was refused");
+    Ok(())
 }
 
 #[derive(Default)]

@@ -92,6 +92,15 @@ struct Ping {
 }
 
 impl<'a> ClientFrame<'a> {
+    /// Of what is no message at all.
+    pub fn refused(refusal: Refusal) -> Self {
+        Self {
+            reference: None,
+            is_auth: false,
+            message: Err(refusal),
+        }
+    }
+
     /// Reads one message; never fails, since a refused message is answered, not dropped.
     pub fn parse(text: &'a str, limits: SubscriptionLimits) -> Self {
         match decode::<Head<'a>>(text) {

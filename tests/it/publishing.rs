@@ -564,3 +564,74 @@ async fn a_publisher_on_ws_that_subscribes_gets_its_own_event() {
     assert_eq!(frames[0]["id"], frames[1]["id"]);
     assert_eq!(frames[0]["user_id"], "alice");
 }
+
+#[tokio::test]
+async fn messages_that_come_at_once_have_effect_and_answers_in_order() {
+    let gateway = TestGateway::start().await;
+    let mut events = gateway.ws("topics=a:*").await;
+    events.frame("live").await;
+    let mut ws = gateway.ws("").await;
+    let mut asked = Vec::new();
+    // More than are worked on at a time.
+    for number in 0..100 {
+        let publish = json!({"type": "publish", "topic": "a:1", "data": number, "ref": number});
+        asked.push((publish, "published"));
+        if number % 10 == 9 {
+            let refused = json!({"type": "publish", "topic": "", "ref": "bad"});
+            asked.push((refused, "error"));
+            asked.push((json!({"type": "nonsense", "ref": "none"}), "error"));
+        }
+        if number % 25 == 24 {
+            asked.push((json!({"type": "ping", "ref": "ping"}), "pong"));
+        }
+    }
+    let own = json!({"type": "subscribe", "topics": ["a:*"], "ref": "own"});
+    asked.push((own, "subscribed"));
+    let last = json!({"type": "publish", "topic": "a:1", "data": "last", "ref": "last"});
+    asked.push((last, "published"));
+    for (message, _) in &asked {
+        ws.send(message.clone()).await;
+    }
+    let mut received = Vec::new();
+    while received.len() < asked.len() {
+        let frame = ws.next().await;
+        match frame["type"].as_str() {
+            // The subscription began behind all the others.
+            Some("event") => assert_eq!(frame["data"], "last"),
+            Some("live") => {}
+            _ => received.push((frame["ref"].clone(), frame["type"].clone())),
+        }
+    }
+    let expected: Vec<_> = asked
+        .iter()
+        .map(|(message, reply)| (message["ref"].clone(), json!(reply)))
+        .collect();
+    assert_eq!(received, expected);
+    for number in 0..100 {
+        assert_eq!(events.event().await["data"], number);
+    }
+}
+
+#[tokio::test]
+async fn publishes_that_one_client_sends_at_once_share_syncs() {
+    let log = tempfile::tempdir().expect("a directory");
+    let on_disk = format!(
+        "bus.engine = \"disk\"\nbus.disk.path = {:?}\n",
+        log.path().display().to_string()
+    );
+    let gateway = TestGateway::with(&on_disk).await;
+    let mut ws = gateway.ws("").await;
+    let commits = "tribus_log_commits_total";
+    let before = gateway.scrape().await.value(commits);
+    for _ in 0..10 {
+        for number in 0..32 {
+            ws.send(json!({"type": "publish", "topic": "a:1", "data": number}))
+                .await;
+        }
+        for _ in 0..32 {
+            ws.frame("published").await;
+        }
+    }
+    let commits = gateway.scrape().await.value(commits) - before;
+    assert!(commits <= 160.0, "{commits} commits for 320 publishes");
+}

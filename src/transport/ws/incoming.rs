@@ -1,8 +1,6 @@
 //! What the client says: read, work on, answer.
 
 use std::{
-    future::Future,
-    pin::Pin,
     rc::Rc,
     sync::Arc,
     task::{Context, Poll},
@@ -13,11 +11,11 @@ use super::{
     Stage, WsBody,
     framing::{Encoding, put_frame},
     socket::{End, Message},
+    work::{Done, Work},
 };
 use crate::{
     auth::Identity,
     bus::StartPoint,
-    engine::Appended,
     metrics::{Channel, Credential, Way},
     protocol::{
         ClientFrame, ClientMessage, CloseReason, ErrorCode, Publish, PublishRequest, Ref, Refusal,
@@ -37,21 +35,6 @@ const MESSAGES_PER_TURN: usize = 32;
 const MOST_STRIKES: u32 = 200;
 const STRIKES_WINDOW: Duration = Duration::from_secs(10);
 
-/// What the connection waits for before it reads on: its client's messages have effect in order.
-pub(super) type Work = Pin<Box<dyn Future<Output = Done>>>;
-
-pub(super) enum Done {
-    Subscribe {
-        request: SubscribeRequest,
-        start: Result<StartPoint, Refusal>,
-        announcement: Announcement,
-    },
-    Published {
-        appended: Result<Appended, Refusal>,
-        reference: Option<Ref>,
-    },
-}
-
 /// Refusals for sending too fast.
 #[derive(Default)]
 pub(super) struct Strikes {
@@ -63,6 +46,10 @@ impl WsBody {
     pub(super) fn receive(&mut self, cx: &mut Context<'_>) {
         for _ in 0..MESSAGES_PER_TURN {
             self.finish_work(cx);
+            if let Some(message) = self.work.deferred() {
+                self.take(message);
+                continue;
+            }
             if !self.takes_messages() {
                 // Whoever is not listened to is not silent.
                 return self.socket.excuse_silence();
@@ -89,14 +76,11 @@ impl WsBody {
                 .with(|session| !session.is_congested() && session.closed().is_none()),
             Stage::Ended => false,
         };
-        has_room && self.work.is_none()
+        has_room && self.work.has_room()
     }
 
     fn finish_work(&mut self, cx: &mut Context<'_>) {
-        if let Some(work) = &mut self.work
-            && let Poll::Ready(done) = work.as_mut().poll(cx)
-        {
-            self.work = None;
+        while let Some(done) = self.work.poll_done(cx) {
             self.apply(done);
         }
     }
@@ -108,16 +92,19 @@ impl WsBody {
         if let Err(refusal) = self.charge(&message) {
             return self.refuse_message(refusal, &message);
         }
-        match (message, self.encoding) {
+        self.take(message);
+    }
+
+    fn take(&mut self, message: Message) {
+        match (&message, self.encoding) {
             (Message::Control, _) => {}
-            (Message::Text(text), Encoding::Json) => self.handle_text(&text),
-            (Message::Binary(packed), Encoding::Msgpack) => match msgpack_to_json(&packed) {
-                Ok(text) => self.handle_text(&text),
-                Err(error) => self.handle_frame(ClientFrame {
-                    reference: None,
-                    is_auth: false,
-                    message: Err(Refusal::bad_request(format!("not MessagePack: {error}"))),
-                }),
+            (Message::Text(text), Encoding::Json) => self.handle_text(text, &message),
+            (Message::Binary(packed), Encoding::Msgpack) => match msgpack_to_json(packed) {
+                Ok(text) => self.handle_text(&text, &message),
+                Err(error) => {
+                    let refusal = Refusal::bad_request(format!("not MessagePack: {error}"));
+                    self.handle_frame(ClientFrame::refused(refusal), &message);
+                }
             },
             (Message::Text(_), Encoding::Msgpack) | (Message::Binary(_), Encoding::Json) => {
                 self.end_with(CloseReason::UnsupportedFrame);
@@ -125,19 +112,20 @@ impl WsBody {
         }
     }
 
-    fn handle_text(&mut self, text: &str) {
+    fn handle_text(&mut self, text: &str, whole: &Message) {
         let limits = self.worker.shared.settings.subscriptions;
-        self.handle_frame(ClientFrame::parse(text, limits));
+        self.handle_frame(ClientFrame::parse(text, limits), whole);
     }
 
-    fn handle_frame(&mut self, frame: ClientFrame<'_>) {
+    fn handle_frame(&mut self, frame: ClientFrame<'_>, whole: &Message) {
         match self.stage {
             Stage::AwaitingAuth { .. } => self.handle_first(frame),
             Stage::Open(_) => {
                 let ClientFrame {
                     reference, message, ..
                 } = frame;
-                let outcome = message.and_then(|message| self.obey(message, reference.clone()));
+                let outcome =
+                    message.and_then(|message| self.obey(message, reference.clone(), whole));
                 self.answer(outcome, reference);
             }
             Stage::Ended => {}
@@ -182,8 +170,18 @@ impl WsBody {
             .map_err(|refusal| note_failure(worker, peer.address, Credential::Message, refusal))
     }
 
-    /// Does what an authenticated client says, or starts to.
-    fn obey(&mut self, message: ClientMessage<'_>, reference: Option<Ref>) -> Result<(), Refusal> {
+    /// Does what an authenticated client says, or starts to, or leaves it for when the publishes in
+    /// front of it have had their effect.
+    fn obey(
+        &mut self,
+        message: ClientMessage<'_>,
+        reference: Option<Ref>,
+        whole: &Message,
+    ) -> Result<(), Refusal> {
+        if !self.work.is_none() && !matches!(message, ClientMessage::Publish(_)) {
+            self.work.defer(whole.clone());
+            return Ok(());
+        }
         let Stage::Open(open) = &mut self.stage else {
             return Ok(());
         };
@@ -209,7 +207,9 @@ impl WsBody {
                 session.unsubscribe(&filters, None, reference);
                 Ok(())
             }
-            ClientMessage::Publish(message) => self.start_publishing(*message, reference),
+            ClientMessage::Publish(message) => {
+                self.start_publishing(*message, reference, whole.len())
+            }
         }
     }
 
@@ -219,7 +219,7 @@ impl WsBody {
         announcement: Announcement,
     ) {
         let shard = Rc::clone(&self.worker.shard);
-        self.work = Some(Box::pin(async move {
+        self.work = Work::Alone(Box::pin(async move {
             Done::Subscribe {
                 start: shard.bus().start(&request.start).await,
                 request,
@@ -232,6 +232,7 @@ impl WsBody {
         &mut self,
         message: Publish<'_>,
         reference: Option<Ref>,
+        bytes: usize,
     ) -> Result<(), Refusal> {
         let Stage::Open(open) = &self.stage else {
             return Ok(());
@@ -246,14 +247,15 @@ impl WsBody {
         let request = PublishRequest::from_message(message);
         let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
         let worker = Rc::clone(&self.worker);
-        self.work = Some(Box::pin(async move {
+        let published = async move {
             let publisher = (&*identity, &*subject);
             let appended = publish::append(&worker, publisher, prepared, Way::WebSocket).await;
             Done::Published {
                 appended,
                 reference,
             }
-        }));
+        };
+        self.work.push(Box::pin(published), bytes);
         Ok(())
     }
 
@@ -271,7 +273,8 @@ impl WsBody {
             Done::Published {
                 appended: Err(refusal),
                 reference,
-            } => self.answer(Err(refusal), reference),
+            }
+            | Done::Refused { refusal, reference } => self.tell_refusal(&refusal, reference),
             Done::Subscribe {
                 request,
                 start,
@@ -296,23 +299,28 @@ impl WsBody {
         if let Err(refusal) = subscribed {
             match announcement {
                 Announcement::Connected { .. } => self.refuse_url(&refusal),
-                Announcement::Subscribed { reference } => self.answer(Err(refusal), reference),
+                Announcement::Subscribed { reference } => self.tell_refusal(&refusal, reference),
             }
         }
     }
 
-    /// Tells of a refused message; one that was obeyed has its reply already. Too many that came
-    /// over a rate end the connection.
+    /// Tells of a refused message, in its turn; one that was obeyed has its reply already.
     fn answer(&mut self, outcome: Result<(), Refusal>, reference: Option<Ref>) {
-        let Err(refusal) = outcome else {
-            return;
-        };
+        if let Err(refusal) = outcome
+            && let Some(refusal) = self.work.refuse(refusal, reference.clone())
+        {
+            self.tell_refusal(&refusal, reference);
+        }
+    }
+
+    /// Too many that came over a rate end the connection.
+    fn tell_refusal(&mut self, refusal: &Refusal, reference: Option<Ref>) {
         let is_strike = refusal.code == ErrorCode::RateLimited;
         if is_strike && self.strikes.add(Instant::now()) > MOST_STRIKES {
-            return self.refuse(&refusal, reference, CloseReason::RateLimited);
+            return self.refuse(refusal, reference, CloseReason::RateLimited);
         }
-        self.note_refusal(&refusal);
-        self.reply(ServerFrame::error(&refusal, reference));
+        self.note_refusal(refusal);
+        self.reply(ServerFrame::error(refusal, reference));
     }
 
     /// Puts a reply behind the events that wait to be sent.

@@ -15,7 +15,7 @@
 //!   `silence` says when a client is gone; `autobahn` runs the Autobahn test suite against this
 //!   layer;
 //! - the client: here is its life from the handshake on, and what goes out; `incoming` does what
-//!   it says; `framing` puts that into the subprotocol's form. Events are the bus's shared frames.
+//!   it says, and `work` keeps its effects in order; `framing` puts that into the subprotocol's form. Events are the bus's shared frames.
 
 #[cfg(test)]
 mod autobahn;
@@ -24,6 +24,7 @@ mod framing;
 mod incoming;
 mod silence;
 mod socket;
+mod work;
 
 use std::{
     convert::Infallible,
@@ -42,9 +43,10 @@ use actix_web::{
 };
 use bytes::Bytes;
 use framing::{Encoding, JSON_SUBPROTOCOL, MSGPACK_SUBPROTOCOL, event_frame, put_frame};
-use incoming::{Strikes, Work};
+use incoming::Strikes;
 use socket::{WsSocket, put_close};
 use tokio::time::Sleep;
+use work::Work;
 
 use super::{
     connection::NoPlace,
@@ -87,7 +89,7 @@ pub async fn connect(
         limiter: connection_data::<Arc<ConnectionLimiter>>(&request),
         lifeline: lifeline(&request),
         stage: Stage::Ended,
-        work: None,
+        work: Work::None,
         strikes: Strikes::default(),
         peer: Peer {
             transport: Transport::WebSocket,
@@ -125,7 +127,7 @@ struct WsBody {
     lifeline: Option<Rc<dyn Sever>>,
     encoding: Encoding,
     stage: Stage,
-    work: Option<Work>,
+    work: Work,
     strikes: Strikes,
     peer: Peer,
 }
@@ -252,7 +254,7 @@ impl WsBody {
     }
 
     fn end(&mut self) {
-        self.work = None;
+        self.work = Work::None;
         self.stage = Stage::Ended;
     }
 

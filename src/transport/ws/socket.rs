@@ -42,8 +42,8 @@ const CLOSE_FRAME: u8 = 0x88;
 const PING_FRAME: u8 = 0x89;
 const PONG_FRAME: u8 = 0x8a;
 
-/// What has come.
-#[derive(Debug)]
+/// What has come; a clone shares its bytes.
+#[derive(Clone, Debug)]
 pub enum Message {
     Text(ByteString),
     Binary(Bytes),
