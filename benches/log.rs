@@ -201,6 +201,8 @@ fn draft() -> Draft {
 struct Nobody;
 
 impl Tail for Nobody {
+    fn told(&self, _: &[u8]) {}
+
     fn begin(&self, _: LogId, _: u64, _: &[u8]) {}
     fn restore(&self, _: Vec<StoredEvent>, _: u64) {}
     fn restart(&self, _: LogId, _: u64) {}

@@ -22,6 +22,7 @@ use crate::{
     admin,
     auth::{Authenticator, RevocationList, TicketStore},
     bus::{Bus, Retention, Shard, ShardCommand},
+    cluster::Cluster,
     config::{Config, EngineKind, List, Network},
     engine::{
         Engine, IdempotencyLimits, MemoryEngine,
@@ -77,7 +78,7 @@ impl Gateway {
             settings: settings(&config),
             authenticator,
             tickets: TicketStore::new(),
-            revocations: RevocationList::new(),
+            revocations: Arc::new(RevocationList::new()),
             limits: Limits::new(&config.limits),
             telemetry: Telemetry::start(&config.telemetry)?,
             metrics: Metrics::new(),
@@ -142,16 +143,21 @@ impl Gateway {
         let clients = self.client_server(draining)?;
         // Nothing is ever told to the operators' listener by this: it is there until the end.
         let (_keeps_serving, never) = watch::channel(false);
-        let operators = self.admin_server(&readiness, never)?;
+        let (cluster, nodes) =
+            Cluster::join(Arc::clone(&self.bus), Arc::clone(&self.shared.revocations))
+                .context("the operating system has no randomness to give")?;
+        let operators = self.admin_server(&readiness, Arc::clone(&cluster), never)?;
         let background = [
             tokio::spawn(Arc::clone(&self.shared.authenticator).refresh_jwks_forever()),
             tokio::spawn(trim_forever(Arc::clone(&self.bus))),
             tokio::spawn(prune_forever(Arc::clone(&self.shared))),
+            tokio::spawn(nodes),
         ];
         let handle = clients.handle();
         let admin_handle = operators.handle();
         let clients = tokio::task::spawn_local(clients);
         let operators = tokio::task::spawn_local(operators);
+        cluster.informed().await;
         readiness.set(true);
         let mut clients = std::pin::pin!(clients);
         let ended = tokio::select! {
@@ -271,6 +277,7 @@ impl Gateway {
     fn admin_server(
         &self,
         readiness: &admin::Readiness,
+        cluster: Arc<Cluster>,
         draining: watch::Receiver<bool>,
     ) -> anyhow::Result<actix_server::Server> {
         let listening = Listening {
@@ -289,6 +296,7 @@ impl Gateway {
         let operator = admin::Operator::new(
             readiness.clone(),
             Arc::clone(&self.bus),
+            cluster,
             Arc::clone(&self.shared),
             addresses?.iter().all(|address| address.ip().is_loopback()),
         );

@@ -32,6 +32,8 @@ pub mod bus;
 
 pub mod session;
 
+pub mod cluster;
+
 pub mod transport;
 
 pub mod admin;

@@ -8,8 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{Operator, json, refuse_pages, tenant_named};
 use crate::{
-    auth::{RevocationsFull, name_problem},
-    bus::{Answers, Ended, Revocation, ShardCommand},
+    auth::{Revocation, Whose, name_problem},
     config::Span,
     protocol::{Refusal, decode_object},
     topic::Tenant,
@@ -67,16 +66,21 @@ pub(super) async fn disconnect(
     let now = Timestamp::now();
     let whose = asked.whose()?;
     let explicit = asked.until(now)?;
+    let mut revocation = Revocation {
+        whose: whose.clone(),
+        until: explicit.unwrap_or_else(|| after(now, REVOKED_FOR)),
+        to_its_end: explicit.is_none(),
+    };
     // First of all nobody comes in any more; what comes to light by ending may prolong it.
-    let mut until = revoke(&operator, &whose, explicit, after(now, REVOKED_FOR), now)?;
-    let told = end_sessions(&operator, &whose).await;
-    let mut ended = Ended::default();
-    for of_worker in &told.answers {
-        ended.merge(of_worker);
-    }
+    revocation.until = revoke(&operator, &revocation, now)?;
+    let told = operator.bus.end_sessions(&whose, COUNT_DEADLINE).await;
+    let ended = told.total();
     if let (None, Some(tokens_until)) = (explicit, ended.tokens_until) {
-        until = revoke(&operator, &whose, None, until.max(tokens_until), now)?;
+        revocation.until = revocation.until.max(tokens_until);
+        revocation.until = revoke(&operator, &revocation, now)?;
     }
+    let until = revocation.until;
+    operator.cluster.tell_revocation(&revocation).await?;
     tracing::info!(
         subject = whose.subject.as_deref(),
         tenant = whose.tenant.as_deref(),
@@ -99,37 +103,15 @@ fn after(now: Timestamp, span: SignedDuration) -> Timestamp {
 /// Puts a revocation in force; until when it is.
 fn revoke(
     operator: &Operator,
-    whose: &Revocation,
-    explicit: Option<Timestamp>,
-    default: Timestamp,
+    revocation: &Revocation,
     now: Timestamp,
 ) -> Result<Timestamp, Refusal> {
-    let list = &operator.shared.revocations;
-    let revoked = match (&whose.subject, &whose.token_id, explicit) {
-        (Some(subject), _, _) => {
-            let until = explicit.unwrap_or(default);
-            list.revoke_subject(whose.tenant.clone(), Arc::clone(subject), until, now)
-        }
-        (None, Some(token_id), Some(until)) => list.revoke_token(Arc::clone(token_id), until, now),
-        (None, Some(token_id), None) => {
-            list.revoke_token_to_its_end(Arc::clone(token_id), default, now)
-        }
-        (None, None, _) => Ok(now),
-    };
-    revoked.map_err(|error: RevocationsFull| Refusal::unavailable(error.to_string()))
-}
-
-async fn end_sessions(operator: &Operator, whose: &Revocation) -> Answers<Ended> {
-    operator
-        .bus
-        .tell(COUNT_DEADLINE, |reply| {
-            ShardCommand::Revoke(whose.clone(), reply)
-        })
-        .await
+    let revoked = operator.shared.revocations.revoke(revocation, now);
+    revoked.map_err(|error| Refusal::unavailable(error.to_string()))
 }
 
 impl Disconnect {
-    fn whose(&self) -> Result<Revocation, Refusal> {
+    fn whose(&self) -> Result<Whose, Refusal> {
         for (field, name) in [
             ("sub", self.sub.as_deref()),
             ("tenant", self.tenant.as_deref()),
@@ -146,7 +128,7 @@ impl Disconnect {
                 "give either `sub`, with `tenant` where there is one, or `jti`",
             ));
         }
-        Ok(Revocation {
+        Ok(Whose {
             tenant: match &self.tenant {
                 Some(name) => tenant_named(name),
                 None => Tenant::none(),

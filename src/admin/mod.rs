@@ -23,6 +23,7 @@ use guard::refuse_pages;
 
 use crate::{
     bus::{Answers, Bus, ShardCommand},
+    cluster::Cluster,
     protocol::{ErrorCode, Refusal},
     topic::Tenant,
     transport::{Shared, endpoint},
@@ -50,6 +51,7 @@ impl Readiness {
 pub struct Operator {
     readiness: Readiness,
     bus: Arc<Bus>,
+    cluster: Arc<Cluster>,
     shared: Arc<Shared>,
     /// Of all the addresses that operators connect to.
     is_on_loopback: bool,
@@ -62,12 +64,14 @@ impl Operator {
     pub fn new(
         readiness: Readiness,
         bus: Arc<Bus>,
+        cluster: Arc<Cluster>,
         shared: Arc<Shared>,
         is_on_loopback: bool,
     ) -> Self {
         Self {
             readiness,
             bus,
+            cluster,
             shared,
             is_on_loopback,
             listing: Arc::new(Semaphore::new(1)),

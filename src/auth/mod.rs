@@ -38,7 +38,7 @@ pub use identity::{ClaimedLimits, Identity, LEEWAY, name_problem};
 pub use keys::{KeyError, KeyFault};
 pub use options::{AuthOptions, HookOptions, Secret};
 pub use remote::RefreshError;
-pub use revocations::{RevocationList, RevocationsFull};
+pub use revocations::{Revocation, RevocationList, RevocationsFull, Whose};
 pub use sign::{NewToken, sign_hs256};
 pub use tickets::{
     IssueError, Redeem, Redeemed, StreamClaim, StreamLease, Ticket, TicketError, TicketStore,

@@ -20,6 +20,37 @@ const MAX_ENTRIES: usize = 100_000;
 #[error("too many revocations are in force")]
 pub struct RevocationsFull;
 
+/// Whose access has ended: a subject of a tenant, or a token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Whose {
+    pub tenant: Tenant,
+    pub subject: Option<Arc<str>>,
+    pub token_id: Option<Arc<str>>,
+}
+
+impl Whose {
+    pub fn hits(&self, identity: &Identity) -> bool {
+        let of_subject = match &self.subject {
+            Some(subject) => identity.tenant == self.tenant && identity.subject == *subject,
+            None => true,
+        };
+        let of_token = match &self.token_id {
+            Some(token_id) => identity.token_id.as_ref() == Some(token_id),
+            None => true,
+        };
+        of_subject && of_token && (self.subject.is_some() || self.token_id.is_some())
+    }
+}
+
+/// The end of someone's access.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Revocation {
+    pub whose: Whose,
+    pub until: Timestamp,
+    /// The tokens are refused until they expire, and `until` is what is known of that.
+    pub to_its_end: bool,
+}
+
 /// The revocations of this node. They live in memory, each until the time given with it.
 pub struct RevocationList {
     entries: RwLock<Entries>,
@@ -51,6 +82,80 @@ impl RevocationList {
             entries: RwLock::default(),
             capacity,
         }
+    }
+
+    /// Puts a revocation in force. Returns until when it is, which is later where it was already.
+    ///
+    /// # Errors
+    /// [`RevocationsFull`], then nothing has changed.
+    pub fn revoke(
+        &self,
+        revocation: &Revocation,
+        now: Timestamp,
+    ) -> Result<Timestamp, RevocationsFull> {
+        let Revocation {
+            whose,
+            until,
+            to_its_end,
+        } = revocation;
+        match (&whose.subject, &whose.token_id) {
+            (Some(subject), _) => {
+                self.revoke_subject(whose.tenant.clone(), Arc::clone(subject), *until, now)
+            }
+            (None, Some(token_id)) if *to_its_end => {
+                self.revoke_token_to_its_end(Arc::clone(token_id), *until, now)
+            }
+            (None, Some(token_id)) => self.revoke_token(Arc::clone(token_id), *until, now),
+            (None, None) => Ok(now),
+        }
+    }
+
+    /// Whether all that the revocation refuses is refused already.
+    pub fn covers(&self, revocation: &Revocation) -> bool {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let Whose {
+            tenant,
+            subject,
+            token_id,
+        } = &revocation.whose;
+        let until = match (subject, token_id) {
+            (Some(subject), _) => entries.subjects.get(&(tenant.clone(), Arc::clone(subject))),
+            (None, Some(token_id)) => entries.tokens.get(token_id),
+            (None, None) => None,
+        };
+        let learns = |token_id| entries.learning.contains(token_id);
+        until.is_some_and(|until| *until >= revocation.until)
+            && (!revocation.to_its_end || token_id.as_ref().is_none_or(learns))
+    }
+
+    /// All that are in force at `now`.
+    pub fn all(&self, now: Timestamp) -> Vec<Revocation> {
+        let entries = self.entries.read().unwrap_or_else(PoisonError::into_inner);
+        let tokens = entries.tokens.iter().map(|(token_id, until)| Revocation {
+            whose: Whose {
+                tenant: Tenant::none(),
+                subject: None,
+                token_id: Some(Arc::clone(token_id)),
+            },
+            until: *until,
+            to_its_end: entries.learning.contains(token_id),
+        });
+        let subjects = entries
+            .subjects
+            .iter()
+            .map(|((tenant, subject), until)| Revocation {
+                whose: Whose {
+                    tenant: tenant.clone(),
+                    subject: Some(Arc::clone(subject)),
+                    token_id: None,
+                },
+                until: *until,
+                to_its_end: false,
+            });
+        tokens
+            .chain(subjects)
+            .filter(|revocation| now < revocation.until)
+            .collect()
     }
 
     /// Revokes the token with this `jti` until then. Returns until when it is revoked now, which is later where it was

@@ -10,7 +10,7 @@ mod trims;
 mod window;
 
 use std::{
-    sync::{Arc, PoisonError},
+    sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
 
@@ -23,7 +23,7 @@ pub use census::{
     ConnectionPage, ConnectionQuery, ConnectionRow, Ended, MOST_TOPICS_SHOWN, TopicPage,
     TopicRange, TopicRow,
 };
-pub use shard::{Revocation, SessionHandle, Shard, ShardCommand};
+pub use shard::{SessionHandle, Shard, ShardCommand};
 pub use topic_index::TopicIndex;
 pub use window::{
     Extent, Fetched, Latest, NoPage, Page, PageLimits, Range, Retention, RewindScan, RewindStep,
@@ -31,6 +31,7 @@ pub use window::{
 };
 
 use crate::{
+    auth::Whose,
     engine::{Appended, Engine, EngineError, IdempotencyKey, StoredEvent, Tail},
     event::{Cursor, Draft, Event, LogId},
     metrics::EngineState,
@@ -62,6 +63,17 @@ pub struct Answers<T> {
     pub silent: usize,
 }
 
+impl Answers<Ended> {
+    /// What all of them ended.
+    pub fn total(&self) -> Ended {
+        let mut total = Ended::default();
+        for of_shard in &self.answers {
+            total.merge(of_shard);
+        }
+        total
+    }
+}
+
 impl<T> Answers<T> {
     async fn collect(mut coming: mpsc::Receiver<T>, asked: usize, deadline: Duration) -> Self {
         let mut answers = Vec::with_capacity(asked);
@@ -79,8 +91,18 @@ impl<T> Answers<T> {
     }
 }
 
+/// Hears what the nodes of the log tell each other, on the engine's own thread: nothing in here may wait.
+pub trait Hears: Send + Sync {
+    fn hear(&self, note: &[u8]);
+
+    /// A part of the log passed by unseen, and what was told in it.
+    fn missed(&self);
+}
+
 /// What the engine's tail writes to.
 pub(crate) struct Feed {
+    /// What is told before there is one is lost: it has to ask.
+    listener: OnceLock<Arc<dyn Hears>>,
     /// `None` until the engine has begun.
     log: RwLock<Option<LogId>>,
     window: Window,
@@ -91,6 +113,7 @@ pub(crate) struct Feed {
 impl Feed {
     pub(crate) fn new(retention: Retention) -> Self {
         Self {
+            listener: OnceLock::new(),
             log: RwLock::default(),
             window: Window::new(retention),
             head: watch::Sender::new(0),
@@ -135,6 +158,15 @@ impl Tail for Feed {
         self.window.restart(position);
         self.set_log(log);
         self.head.send_replace(position);
+        if let Some(listener) = self.listener.get() {
+            listener.missed();
+        }
+    }
+
+    fn told(&self, note: &[u8]) {
+        if let Some(listener) = self.listener.get() {
+            listener.hear(note);
+        }
     }
 
     fn earliest(&self) -> u64 {
@@ -289,6 +321,31 @@ impl Bus {
                 "this node has not caught up with the log: try again",
             )),
         }
+    }
+
+    /// Whether other nodes may have the same log.
+    pub fn is_shared(&self) -> bool {
+        self.engine.is_shared()
+    }
+
+    /// Tells all nodes something, see [`Engine::tell`].
+    ///
+    /// # Errors
+    /// As [`Engine::tell`].
+    pub async fn tell_nodes(&self, note: Vec<u8>) -> Result<(), EngineError> {
+        self.engine.tell(note).await
+    }
+
+    /// Sets who hears what the nodes tell; only the first one counts.
+    pub fn set_listener(&self, listener: Arc<dyn Hears>) {
+        // Nobody else's is replaced.
+        let _ = self.feed.listener.set(listener);
+    }
+
+    /// Ends the sessions of a subject or a token on this node; what workers told of it until the deadline.
+    pub async fn end_sessions(&self, whose: &Whose, deadline: Duration) -> Answers<Ended> {
+        let end = |reply| ShardCommand::EndSessions(whose.clone(), reply);
+        self.tell(deadline, end).await
     }
 
     /// How many idempotency keys the engine remembers.

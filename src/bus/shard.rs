@@ -21,14 +21,14 @@ use super::{
     topic_index::TopicIndex,
 };
 use crate::{
-    auth::Identity,
+    auth::{Identity, Whose},
     event::Event,
     metrics::{LagByTransport, WorkerMetrics},
     protocol::{CloseReason, Ref, Refusal, ServerFrame, SubscribeRequest},
     session::{Announcement, Delivery, Outgoing, Peer, Session, SessionLimits, Tally},
     telemetry::Telemetry,
     throttle::Throttle,
-    topic::{Tenant, TopicFilter},
+    topic::TopicFilter,
 };
 
 /// Events dispatched before the worker's other tasks get their turn.
@@ -43,21 +43,13 @@ pub enum ShardCommand {
     /// End every session, the clients' return spread over this time.
     Drain { spread: Duration },
     /// End the sessions of a subject, or of one of its tokens, and tell what was ended.
-    Revoke(Revocation, mpsc::Sender<Ended>),
+    EndSessions(Whose, mpsc::Sender<Ended>),
     /// Tell how far sessions are behind.
     TellLag(mpsc::Sender<LagByTransport>),
     /// List sessions.
     ListConnections(Arc<ConnectionQuery>, mpsc::Sender<ConnectionPage>),
     /// List topic filters, at most so many.
     ListTopics(Arc<TopicRange>, usize, mpsc::Sender<TopicPage>),
-}
-
-/// Whose access ends.
-#[derive(Clone, Debug)]
-pub struct Revocation {
-    pub tenant: Tenant,
-    pub subject: Option<Arc<str>>,
-    pub token_id: Option<Arc<str>>,
 }
 
 /// One per worker, and never left by what is in it: sessions, index and counters are touched by
@@ -265,9 +257,9 @@ impl Shard {
                     session.borrow_mut().close(CloseReason::Draining, wait);
                 }
             }
-            ShardCommand::Revoke(revocation, reply) => {
+            ShardCommand::EndSessions(whose, reply) => {
                 // Whoever asked may be gone; the sessions have ended all the same.
-                let _ = reply.try_send(self.revoke(&revocation));
+                let _ = reply.try_send(self.end_sessions(&whose));
             }
             ShardCommand::TellLag(reply) => {
                 tokio::task::spawn_local(census::tell_lag(Rc::clone(self), reply));
@@ -283,11 +275,11 @@ impl Shard {
         }
     }
 
-    fn revoke(&self, revocation: &Revocation) -> Ended {
+    fn end_sessions(&self, whose: &Whose) -> Ended {
         let mut ended = Ended::default();
         for (_, session) in self.sessions.borrow().iter() {
             let mut session = session.borrow_mut();
-            if revocation.hits(session.identity()) {
+            if whose.hits(session.identity()) {
                 ended.note(&session);
                 session.close(CloseReason::Revoked, Duration::ZERO);
             }
@@ -339,20 +331,6 @@ fn log_closed(session: &Session) {
         duration_ms = session.since().elapsed().as_millis() as u64,
         "connection closed"
     );
-}
-
-impl Revocation {
-    fn hits(&self, identity: &Identity) -> bool {
-        let of_subject = match &self.subject {
-            Some(subject) => identity.tenant == self.tenant && identity.subject == *subject,
-            None => true,
-        };
-        let of_token = match &self.token_id {
-            Some(token_id) => identity.token_id.as_ref() == Some(token_id),
-            None => true,
-        };
-        of_subject && of_token && (self.subject.is_some() || self.token_id.is_some())
-    }
 }
 
 /// A transport's hold on its session; dropping it is the one way in which a session ends.

@@ -107,6 +107,15 @@ impl Engine for MemoryEngine {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
+    fn tell(&self, note: Vec<u8>) -> EngineFuture<'_, ()> {
+        self.tail.told(&note);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn condition(&self) -> EngineState {
         EngineState::default()
     }

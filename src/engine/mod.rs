@@ -52,6 +52,16 @@ pub trait Engine: Send + Sync + 'static {
     /// never read it again begins a new log first.
     fn read(&self, sequences: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>>;
 
+    /// Tells all nodes of the log something, this one too: each one's tail hears it once, between the
+    /// events where it was told. It is not read back; whoever comes later has to ask.
+    ///
+    /// # Errors
+    /// [`EngineError::Unavailable`] where it is not known to have been told.
+    fn tell(&self, note: Vec<u8>) -> EngineFuture<'_, ()>;
+
+    /// Whether other nodes may have the same log.
+    fn is_shared(&self) -> bool;
+
     /// How many idempotency keys this node remembers.
     fn remembered_keys(&self) -> usize;
 
@@ -84,6 +94,9 @@ pub trait Tail: Send + Sync + 'static {
     fn restart(&self, log: LogId, position: u64);
 
     fn extend(&self, events: Vec<Arc<Event>>);
+
+    /// What a node told, see [`Engine::tell`].
+    fn told(&self, note: &[u8]);
 
     /// The position before the oldest event that is retained: the engine may drop what lies
     /// before it.

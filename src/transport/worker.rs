@@ -56,7 +56,7 @@ pub struct Shared {
     pub settings: Settings,
     pub authenticator: Arc<Authenticator>,
     pub tickets: TicketStore,
-    pub revocations: RevocationList,
+    pub revocations: Arc<RevocationList>,
     pub limits: Limits,
     /// Where spans are exported.
     pub telemetry: Option<Arc<Telemetry>>,

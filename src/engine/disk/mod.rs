@@ -64,6 +64,7 @@ const READ_AGAIN_MS: [u64; 4] = [20, 60, 180, 540];
 pub struct DiskEngine {
     durability: Durability,
     shelf: Arc<Shelf>,
+    tail: Arc<dyn Tail>,
     condition: Arc<Mutex<EngineState>>,
     writer: Writer,
     reads: Semaphore,
@@ -80,7 +81,7 @@ impl DiskEngine {
         let start = Instant::now();
         let directory = Arc::new(Folder::open(path)?);
         let durability = options.durability;
-        let log = DiskLog::open(directory, options, tail)?;
+        let log = DiskLog::open(directory, options, Arc::clone(&tail))?;
         tracing::info!(
             log = log.shelf().log().as_str(),
             last = log.last(),
@@ -91,6 +92,7 @@ impl DiskEngine {
         Ok(Self {
             durability,
             shelf: Arc::clone(log.shelf()),
+            tail,
             condition: Arc::clone(log.condition()),
             writer: Writer::start(log)?,
             reads: Semaphore::new(READS),
@@ -162,6 +164,15 @@ impl Engine for DiskEngine {
 
     fn read(&self, sequences: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>> {
         Box::pin(self.read_back(sequences))
+    }
+
+    fn tell(&self, note: Vec<u8>) -> EngineFuture<'_, ()> {
+        self.tail.told(&note);
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
     }
 
     fn remembered_keys(&self) -> usize {

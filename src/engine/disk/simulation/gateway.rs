@@ -58,6 +58,8 @@ impl Witness {
 }
 
 impl Tail for Witness {
+    fn told(&self, _: &[u8]) {}
+
     fn begin(&self, log: LogId, position: u64, trims: &[u8]) {
         if self.hear(Heard::Begin(position)) {
             self.feed.begin(log, position, trims);
