@@ -33,6 +33,7 @@ use crate::{
     listener::{self, Deadlines, LISTEN_BACKLOG, Listening, Places, Tls},
     metrics::Metrics,
     page,
+    presence::Presence,
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
     telemetry::Telemetry,
@@ -74,25 +75,27 @@ impl Gateway {
             ("admin_listen", &config.admin_listen),
         )?;
         let tls = Tls::load(&config.tls)?;
+        let [listeners, admin_listeners] = listener::bind([
+            ("listen", &config.listen),
+            ("admin_listen", &config.admin_listen),
+        ])?;
+        let bus = open_bus(&config)?;
         let shared = Arc::new(Shared {
             settings: settings(&config),
             authenticator,
             tickets: TicketStore::new(),
             revocations: Arc::new(RevocationList::new()),
+            presence: presence(&config, bus.is_shared()),
             limits: Limits::new(&config.limits),
             telemetry: Telemetry::start(&config.telemetry)?,
             metrics: Metrics::new(),
             warnings: Warnings::default(),
             connections: AtomicUsize::new(0),
         });
-        let [listeners, admin_listeners] = listener::bind([
-            ("listen", &config.listen),
-            ("admin_listen", &config.admin_listen),
-        ])?;
         Ok(Self {
             listeners,
             admin_listeners,
-            bus: open_bus(&config)?,
+            bus,
             shared,
             tls,
             places: Places::new(config.limits.connections),
@@ -143,9 +146,12 @@ impl Gateway {
         let clients = self.client_server(draining)?;
         // Nothing is ever told to the operators' listener by this: it is there until the end.
         let (_keeps_serving, never) = watch::channel(false);
-        let (cluster, nodes) =
-            Cluster::join(Arc::clone(&self.bus), Arc::clone(&self.shared.revocations))
-                .context("the operating system has no randomness to give")?;
+        let (cluster, nodes) = Cluster::join(
+            Arc::clone(&self.bus),
+            Arc::clone(&self.shared.revocations),
+            self.shared.presence.clone(),
+        )
+        .context("the operating system has no randomness to give")?;
         let operators = self.admin_server(&readiness, Arc::clone(&cluster), never)?;
         let background = [
             tokio::spawn(Arc::clone(&self.shared.authenticator).refresh_jwks_forever()),
@@ -169,6 +175,7 @@ impl Gateway {
             readiness.set(false);
             self.drain(&handle, &start_draining).await;
         }
+        cluster.leave().await;
         // Nobody publishes any more.
         if let Err(error) = self.bus.close_log().await {
             tracing::error!(%error, "the log was not closed");
@@ -328,8 +335,9 @@ fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, shared: &Shared) 
             .take()
             .filter(|shard| Arc::ptr_eq(shard.bus(), bus))
             .unwrap_or_else(|| {
-                let (metrics, telemetry) = (shared.metrics.worker(), shared.telemetry.clone());
-                Shard::start(Arc::clone(bus), limits, metrics, telemetry)
+                let metrics = shared.metrics.worker();
+                let watched_by = (shared.presence.clone(), shared.telemetry.clone());
+                Shard::start(Arc::clone(bus), limits, metrics, watched_by)
             });
         Rc::clone(slot.insert(shard))
     })
@@ -370,6 +378,17 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
             })
         }
     }
+}
+
+fn presence(config: &Config, is_shared: bool) -> Option<Arc<Presence>> {
+    let config = &config.presence;
+    let topics: Vec<_> = config
+        .topics
+        .0
+        .iter()
+        .map(|filter| filter.0.clone())
+        .collect();
+    (!topics.is_empty()).then(|| Arc::new(Presence::new(topics, config.grace.0, is_shared)))
 }
 
 fn settings(config: &Config) -> Settings {

@@ -10,6 +10,8 @@ pub mod topic;
 
 pub mod event;
 
+pub mod node;
+
 pub mod subscription;
 
 pub mod protocol;
@@ -27,6 +29,8 @@ pub mod limits;
 pub mod engine;
 
 pub mod telemetry;
+
+pub mod presence;
 
 pub mod bus;
 

@@ -9,8 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{Operator, json, pages, parameters, refuse_pages, tenant_named};
 use crate::{
     bus::{ConnectionPage, ConnectionQuery, ConnectionRow, ShardCommand},
-    protocol::{Refusal, Transport},
-    session::ConnectionId,
+    protocol::{ConnectionId, Refusal, Transport},
     topic::TopicFilter,
 };
 

@@ -22,8 +22,8 @@ use tokio::sync::mpsc;
 use super::Shard;
 use crate::{
     metrics::LagByTransport,
-    protocol::Transport,
-    session::{ConnectionId, Peer, Session},
+    protocol::{ConnectionId, Transport},
+    session::{Peer, Session},
     topic::{Tenant, TopicFilter},
 };
 

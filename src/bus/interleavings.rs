@@ -146,7 +146,7 @@ impl Client {
             },
         };
         let metrics = Metrics::new().worker();
-        let shard = Shard::new(Arc::clone(bus), limits, metrics, None);
+        let shard = Shard::new(Arc::clone(bus), limits, metrics, (None, None));
         let peer = Peer {
             transport: Transport::WebSocket,
             address: None,

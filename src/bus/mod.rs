@@ -37,6 +37,7 @@ use crate::{
     metrics::EngineState,
     protocol::{ErrorCode, LimitKind, Refusal, Start},
     sync::RwLock,
+    topic::{Tenant, Topic},
 };
 
 /// How long a cursor that the log has reached, and this node has not, is waited for.
@@ -44,6 +45,9 @@ const TAIL_WAIT: Duration = Duration::from_secs(5);
 
 /// Whoever used up its idempotency keys may try again after this time: keys end one by one.
 const KEYS_RETRY: Duration = Duration::from_secs(1);
+
+/// Topics that are looked at under the window's lock at a time.
+const TOPICS_A_PAGE: usize = 256;
 
 /// Commands that a shard has not taken yet; they are rare, and a full queue makes the sender wait.
 const SHARD_COMMANDS: usize = 16;
@@ -94,6 +98,9 @@ impl<T> Answers<T> {
 /// Hears what the nodes of the log tell each other, on the engine's own thread: nothing in here may wait.
 pub trait Hears: Send + Sync {
     fn hear(&self, note: &[u8]);
+
+    /// An event of the log, before anyone else sees it.
+    fn read(&self, event: &Event);
 
     /// A part of the log passed by unseen, and what was told in it.
     fn missed(&self);
@@ -181,6 +188,11 @@ impl Tail for Feed {
         let Some(newest) = events.last().map(|event| event.sequence) else {
             return;
         };
+        if let Some(listener) = self.listener.get() {
+            for event in &events {
+                listener.read(event);
+            }
+        }
         self.window.extend(events);
         self.head.send_replace(newest);
     }
@@ -320,6 +332,22 @@ impl Bus {
             Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(
                 "this node has not caught up with the log: try again",
             )),
+        }
+    }
+
+    /// The topics with retained events that begin with a prefix, of all tenants.
+    pub fn topics_under(&self, prefix: &str) -> Vec<(Tenant, Topic)> {
+        let mut topics = Vec::new();
+        loop {
+            let after = topics.last().map(|(tenant, topic): &(Tenant, Topic)| {
+                (tenant.clone(), topic.as_str().to_owned())
+            });
+            let range = TopicRange::new(None, prefix.to_owned(), after);
+            let page = self.window().topics(&range, TOPICS_A_PAGE);
+            if page.is_empty() {
+                return topics;
+            }
+            topics.extend(page.into_iter().map(|(tenant, topic, _)| (tenant, topic)));
         }
     }
 

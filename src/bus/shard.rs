@@ -24,11 +24,12 @@ use crate::{
     auth::{Identity, Whose},
     event::Event,
     metrics::{LagByTransport, WorkerMetrics},
+    presence::{Place, Presence},
     protocol::{CloseReason, Ref, Refusal, ServerFrame, SubscribeRequest},
     session::{Announcement, Delivery, Outgoing, Peer, Session, SessionLimits, Tally},
     telemetry::Telemetry,
     throttle::Throttle,
-    topic::TopicFilter,
+    topic::{Topic, TopicFilter},
 };
 
 /// Events dispatched before the worker's other tasks get their turn.
@@ -68,6 +69,7 @@ pub struct Shard {
     index: RefCell<TopicIndex<usize>>,
     scratch: RefCell<Scratch>,
     draining: Cell<bool>,
+    presence: Option<Arc<Presence>>,
     telemetry: Option<Arc<Telemetry>>,
     fell_behind: Throttle,
 }
@@ -85,10 +87,10 @@ impl Shard {
         bus: Arc<Bus>,
         limits: SessionLimits,
         metrics: WorkerMetrics,
-        telemetry: Option<Arc<Telemetry>>,
+        (presence, telemetry): (Option<Arc<Presence>>, Option<Arc<Telemetry>>),
     ) -> Rc<Self> {
         let (head, commands) = bus.join();
-        let shard = Self::new(bus, limits, metrics, telemetry);
+        let shard = Self::new(bus, limits, metrics, (presence, telemetry));
         tokio::task::spawn_local(Rc::clone(&shard).run(head, commands));
         shard
     }
@@ -98,7 +100,7 @@ impl Shard {
         bus: Arc<Bus>,
         limits: SessionLimits,
         metrics: WorkerMetrics,
-        telemetry: Option<Arc<Telemetry>>,
+        (presence, telemetry): (Option<Arc<Presence>>, Option<Arc<Telemetry>>),
     ) -> Rc<Self> {
         let shard = Rc::new(Self {
             dispatched: Rc::new(Cell::new(bus.window().head())),
@@ -109,6 +111,7 @@ impl Shard {
             index: RefCell::default(),
             scratch: RefCell::default(),
             draining: Cell::new(false),
+            presence,
             telemetry,
             fell_behind: Throttle::default(),
         });
@@ -293,6 +296,7 @@ impl Shard {
         let mut index = self.index.borrow_mut();
         for filter in session.all_filters() {
             index.remove(&session.identity().tenant, filter, key);
+            self.leave(&session, filter);
         }
         self.count_subscriptions(&index);
         self.metrics
@@ -300,10 +304,40 @@ impl Shard {
         log_closed(&session);
     }
 
+    /// Whoever subscribes a topic by its name is on it.
+    fn enter(&self, session: &Session, filter: &TopicFilter) {
+        if let Some(presence) = &self.presence
+            && let Some(place) = place(presence, session, filter)
+        {
+            presence.enter(place, session.id());
+        }
+    }
+
+    fn leave(&self, session: &Session, filter: &TopicFilter) {
+        if let Some(presence) = &self.presence
+            && let Some(place) = place(presence, session, filter)
+        {
+            presence.leave(place, session.id());
+        }
+    }
+
     fn count_subscriptions(&self, index: &TopicIndex<usize>) {
         self.metrics
             .set_subscriptions(index.len(), index.pattern_count());
     }
+}
+
+/// Where a session is by one of its filters; nowhere by a pattern, or where nobody is counted.
+fn place(presence: &Presence, session: &Session, filter: &TopicFilter) -> Option<Place> {
+    if !filter.is_literal() || !presence.covers(filter.as_str()) {
+        return None;
+    }
+    let identity = session.identity();
+    Some(Place {
+        tenant: identity.tenant.clone(),
+        topic: Topic::parse(filter.as_str()).ok()?,
+        subject: Arc::clone(&identity.subject),
+    })
 }
 
 fn log_opened(session: &Session) {
@@ -381,6 +415,7 @@ impl SessionHandle {
         let mut index = self.shard.index.borrow_mut();
         for filter in &added {
             index.insert(&session.identity().tenant, filter, self.key);
+            self.shard.enter(&session, filter);
         }
         self.shard.count_subscriptions(&index);
         Ok(())
@@ -398,6 +433,7 @@ impl SessionHandle {
         let mut index = self.shard.index.borrow_mut();
         for filter in filters {
             index.remove(&session.identity().tenant, filter, self.key);
+            self.shard.leave(&session, filter);
         }
         self.shard.count_subscriptions(&index);
     }

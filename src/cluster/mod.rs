@@ -2,32 +2,35 @@
 //! everything once and in the same order, and no node needs the address of another.
 //!
 //! A node that is new, or that has missed a part of the log, asks; one of the others answers with
-//! all that is in force.
+//! all that is in force, and each tells who is connected to it. Who is not heard any more is gone.
 
+mod announcer;
 mod note;
 
 use std::{
     collections::HashMap,
-    fmt,
     future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
-use serde::{Deserialize, Serialize};
 use tokio::{
     sync::{Notify, mpsc, watch},
-    time::{sleep, timeout},
+    time::{MissedTickBehavior, sleep, timeout},
 };
 
-use note::{Entry, Note, Said};
+use note::{CountEntry, Note, RevocationEntry, Said};
 
 use crate::{
     auth::{Revocation, RevocationList},
     bus::{Bus, Hears},
     engine::EngineError,
+    event::Event,
+    node::NodeId,
+    presence::Presence,
     protocol::Refusal,
+    throttle::Throttle,
 };
 
 /// Notes that have come and were not looked at yet. When more come, the node asks for all that is in
@@ -37,57 +40,36 @@ const WAITING_NOTES: usize = 1024;
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// Nodes that could answer wait for a random part of this, so that one does.
 const ANSWER_SPREAD_MS: u64 = 300;
-/// Revocations that are told at once, so that a note stays small.
+/// Revocations, and counts of connections, that are told at once, so that a note stays small.
 const REVOCATIONS_A_NOTE: usize = 500;
+const COUNTS_A_NOTE: usize = 500;
+/// How often a node says that it is there, and after what silence it is taken for dead.
+const ALIVE_EVERY: Duration = Duration::from_secs(5);
+const DEAD_AFTER: Duration = Duration::from_secs(15);
 /// How long workers may take to tell how many sessions they ended. They end them all the same.
 const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 /// After how long what could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
-
-/// Names one run of a node: 64 random bits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, Serialize)]
-#[serde(try_from = "String", into = "String")]
-pub struct NodeId(u64);
-
-impl NodeId {
-    fn random() -> Result<Self, getrandom::Error> {
-        getrandom::u64().map(Self)
-    }
-}
-
-impl fmt::Display for NodeId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-impl From<NodeId> for String {
-    fn from(id: NodeId) -> Self {
-        id.to_string()
-    }
-}
-
-impl TryFrom<String> for NodeId {
-    type Error = std::num::ParseIntError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        u64::from_str_radix(&text, 16).map(Self)
-    }
-}
 
 /// This node among those of its log. One per gateway.
 pub struct Cluster {
     node: NodeId,
     bus: Arc<Bus>,
     revocations: Arc<RevocationList>,
+    presence: Option<Arc<Presence>>,
     /// The nodes that have asked and this one would answer; whether another one has.
     asking: Mutex<HashMap<NodeId, bool>>,
+    /// When each node was heard last, this one too.
+    heard: Mutex<HashMap<NodeId, Instant>>,
+    has_missed: Arc<Notify>,
+    untold: Throttle,
     /// Whether this node knows what is in force.
     informed: watch::Sender<bool>,
 }
 
 /// What has been told and was not looked at yet.
 struct Inbox {
+    presence: Option<Arc<Presence>>,
     notes: mpsc::Sender<Vec<u8>>,
     has_missed: Arc<Notify>,
 }
@@ -96,6 +78,12 @@ impl Hears for Inbox {
     fn hear(&self, note: &[u8]) {
         if self.notes.try_send(note.to_vec()).is_err() {
             self.missed();
+        }
+    }
+
+    fn read(&self, event: &Event) {
+        if let Some(presence) = &self.presence {
+            presence.read(event);
         }
     }
 
@@ -112,21 +100,26 @@ impl Cluster {
     pub fn join(
         bus: Arc<Bus>,
         revocations: Arc<RevocationList>,
+        presence: Option<Arc<Presence>>,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send), getrandom::Error> {
         let cluster = Arc::new(Self {
             node: NodeId::random()?,
             revocations,
+            presence,
             asking: Mutex::default(),
+            heard: Mutex::default(),
+            has_missed: Arc::default(),
+            untold: Throttle::default(),
             informed: watch::Sender::new(!bus.is_shared()),
             bus,
         });
         let (notes, incoming) = mpsc::channel(WAITING_NOTES);
-        let has_missed = Arc::new(Notify::new());
         cluster.bus.set_listener(Arc::new(Inbox {
+            presence: cluster.presence.clone(),
             notes,
-            has_missed: Arc::clone(&has_missed),
+            has_missed: Arc::clone(&cluster.has_missed),
         }));
-        let running = Arc::clone(&cluster).run(incoming, has_missed);
+        let running = Arc::clone(&cluster).run(incoming);
         Ok((cluster, running))
     }
 
@@ -138,9 +131,16 @@ impl Cluster {
     pub async fn informed(&self) {
         let mut informed = self.informed.subscribe();
         let told = timeout(ANSWER_WITHIN, informed.wait_for(|informed| *informed)).await;
+        let is_first = told.is_err() || !self.bus.is_shared();
         if told.is_err() {
             tracing::info!(node = %self.node, "no other node answered: this one is the first");
             self.informed.send_replace(true);
+        }
+        if is_first
+            && self.presence.is_some()
+            && let Err(error) = self.forget_everyone().await
+        {
+            tracing::warn!(%error, "clients may take those for present who were before the restart");
         }
     }
 
@@ -149,7 +149,7 @@ impl Cluster {
     /// # Errors
     /// `unavailable` where they may not have been told.
     pub async fn tell_revocation(&self, revocation: &Revocation) -> Result<(), Refusal> {
-        self.tell(Said::Revoke(Entry::from(revocation)))
+        self.tell(Said::Revoke(RevocationEntry::from(revocation)))
             .await
             .map_err(|error| {
                 Refusal::unavailable(format!(
@@ -168,33 +168,100 @@ impl Cluster {
         self.bus.tell_nodes(note).await
     }
 
-    async fn run(self: Arc<Self>, mut incoming: mpsc::Receiver<Vec<u8>>, has_missed: Arc<Notify>) {
+    async fn run(self: Arc<Self>, incoming: mpsc::Receiver<Vec<u8>>) {
+        let presence = self.presence.clone();
+        let announcing = async {
+            match presence {
+                Some(presence) => Arc::clone(&self).announce_forever(presence).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::join!(self.listen(incoming), announcing);
+    }
+
+    async fn listen(self: &Arc<Self>, mut incoming: mpsc::Receiver<Vec<u8>>) {
         // It has missed all that was before it.
-        has_missed.notify_one();
+        self.has_missed.notify_one();
+        let mut alive = tokio::time::interval(ALIVE_EVERY);
+        alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 note = incoming.recv() => match note {
-                    Some(note) => self.obey(&note).await,
+                    Some(note) => self.obey(&note),
                     None => return,
                 },
-                () = has_missed.notified() => {
+                () = self.has_missed.notified() => {
                     if let Err(error) = self.tell(Said::Ask).await {
                         tracing::warn!(%error, "the other nodes could not be asked what is in force");
                         sleep(ASK_AGAIN).await;
-                        has_missed.notify_one();
+                        self.has_missed.notify_one();
                     }
+                }
+                _ = alive.tick() => {
+                    // Whoever does not hear of it takes this node for dead, and asks when it is back.
+                    let _ = self.tell(Said::Alive).await;
+                    self.bury_the_dead(Instant::now());
                 }
             }
         }
     }
 
-    async fn obey(self: &Arc<Self>, note: &[u8]) {
+    /// Forgets nodes that were not heard for long, unless this one hears nothing at all, not even
+    /// itself.
+    fn bury_the_dead(&self, now: Instant) {
+        let mut heard = self.heard();
+        let hears = heard
+            .get(&self.node)
+            .is_some_and(|at| now.duration_since(*at) < DEAD_AFTER / 2);
+        if !hears {
+            for at in heard.values_mut() {
+                *at = now;
+            }
+            return;
+        }
+        let dead: Vec<_> = heard
+            .iter()
+            .filter(|(_, at)| now.duration_since(**at) >= DEAD_AFTER)
+            .map(|(node, _)| *node)
+            .collect();
+        for node in dead {
+            heard.remove(&node);
+            tracing::warn!(%node, "a node was not heard for 15 s: its clients count as gone");
+            if let Some(presence) = &self.presence {
+                presence.forget_node(node);
+            }
+        }
+    }
+
+    /// Tells the other nodes that this one is going.
+    pub async fn leave(&self) {
+        // Else they find out.
+        let _ = self.tell(Said::Leave).await;
+    }
+
+    fn obey(self: &Arc<Self>, note: &[u8]) {
         let Note { node, said } = match serde_json::from_slice(note) {
             Ok(note) => note,
             Err(error) => return tracing::warn!(%error, "a note of another node makes no sense"),
         };
+        let is_new = self.heard().insert(node, Instant::now()).is_none();
         if node == self.node {
             return;
+        }
+        if is_new {
+            tracing::info!(%node, "another node is there");
+            let begins_anew = matches!(
+                said,
+                Said::Ask
+                    | Said::Counts {
+                        begins_anew: true,
+                        ..
+                    }
+            );
+            if !begins_anew {
+                // It was taken for dead, or was there before this one could hear it.
+                self.has_missed.notify_one();
+            }
         }
         match said {
             Said::Revoke(entry) => self.revoke(entry.into()),
@@ -217,8 +284,39 @@ impl Cluster {
                     *is_answered = true;
                 }
             }
-            Said::Unknown => {}
+            Said::Counts {
+                begins_anew,
+                counts,
+            } => self.hear_counts(node, begins_anew, counts),
+            Said::Leave => {
+                self.heard().remove(&node);
+                tokio::spawn(Arc::clone(self).forget_later(node));
+            }
+            Said::Alive | Said::Unknown => {}
         }
+    }
+
+    fn hear_counts(&self, node: NodeId, begins_anew: bool, counts: Vec<CountEntry>) {
+        let Some(presence) = &self.presence else {
+            return;
+        };
+        if begins_anew {
+            presence.forget_node(node);
+        }
+        let counts = counts.into_iter().filter_map(|entry| entry.try_into().ok());
+        presence.hear(node, counts.collect());
+    }
+
+    /// Its clients come to other nodes within the grace, as after any other end of a connection.
+    async fn forget_later(self: Arc<Self>, node: NodeId) {
+        if let Some(presence) = &self.presence {
+            sleep(presence.grace()).await;
+            presence.forget_node(node);
+        }
+    }
+
+    fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn asking(&self) -> MutexGuard<'_, HashMap<NodeId, bool>> {
@@ -265,15 +363,21 @@ impl Cluster {
             // Only here it came to light how long the client's tokens are good.
             revocation.until = until;
             self.enforce(&revocation);
-            if let Err(error) = self.tell(Said::Revoke(Entry::from(&revocation))).await {
+            if let Err(error) = self
+                .tell(Said::Revoke(RevocationEntry::from(&revocation)))
+                .await
+            {
                 tracing::warn!(%error, "the other nodes do not know how long a revocation lasts");
             }
         }
     }
 
     async fn answer(self: Arc<Self>, to: NodeId) {
-        let delay = getrandom::u64().unwrap_or_default() % ANSWER_SPREAD_MS;
-        sleep(Duration::from_millis(delay)).await;
+        if let Some(presence) = &self.presence {
+            // Told again with the next ones where it can not be told now.
+            let _ = self.tell_all_counts(presence).await;
+        }
+        sleep(Duration::from_millis(fastrand::u64(..ANSWER_SPREAD_MS))).await;
         let is_answered = self.asking().remove(&to) != Some(false);
         if is_answered || !*self.informed.borrow() {
             return;
@@ -285,7 +389,7 @@ impl Cluster {
             let is_last = chunks.peek().is_none();
             let answer = Said::Answer {
                 to,
-                revocations: part.iter().map(Entry::from).collect(),
+                revocations: part.iter().map(RevocationEntry::from).collect(),
                 is_last,
             };
             if let Err(error) = self.tell(answer).await {

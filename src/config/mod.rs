@@ -23,7 +23,7 @@ pub use sections::{
     AuthConfig, BusConfig, Config, DiskConfig, EngineKind, HookConfig, LogConfig, LogFormat,
     RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
 };
-pub use values::{List, Network, Size, Span};
+pub use values::{Filter, List, Network, Size, Span};
 
 const ENVIRONMENT_PREFIX: &str = "TRIBUS";
 

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     limits::LimitsConfig,
-    values::{List, Network, Size, Span},
+    values::{Filter, List, Network, Size, Span},
 };
 use crate::{
     auth::{AuthOptions, Secret},
@@ -31,6 +31,7 @@ pub struct Config {
     pub auth: AuthConfig,
     pub bus: BusConfig,
     pub retention: RetentionConfig,
+    pub presence: PresenceConfig,
     pub limits: LimitsConfig,
     pub tls: TlsConfig,
     pub shutdown: ShutdownConfig,
@@ -158,6 +159,18 @@ pub struct TlsConfig {
     pub key: Option<PathBuf>,
 }
 
+/// Who is on a topic.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PresenceConfig {
+    /// Filters of the topics for which that is kept and announced, such as room:*. Off where there is
+    /// none.
+    pub topics: List<Filter>,
+    /// How long a subject counts whose last connection has gone: longer than a change of transport,
+    /// or the way from one poll to the next, takes.
+    pub grace: Span,
+}
+
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ShutdownConfig {
@@ -236,6 +249,7 @@ impl Default for Config {
             auth: AuthConfig::default(),
             bus: BusConfig::default(),
             retention: RetentionConfig::default(),
+            presence: PresenceConfig::default(),
             limits: LimitsConfig::default(),
             tls: TlsConfig::default(),
             shutdown: ShutdownConfig::default(),
@@ -306,6 +320,15 @@ impl Default for RetentionConfig {
             events: 100_000,
             bytes: Size(256 << 20),
             age: None,
+        }
+    }
+}
+
+impl Default for PresenceConfig {
+    fn default() -> Self {
+        Self {
+            topics: List::default(),
+            grace: Span(Duration::from_secs(15)),
         }
     }
 }

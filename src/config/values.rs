@@ -8,6 +8,8 @@ use serde::{
     de::{self, Visitor},
 };
 
+use crate::topic::TopicFilter;
+
 /// A duration written with its unit: `250ms`, `25s`, `1h`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Span(pub Duration);
@@ -87,6 +89,25 @@ impl<'de> Deserialize<'de> for Network {
 }
 
 impl Serialize for Network {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
+/// A topic filter such as `room:*`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Filter(pub TopicFilter);
+
+impl<'de> Deserialize<'de> for Filter {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        TopicFilter::parse(&text)
+            .map(Self)
+            .map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for Filter {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.collect_str(&self.0)
     }

@@ -9,7 +9,8 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    Publish, Refusal, SubscribeRequest, SubscriptionLimits,
+    PresenceRequest, Publish, Refusal, SubscribeRequest, SubscriptionLimits,
+    presence::RawPresence,
     subscribe::{RawSubscribe, RawTopics},
 };
 use crate::topic::TopicFilter;
@@ -53,6 +54,7 @@ pub enum ClientMessage<'a> {
     Subscribe(SubscribeRequest),
     Unsubscribe(Vec<TopicFilter>),
     Publish(Box<Publish<'a>>),
+    Presence(PresenceRequest),
     Ping,
 }
 
@@ -135,9 +137,13 @@ fn parse_message<'a>(
             Ok(ClientMessage::Unsubscribe(raw.into_filters(limits)?))
         }
         "publish" => decode(text).map(|publish| ClientMessage::Publish(Box::new(publish))),
+        "presence" => {
+            let raw: RawPresence = decode(text)?;
+            Ok(ClientMessage::Presence(raw.into()))
+        }
         "ping" => decode::<Ping>(text).map(|_| ClientMessage::Ping),
         other => Err(Refusal::bad_request(format!(
-            "unknown type {:?}: send auth, subscribe, unsubscribe, publish or ping",
+            "unknown type {:?}: send auth, subscribe, unsubscribe, publish, presence or ping",
             other.chars().take(40).collect::<String>()
         ))),
     }

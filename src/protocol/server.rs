@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{CloseReason, Refusal, client::Ref};
+use super::{CloseReason, PresenceAnswer, Refusal, client::Ref};
 
 /// Why events were missed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -79,6 +79,12 @@ pub enum ServerFrame {
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
         reference: Option<Ref>,
     },
+    Presence {
+        #[serde(flatten)]
+        answer: PresenceAnswer,
+        #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+        reference: Option<Ref>,
+    },
     Pong {
         cursor: String,
         #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
@@ -139,6 +145,7 @@ impl ServerFrame {
             Self::Live { .. } => "live",
             Self::Unsubscribed { .. } => "unsubscribed",
             Self::Published { .. } => "published",
+            Self::Presence { .. } => "presence",
             Self::Pong { .. } => "pong",
             Self::Heartbeat { .. } => "heartbeat",
             Self::Reset { .. } => "reset",
@@ -159,6 +166,7 @@ impl ServerFrame {
             Self::AuthSuccess { .. }
             | Self::Unsubscribed { .. }
             | Self::Published { .. }
+            | Self::Presence { .. }
             | Self::Closing { .. }
             | Self::Error { .. } => None,
         }

@@ -35,7 +35,7 @@ use peer::Record;
 use replay::{Progress, Replay};
 
 pub use mailbox::{Delivery, Outgoing};
-pub use peer::{ConnectionId, ConnectionIdError, Peer};
+pub use peer::Peer;
 pub use replay::Announcement;
 pub use tally::Tally;
 
@@ -46,7 +46,7 @@ use crate::{
     bus::{Bus, Fetched, NoPage, Range, RewindScan, RewindStep, StartPoint},
     metrics::Ending,
     protocol::{
-        CloseReason, ErrorCode, LimitKind, Ref, Refusal, ResetReason, ServerFrame,
+        CloseReason, ConnectionId, ErrorCode, LimitKind, Ref, Refusal, ResetReason, ServerFrame,
         SubscribeRequest, SubscriptionLimits,
     },
     subscription::FilterSet,

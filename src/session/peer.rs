@@ -1,46 +1,8 @@
 //! What tells one connection from another, for operators.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Instant};
+use std::{net::IpAddr, time::Instant};
 
-use crate::protocol::Transport;
-
-/// Names a connection in `connected`, in logs and in lists. A name for the client's questions to
-/// its operator; not a secret.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct ConnectionId(u64);
-
-impl ConnectionId {
-    pub(crate) fn random() -> Self {
-        Self(fastrand::u64(..))
-    }
-}
-
-impl fmt::Display for ConnectionId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:016x}", self.0)
-    }
-}
-
-/// The text does not name a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("not a connection id, which has 16 digits of 0 to 9 and a to f")]
-pub struct ConnectionIdError;
-
-impl FromStr for ConnectionId {
-    type Err = ConnectionIdError;
-
-    fn from_str(text: &str) -> Result<Self, ConnectionIdError> {
-        let digits = text
-            .bytes()
-            .all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
-        if text.len() != 16 || !digits {
-            return Err(ConnectionIdError);
-        }
-        u64::from_str_radix(text, 16)
-            .map(Self)
-            .map_err(|_| ConnectionIdError)
-    }
-}
+use crate::protocol::{ConnectionId, Transport};
 
 /// How and from where a client is connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,26 +38,6 @@ impl Record {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn an_id_reads_back_as_it_was_written() {
-        for id in [0, 7, u64::MAX, 0xdead_beef].map(ConnectionId) {
-            assert_eq!(id.to_string().parse(), Ok(id));
-        }
-        for text in [
-            "",
-            "7",
-            "DEADBEEFDEADBEEF",
-            "+00000000000007f",
-            "deadbeefdeadbeef0",
-        ] {
-            assert_eq!(
-                text.parse::<ConnectionId>(),
-                Err(ConnectionIdError),
-                "{text}"
-            );
-        }
-    }
 
     #[test]
     fn what_is_kept_for_operators_is_small() {

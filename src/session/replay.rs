@@ -2,14 +2,11 @@
 
 use std::{collections::VecDeque, rc::Rc, sync::Arc};
 
-use super::{
-    mailbox::{Delivery, Mailbox},
-    peer::ConnectionId,
-};
+use super::mailbox::{Delivery, Mailbox};
 use crate::{
     auth::Identity,
     bus::{Bus, Fetched, NoPage, Range, RewindScan, StartPoint, Whereabouts, Window},
-    protocol::{Ref, ResetReason, ServerFrame},
+    protocol::{ConnectionId, Ref, ResetReason, ServerFrame},
     subscription::FilterSet,
     topic::{Tenant, TopicFilter},
 };

@@ -19,7 +19,7 @@ use tokio_stream::StreamExt;
 use super::{
     connection::connection_data,
     origin::{self, Origin},
-    poll, publish, sse, stats, ticket,
+    poll, presence, publish, sse, stats, ticket,
     worker::{Here, Worker},
     ws,
 };
@@ -48,13 +48,14 @@ pub fn configure(app: &mut web::ServiceConfig) {
         )
         .service(endpoint("/publish", "POST").route(web::post().to(publish::publish)))
         .service(endpoint("/ticket", "POST").route(web::post().to(ticket::issue)))
+        .service(endpoint("/presence", "GET").route(web::get().to(presence::tell)))
         .service(endpoint("/stats", "GET").route(web::get().to(stats::tell)));
 }
 
 /// Whether a request gets to one of the endpoints that [`configure`] adds.
 fn is_for_an_endpoint(path: &str, method: &Method) -> bool {
     match path {
-        "/ws" | "/stats" => method == Method::GET,
+        "/ws" | "/presence" | "/stats" => method == Method::GET,
         "/events" | "/poll" => method == Method::GET || method == Method::POST,
         "/publish" | "/ticket" => method == Method::POST,
         _ => false,

@@ -10,6 +10,7 @@ mod http;
 mod notice;
 mod origin;
 mod poll;
+mod presence;
 mod publish;
 mod pulse;
 mod site_session;

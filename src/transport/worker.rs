@@ -20,6 +20,7 @@ use crate::{
     bus::{SessionHandle, Shard},
     limits::{Limits, SubjectPlace, SubjectState},
     metrics::{Metrics, WorkerMetrics},
+    presence::Presence,
     protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
     session::{Announcement, Peer},
     telemetry::Telemetry,
@@ -57,6 +58,8 @@ pub struct Shared {
     pub authenticator: Arc<Authenticator>,
     pub tickets: TicketStore,
     pub revocations: Arc<RevocationList>,
+    /// Who is on the topics for which that is kept.
+    pub presence: Option<Arc<Presence>>,
     pub limits: Limits,
     /// Where spans are exported.
     pub telemetry: Option<Arc<Telemetry>>,

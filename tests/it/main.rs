@@ -23,6 +23,7 @@ mod origins;
 mod page;
 mod pipelining;
 mod polling;
+mod presence;
 mod publishing;
 mod readme;
 mod security;

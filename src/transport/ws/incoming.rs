@@ -24,7 +24,7 @@ use crate::{
     session::{Announcement, Peer},
     transport::{
         credentials::{note_failure, verify_token},
-        publish,
+        presence, publish,
         worker::Worker,
     },
 };
@@ -205,6 +205,12 @@ impl WsBody {
             }
             ClientMessage::Unsubscribe(filters) => {
                 session.unsubscribe(&filters, None, reference);
+                Ok(())
+            }
+            ClientMessage::Presence(asked) => {
+                let identity = session.with(|session| Arc::clone(session.identity()));
+                let answer = presence::answer(&self.worker, &identity, &asked)?;
+                self.reply(ServerFrame::Presence { answer, reference });
                 Ok(())
             }
             ClientMessage::Publish(message) => {

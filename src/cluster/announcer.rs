@@ -1,0 +1,161 @@
+//! Announces joins and leaves in the log, and tells the other nodes how many connections there are.
+
+use std::{sync::Arc, time::Instant};
+
+use futures_util::{StreamExt, future::Either, stream::FuturesUnordered};
+use tokio::sync::Semaphore;
+
+use super::{ASK_AGAIN, COUNTS_A_NOTE, Cluster, note::Said};
+use crate::{
+    engine::{EngineError, IdempotencyKey},
+    event::Draft,
+    presence::{Announcement, Change, Count, FORGET, PREFIX, Presence},
+    protocol::{Fingerprint, PublishLimits, PublishRequest, Publisher, Refusal},
+    topic::{Tenant, Topic},
+};
+
+/// Announcements that are appended at a time.
+const AT_A_TIME: usize = 64;
+/// No token has a subject with a control character, so that no client's keys are those of presence.
+const KEYS_OF_PRESENCE: &str = "\u{1}presence ";
+
+impl Cluster {
+    pub(super) async fn announce_forever(self: Arc<Self>, presence: Arc<Presence>) {
+        let turns = Semaphore::new(AT_A_TIME);
+        let mut announcing = FuturesUnordered::new();
+        let mut told_all = true;
+        loop {
+            let due = presence.take_due(Instant::now());
+            told_all = match told_all {
+                true => self.tell_counts(&due.counts, false).await.is_ok(),
+                false => self.tell_all_counts(&presence).await.is_ok(),
+            };
+            for announcement in due.announcements {
+                announcing.push(self.announce(&presence, announcement, &turns));
+            }
+            let retry = (!told_all).then(|| Instant::now() + ASK_AGAIN);
+            let wake = match due.next.into_iter().chain(retry).min() {
+                Some(at) => Either::Left(tokio::time::sleep_until(at.into())),
+                None => Either::Right(std::future::pending()),
+            };
+            tokio::select! {
+                () = presence.changed() => {}
+                () = wake => {}
+                Some(()) = announcing.next() => {}
+            }
+        }
+    }
+
+    /// Tells them to nodes that may have missed some.
+    pub(super) async fn tell_all_counts(&self, presence: &Presence) -> Result<(), EngineError> {
+        self.tell_counts(&[], true).await?;
+        self.tell_counts(&presence.counts(), false).await
+    }
+
+    async fn tell_counts(&self, counts: &[Count], begins_anew: bool) -> Result<(), EngineError> {
+        let nothing_else = begins_anew.then_some(&[][..]);
+        for part in counts.chunks(COUNTS_A_NOTE).chain(nothing_else) {
+            let counts = part.iter().map(Into::into).collect();
+            let told = self.tell(Said::Counts {
+                begins_anew,
+                counts,
+            });
+            let told = told.await;
+            told.inspect_err(|error| {
+                if let Some(held_back) = self.untold.pass() {
+                    tracing::warn!(%error, held_back, "the other nodes do not know who is on which topic");
+                }
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Appends the event, unless another node has.
+    async fn announce(&self, presence: &Presence, what: Announcement, turns: &Semaphore) {
+        // The semaphore is never closed.
+        let _turn = turns.acquire().await;
+        let place = &what.place;
+        let mut after = what.after;
+        let again = loop {
+            let key = self.bus.is_shared().then(|| key(&what, after));
+            let draft = match draft(
+                &place.tenant,
+                &place.topic,
+                what.change.event(),
+                &place.subject,
+            ) {
+                Ok(draft) => draft,
+                Err(error) => {
+                    tracing::error!(%error, "a join or leave can not be announced");
+                    break Some(Instant::now() + ASK_AGAIN);
+                }
+            };
+            match self.bus.publish(vec![draft], key).await {
+                // An earlier change of the same kind, that this node does not know of.
+                Ok(before) if before.duplicate && presence.needs(place) == Some(what.change) => {
+                    after = before.first.sequence;
+                }
+                Ok(_) => break None,
+                Err(_) => break Some(Instant::now() + ASK_AGAIN),
+            }
+        };
+        presence.end_announcement(place, again);
+    }
+
+    /// Of the topics that the log tells of, this node does not know who is on them: nobody, until they
+    /// come back.
+    pub(super) async fn forget_everyone(&self) -> Result<(), Refusal> {
+        for (tenant, topic) in self.bus.topics_under(PREFIX) {
+            let Some(of) = topic.strip_prefix(PREFIX) else {
+                continue;
+            };
+            let Ok(of) = Topic::parse(of) else {
+                continue;
+            };
+            let draft = draft(&tenant, &of, FORGET, "")?;
+            self.bus.publish(vec![draft], None).await?;
+        }
+        Ok(())
+    }
+}
+
+fn key(what: &Announcement, after: u64) -> IdempotencyKey {
+    let place = &what.place;
+    let mut request = Fingerprint::new();
+    request.field(place.topic.as_bytes());
+    request.field(what.change.event().as_bytes());
+    let request = request.finish();
+    let subject = format!("{KEYS_OF_PRESENCE}{}", place.subject);
+    let change = match what.change {
+        Change::Join => "join",
+        Change::Leave => "leave",
+    };
+    let key = format!("{} {change} {after}", place.topic);
+    IdempotencyKey::new(&place.tenant, &subject, &key, request)
+}
+
+/// # Errors
+/// Where the topic is too long, which those that are covered are not.
+fn draft(tenant: &Tenant, topic: &Topic, event: &str, subject: &str) -> Result<Draft, Refusal> {
+    let body = serde_json::json!({
+        "topic": format!("{PREFIX}{topic}"),
+        "event": event,
+        "data": {"user_id": subject},
+    })
+    .to_string();
+    let publisher = Publisher {
+        subject,
+        tenant,
+        // Nobody publishes it but the gateway.
+        trusted: true,
+        trace_id: None,
+    };
+    let limits = PublishLimits {
+        event_bytes: body.len() * 2 + 4096,
+        nesting: 8,
+    };
+    let mut drafts = PublishRequest::from_body(body.as_bytes())?.into_drafts(publisher, limits)?;
+    drafts
+        .pop()
+        .ok_or_else(|| Refusal::bad_request("there is no event"))
+}

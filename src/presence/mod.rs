@@ -1,0 +1,463 @@
+//! Who is on a topic: which subjects have a subscription to exactly this topic, on any transport
+//! and any node, and the events that tell of joins and leaves.
+//!
+//! A node counts its own connections and hears the others' counts. What was announced is what
+//! the log says: the events `presence:join` and `presence:leave` on the topic `presence:TOPIC`, which
+//! every node reads. Where the two differ, a change has to be announced. The node on which it
+//! happened does so at once, the others after a while if it has not; a key for each change keeps
+//! it from being announced twice.
+//!
+//! Pure but for its lock: `cluster` tells the other nodes and appends to the log.
+
+mod member;
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use serde::Deserialize;
+use tokio::sync::Notify;
+
+use member::Member;
+
+use crate::{
+    event::Event,
+    node::NodeId,
+    protocol::ConnectionId,
+    topic::{Tenant, Topic, TopicFilter},
+};
+
+/// What the topics of announcements begin with.
+pub const PREFIX: &str = "presence:";
+/// Another node may be about to announce the same change: so long it is left to it, and up to as
+/// long again, so that not all nodes do at once.
+const LEFT_TO_OTHERS: Duration = Duration::from_millis(250);
+/// How often the other nodes are told of one more connection, or one less, of a member: a client that
+/// polls has one and none in turn.
+const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// A change that the log tells of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Change {
+    Join,
+    Leave,
+}
+
+impl Change {
+    /// The name of its event.
+    pub const fn event(self) -> &'static str {
+        match self {
+            Self::Join => "presence:join",
+            Self::Leave => "presence:leave",
+        }
+    }
+
+    fn of(event: &str) -> Option<Self> {
+        [Self::Join, Self::Leave]
+            .into_iter()
+            .find(|change| change.event() == event)
+    }
+}
+
+/// The event that says that nobody is on a topic until their joins follow: the node that announces
+/// it does not know who was.
+pub const FORGET: &str = "presence:forget";
+
+/// A subject on a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Place {
+    pub tenant: Tenant,
+    pub topic: Topic,
+    pub subject: Arc<str>,
+}
+
+/// A change to be announced.
+#[derive(Debug)]
+pub struct Announcement {
+    pub place: Place,
+    pub change: Change,
+    /// The position of the change before it; 0 where this node knows of none.
+    pub after: u64,
+}
+
+/// How many connections a subject has on a topic to the node that tells it; `None` where it does
+/// not count there any more.
+#[derive(Debug)]
+pub struct Count {
+    pub place: Place,
+    pub connections: Option<u32>,
+    /// The position at which its join was announced, as far as the node knows.
+    pub announced_at: Option<u64>,
+}
+
+/// One of those on a topic.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Present {
+    pub subject: Arc<str>,
+    pub connections: u64,
+}
+
+/// What is to be done, and when to ask again.
+#[derive(Debug, Default)]
+pub struct Due {
+    /// What the other nodes have to be told.
+    pub counts: Vec<Count>,
+    pub announcements: Vec<Announcement>,
+    pub next: Option<Instant>,
+}
+
+/// Who is on which topic, as far as this node knows. Shared by all workers; touched when
+/// subscriptions begin and end, never when an event is delivered.
+pub struct Presence {
+    topics: Vec<TopicFilter>,
+    grace: Duration,
+    is_shared: bool,
+    state: Mutex<State>,
+    /// Something has become due.
+    changed: Notify,
+}
+
+#[derive(Default)]
+struct State {
+    topics: HashMap<(Tenant, Topic), BTreeMap<Arc<str>, Member>>,
+    /// Counts that changed here and were not told yet.
+    untold: BTreeSet<(Instant, Place)>,
+    /// When to look whether a member came back.
+    lingering: BTreeSet<(Instant, Place)>,
+    /// When to look whether a change has to be announced.
+    checks: BTreeSet<(Instant, Place)>,
+}
+
+/// The part of an announcement that is read back.
+#[derive(Deserialize)]
+struct Announced<'a> {
+    #[serde(borrow)]
+    data: AnnouncedData<'a>,
+}
+
+#[derive(Deserialize)]
+struct AnnouncedData<'a> {
+    #[serde(borrow)]
+    user_id: std::borrow::Cow<'a, str>,
+}
+
+impl Presence {
+    /// For topics that match one of these. A member whose last connection has gone counts for `grace`
+    /// more. Other nodes are told only where the log `is_shared`.
+    pub fn new(topics: Vec<TopicFilter>, grace: Duration, is_shared: bool) -> Self {
+        Self {
+            topics,
+            grace,
+            is_shared,
+            state: Mutex::default(),
+            changed: Notify::new(),
+        }
+    }
+
+    /// Whether it is known who is on this topic.
+    pub fn covers(&self, topic: &str) -> bool {
+        topic.len() + PREFIX.len() <= Topic::MAX_BYTES
+            && !topic.starts_with(PREFIX)
+            && self.topics.iter().any(|filter| filter.matches(topic))
+    }
+
+    /// How long a member counts whose last connection has gone.
+    pub fn grace(&self) -> Duration {
+        self.grace
+    }
+
+    /// What has to be announced of a subject.
+    pub fn needs(&self, place: &Place) -> Option<Change> {
+        self.lock().known(place).and_then(|member| member.needs())
+    }
+
+    /// A connection to this node has subscribed to a topic that is covered.
+    pub fn enter(&self, place: Place, connection: ConnectionId) {
+        let now = Instant::now();
+        let mut state = self.lock();
+        if state.member(&place).enter(connection) {
+            state.tell(&place, now);
+            state.check(place, now);
+        } else {
+            state.tell(&place, now + TELL_AFTER);
+        }
+        self.changed.notify_one();
+    }
+
+    /// A connection to this node has subscribed to it no more.
+    pub fn leave(&self, place: Place, connection: ConnectionId) {
+        let mut state = self.lock();
+        let Some(member) = state.known(&place) else {
+            return;
+        };
+        let now = Instant::now();
+        let lingers_until = member.leave(connection, self.grace, now);
+        state.tell(&place, now + TELL_AFTER);
+        if let Some(until) = lingers_until {
+            state.lingering.insert((until, place));
+        }
+        self.changed.notify_one();
+    }
+
+    /// Another node's counts.
+    pub fn hear(&self, node: NodeId, counts: Vec<Count>) {
+        let mut state = self.lock();
+        for count in counts {
+            let member = state.member(&count.place);
+            member.set_there(node, count.connections);
+            if let Some(position) = count.announced_at {
+                member.announced(Change::Join, position);
+            }
+            state.check_later(count.place);
+        }
+        self.changed.notify_one();
+    }
+
+    /// Another node is gone, and with it its connections.
+    pub fn forget_node(&self, node: NodeId) {
+        let mut state = self.lock();
+        let mut changed = Vec::new();
+        for ((tenant, topic), members) in &mut state.topics {
+            for (subject, member) in members {
+                member.set_there(node, None);
+                if member.needs().is_some() {
+                    changed.push(Place {
+                        tenant: tenant.clone(),
+                        topic: topic.clone(),
+                        subject: Arc::clone(subject),
+                    });
+                }
+            }
+        }
+        for place in changed {
+            state.check_later(place);
+        }
+        self.changed.notify_one();
+    }
+
+    /// An event that is about to be seen. Called for each event of the log, in order.
+    pub fn read(&self, event: &Event) {
+        let Some(topic) = event.topic.strip_prefix(PREFIX) else {
+            return;
+        };
+        let Ok(topic) = Topic::parse(topic) else {
+            return;
+        };
+        if &*event.name == FORGET {
+            return self.read_forget((event.tenant.clone(), topic), event.sequence);
+        }
+        let announced = serde_json::from_slice::<Announced<'_>>(event.json());
+        let (Some(change), Ok(announced)) = (Change::of(&event.name), announced) else {
+            return;
+        };
+        let place = Place {
+            tenant: event.tenant.clone(),
+            topic,
+            subject: announced.data.user_id.into(),
+        };
+        let mut state = self.lock();
+        let member = state.member(&place);
+        member.announced(change, event.sequence);
+        if member.counts_here() {
+            state.check(place, Instant::now());
+        } else {
+            state.check_later(place);
+        }
+        self.changed.notify_one();
+    }
+
+    fn read_forget(&self, topic: (Tenant, Topic), position: u64) {
+        let mut state = self.lock();
+        let Some(members) = state.topics.get_mut(&topic) else {
+            return;
+        };
+        let subjects: Vec<_> = members.keys().cloned().collect();
+        for member in members.values_mut() {
+            member.announced(Change::Leave, position);
+        }
+        let (tenant, topic) = topic;
+        for subject in subjects {
+            let (tenant, topic) = (tenant.clone(), topic.clone());
+            state.check_later(Place {
+                tenant,
+                topic,
+                subject,
+            });
+        }
+        self.changed.notify_one();
+    }
+
+    /// Those on a topic whose subjects come after one, in order, at most so many; and how many there
+    /// are in all. What was announced up to a position that was read before is in it.
+    pub fn list(
+        &self,
+        tenant: &Tenant,
+        topic: &Topic,
+        after: Option<&str>,
+        most: usize,
+    ) -> (Vec<Present>, usize) {
+        let state = self.lock();
+        let Some(members) = state.topics.get(&(tenant.clone(), topic.clone())) else {
+            return (Vec::new(), 0);
+        };
+        let present = || members.iter().filter(|(_, member)| member.is_announced());
+        let page = present()
+            .filter(|(subject, _)| after.is_none_or(|after| &***subject > after))
+            .take(most)
+            .map(|(subject, member)| Present {
+                subject: Arc::clone(subject),
+                connections: member.connections(),
+            });
+        (page.collect(), present().count())
+    }
+
+    /// Waits until something may be due.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// What is due now. Of each announcement the end has to be told.
+    pub fn take_due(&self, now: Instant) -> Due {
+        let mut state = self.lock();
+        state.expire(now);
+        let counts = state.take_untold(now);
+        Due {
+            counts: if self.is_shared { counts } else { Vec::new() },
+            announcements: state.take_announcements(now),
+            next: state.next_due(),
+        }
+    }
+
+    /// An announcement has been made, or could not be made and is tried again.
+    pub fn end_announcement(&self, place: &Place, again: Option<Instant>) {
+        let mut state = self.lock();
+        if let Some(member) = state.known(place) {
+            member.end_announcing();
+            state.check(place.clone(), again.unwrap_or_else(Instant::now));
+        }
+        self.changed.notify_one();
+    }
+
+    /// All counts of this node, for one that knows none.
+    pub fn counts(&self) -> Vec<Count> {
+        let state = self.lock();
+        let mut counts = Vec::new();
+        for ((tenant, topic), members) in &state.topics {
+            counts.extend(members.iter().filter_map(|(subject, member)| {
+                Some(Count {
+                    connections: Some(member.count()?),
+                    announced_at: member.announced_at(),
+                    place: Place {
+                        tenant: tenant.clone(),
+                        topic: topic.clone(),
+                        subject: Arc::clone(subject),
+                    },
+                })
+            }));
+        }
+        counts
+    }
+
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl State {
+    fn member(&mut self, place: &Place) -> &mut Member {
+        let topic = (place.tenant.clone(), place.topic.clone());
+        let members = self.topics.entry(topic).or_default();
+        members.entry(Arc::clone(&place.subject)).or_default()
+    }
+
+    fn known(&mut self, place: &Place) -> Option<&mut Member> {
+        let topic = (place.tenant.clone(), place.topic.clone());
+        self.topics.get_mut(&topic)?.get_mut(&place.subject)
+    }
+
+    fn tell(&mut self, place: &Place, at: Instant) {
+        self.untold.insert((at, place.clone()));
+    }
+
+    fn take_untold(&mut self, now: Instant) -> Vec<Count> {
+        let mut counts = Vec::new();
+        while let Some((at, _)) = self.untold.first()
+            && *at <= now
+            && let Some((_, place)) = self.untold.pop_first()
+        {
+            let Some(member) = self.known(&place) else {
+                continue;
+            };
+            if member.tell() {
+                counts.push(Count {
+                    connections: member.count(),
+                    announced_at: member.announced_at(),
+                    place,
+                });
+            }
+        }
+        counts
+    }
+
+    fn check(&mut self, place: Place, at: Instant) {
+        self.checks.insert((at, place));
+    }
+
+    fn check_later(&mut self, place: Place) {
+        let delay = LEFT_TO_OTHERS.mul_f64(1.0 + fastrand::f64());
+        self.check(place, Instant::now() + delay);
+    }
+
+    /// Those who have not come back count no more.
+    fn expire(&mut self, now: Instant) {
+        while let Some((until, _)) = self.lingering.first()
+            && *until <= now
+            && let Some((_, place)) = self.lingering.pop_first()
+        {
+            if self.known(&place).is_some_and(|member| member.expire(now)) {
+                self.tell(&place, now);
+                self.check(place, now);
+            }
+        }
+    }
+
+    fn take_announcements(&mut self, now: Instant) -> Vec<Announcement> {
+        let mut announcements = Vec::new();
+        while let Some((at, _)) = self.checks.first()
+            && *at <= now
+            && let Some((_, place)) = self.checks.pop_first()
+        {
+            let Some(member) = self.known(&place) else {
+                continue;
+            };
+            if let Some((change, after)) = member.begin_announcing() {
+                announcements.push(Announcement {
+                    place,
+                    change,
+                    after,
+                });
+            } else if member.is_forgettable() {
+                self.forget(&place);
+            }
+        }
+        announcements
+    }
+
+    fn forget(&mut self, place: &Place) {
+        let topic = (place.tenant.clone(), place.topic.clone());
+        if let Some(members) = self.topics.get_mut(&topic) {
+            members.remove(&place.subject);
+            if members.is_empty() {
+                self.topics.remove(&topic);
+            }
+        }
+    }
+
+    fn next_due(&self) -> Option<Instant> {
+        let queues = [&self.untold, &self.lingering, &self.checks];
+        let firsts = queues.into_iter().filter_map(|queue| queue.first());
+        firsts.map(|(at, _)| *at).min()
+    }
+}
