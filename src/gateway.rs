@@ -394,6 +394,7 @@ fn presence(config: &Config, is_shared: bool) -> Option<Arc<Presence>> {
 fn settings(config: &Config) -> Settings {
     let limits = &config.limits;
     Settings {
+        node: config.node.as_deref().map(Arc::from),
         heartbeat: config.heartbeat.0,
         cookie: config.auth.cookie.clone(),
         allowed_origins: config.auth.allowed_origins.0.clone(),

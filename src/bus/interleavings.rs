@@ -158,6 +158,7 @@ impl Client {
         };
         let connected = Announcement::Connected {
             message: "",
+            node: None,
             heartbeat_ms: 0,
         };
         session.subscribe(everything(), start, connected).unwrap();

@@ -139,6 +139,9 @@ impl Config {
                 return Err(ConfigError::value(key, "must be more than 0"));
             }
         }
+        if let Some(node) = &self.node {
+            check_name("node", node)?;
+        }
         self.limits.check()?;
         if self.bus.engine == EngineKind::Disk && self.bus.disk.path.is_none() {
             return Err(ConfigError::value(
@@ -174,6 +177,18 @@ impl Config {
         }
         Ok(())
     }
+}
+
+/// A name that may stand in a header.
+fn check_name(key: &str, name: &str) -> Result<(), ConfigError> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-".contains(&byte);
+    if (1..=64).contains(&name.len()) && name.bytes().all(is_plain) {
+        return Ok(());
+    }
+    Err(ConfigError::value(
+        key,
+        "must be 1 to 64 of a to z, A to Z, 0 to 9, `.`, `_` and `-`",
+    ))
 }
 
 fn refuse_unknown(origins: &Origins, file: Option<&Path>) -> Result<(), ConfigError> {

@@ -20,6 +20,10 @@ pub struct Config {
     pub listen: String,
     /// Where operators connect; never to be reachable for clients.
     pub admin_listen: String,
+    /// The name of this node among those of its log, such as the machine's: clients and the console are
+    /// told it. Not told where not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
     /// Worker threads; one a core where not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub workers: Option<usize>,
@@ -243,6 +247,7 @@ impl Default for Config {
         Self {
             listen: "127.0.0.1:8080".to_owned(),
             admin_listen: "127.0.0.1:8081".to_owned(),
+            node: None,
             workers: None,
             heartbeat: Span(Duration::from_secs(25)),
             trusted_proxies: List::default(),

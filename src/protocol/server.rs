@@ -1,5 +1,7 @@
 //! What the gateway sends besides events.
 
+use std::sync::Arc;
+
 use serde::Serialize;
 
 use super::{CloseReason, PresenceAnswer, Refusal, client::Ref};
@@ -50,6 +52,8 @@ pub enum ServerFrame {
         connection_id: Box<str>,
         cursor: String,
         heartbeat_ms: u64,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        node: Option<Arc<str>>,
     },
     Subscribed {
         topics: Vec<String>,

@@ -17,6 +17,7 @@ pub enum Announcement {
     /// The connection's own, from its URL or body.
     Connected {
         message: &'static str,
+        node: Option<Arc<str>>,
         heartbeat_ms: u64,
     },
     /// A `subscribe` message's.
@@ -70,6 +71,7 @@ impl Replay {
         match &self.announcement {
             Announcement::Connected {
                 message,
+                node,
                 heartbeat_ms,
             } => ServerFrame::Connected {
                 message,
@@ -84,6 +86,7 @@ impl Replay {
                     }
                 },
                 heartbeat_ms: *heartbeat_ms,
+                node: node.clone(),
             },
             Announcement::Subscribed { reference } => ServerFrame::Subscribed {
                 topics: self.topics(),

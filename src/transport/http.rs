@@ -8,7 +8,7 @@ use actix_web::{
     dev::{ServiceRequest, ServiceResponse},
     http::{
         Method, StatusCode,
-        header::{self, HeaderValue},
+        header::{self, HeaderName, HeaderValue},
     },
     middleware::Next,
     web,
@@ -32,6 +32,9 @@ use crate::{
 /// A request body that is not there by then never comes: slow senders would hold memory. Whatever
 /// dribbles is to be cut within 30 s, its connection's end included.
 const BODY_TIMEOUT: Duration = Duration::from_secs(20);
+
+/// Which node answers, where it has a name.
+const NODE_HEADER: HeaderName = HeaderName::from_static("tribus-node");
 
 /// Adds the endpoints for clients and publishers.
 pub fn configure(app: &mut web::ServiceConfig) {
@@ -118,6 +121,11 @@ pub async fn guard_origin(
         }
     };
     origin::add_cors_headers(response.headers_mut(), &origin, &worker);
+    if let Some(node) = worker.shared.settings.node.as_deref()
+        && let Ok(node) = HeaderValue::from_str(node)
+    {
+        response.headers_mut().insert(NODE_HEADER, node);
+    }
     Ok(response)
 }
 

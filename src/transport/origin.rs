@@ -11,7 +11,7 @@ const ALLOWED_METHODS: &str = "GET, POST, OPTIONS";
 /// Besides those in which the site's own sessions come.
 const ALLOWED_HEADERS: &str =
     "Authorization, Content-Type, Idempotency-Key, Last-Event-ID, traceparent";
-const EXPOSED_HEADERS: &str = "Retry-After, RateLimit, RateLimit-Policy";
+const EXPOSED_HEADERS: &str = "Retry-After, RateLimit, RateLimit-Policy, Tribus-Node";
 /// Browsers keep a preflight's answer for so many seconds, and not much longer if told to.
 const PREFLIGHT_MAX_AGE: &str = "600";
 

@@ -121,6 +121,7 @@ impl PollRequest {
             start,
             // Only a streaming client reads it; a poll's answer has a cursor of its own.
             Announcement::Connected {
+                node: None,
                 message: "",
                 heartbeat_ms: 0,
             },

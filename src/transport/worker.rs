@@ -36,6 +36,8 @@ const RESTART_RETRY: Duration = Duration::from_secs(1);
 /// What the transports need of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
+    /// The node's name, where clients are told it.
+    pub node: Option<Arc<str>>,
     pub heartbeat: Duration,
     pub cookie: String,
     pub allowed_origins: Vec<String>,
@@ -146,6 +148,7 @@ impl Worker {
     pub fn connected(&self, message: &'static str) -> Announcement {
         Announcement::Connected {
             message,
+            node: self.shared.settings.node.clone(),
             heartbeat_ms: self.shared.settings.heartbeat.as_millis() as u64,
         }
     }

@@ -113,7 +113,7 @@ export class Comparison {
       say(state, STATES[status.state]);
       say(detail, status.state !== "live" && status.reason ? sentence(status.reason) : "");
       const { events, repeated, resets } = lane.counts;
-      say(counts, `${plural(events, "event")}, ${repeated} repeated${resets ? `, ${plural(resets, "reset")}` : ""}`);
+      say(counts, `${plural(events, "event")}, ${repeated} repeated${resets ? `, ${plural(resets, "reset")}` : ""}${lane.node ? `, node ${lane.node}` : ""}`);
     }
     this.#table.refresh();
   }

@@ -46,7 +46,7 @@ export class ConnectionView {
   }
 
   #enter(status) {
-    const isNew = this.#history.enter(status);
+    const isNew = this.#history.enter(status, this.#wire.node);
     const { now } = this.#history;
     this.#root.dataset.state = now.state;
     this.#root.dataset.kind = kindOf(now);
@@ -76,7 +76,7 @@ export class ConnectionView {
       const { state, reason, from } = spell;
       return element("li", { "data-kind": kindOf(spell) },
         element("time", { text: clock(from) }), " ",
-        element("b", { text: titleOf(spell) }), " ",
+        element("b", { text: titleOf(spell) + nodeWords(spell) }), " ",
         element("span", { className: "why", text: reason && reason !== state ? reason : "" }));
     }));
   }
@@ -106,10 +106,12 @@ export class ConnectionView {
   }
 }
 
-function heardWords({ heardAt, heartbeatMs }) {
+const nodeWords = ({ node }) => (node ? `, node ${node}` : "");
+
+function heardWords({ heardAt, heartbeatMs, node }) {
   if (!heardAt) return "";
   const due = heartbeatMs ? `; a heartbeat is due every ${seconds(heartbeatMs)}` : "";
-  return `Last heard from the gateway ${seconds(Date.now() - heardAt)} ago${due}.`;
+  return `Last heard from the gateway${nodeWords({ node })} ${seconds(Date.now() - heardAt)} ago${due}.`;
 }
 
 function titleOf({ state, transport }) {

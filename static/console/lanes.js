@@ -29,6 +29,11 @@ export class Lane extends EventTarget {
     return this.#client?.status ?? { state: "idle" };
   }
 
+  /** The name of the node that serves it, where nodes have names. */
+  get node() {
+    return this.#wire.node;
+  }
+
   /** How far it has come. */
   get cursor() {
     return this.#subscription?.cursor ?? null;

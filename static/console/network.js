@@ -124,7 +124,7 @@ export class Network extends EventTarget {
       const response = await fetch(url, { ...init, signal });
       if (response.ok && request.path === "events") return this.#stream(response, { wire, link, signal, end });
       const text = await response.text();
-      if (response.ok && request.path === "poll") wire.page(link, text, waitOf(url, init));
+      if (response.ok && request.path === "poll") wire.page(link, text, waitOf(url, init), response.headers.get("tribus-node"));
       end(false);
       return new Response(text, response);
     } catch (error) {

@@ -11,6 +11,8 @@ export class Wire {
   heardAt = null;
   /** How often a quiet gateway says something, as it told. */
   heartbeatMs = null;
+  /** The name of the node that it came from, where nodes have names. */
+  node = null;
   /** By link: where it went live, or null while it replays. */
   #live = new Map();
   #rest = new Map();
@@ -49,13 +51,15 @@ export class Wire {
     }
   }
 
-  /** An answer to a poll that waited at most `wait` seconds; all polls are one link. A client that has not caught up does not wait. */
-  page(link, text, wait) {
+  /** An answer of a node to a poll that waited at most `wait` seconds; all polls are one link. A client that has not caught up does not wait. */
+  page(link, text, wait, node) {
     this.#hear();
+    this.node = node;
     if (wait === 0) this.#live.set(link, JSON.parse(text).cursor);
   }
 
-  #take(link, { type, cursor, heartbeatMs }) {
+  #take(link, { type, cursor, heartbeatMs, node }) {
+    if (type === "connected") this.node = node ?? null;
     if (type === "live") this.#live.set(link, cursor);
     this.heartbeatMs = heartbeatMs ?? this.heartbeatMs;
   }

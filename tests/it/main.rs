@@ -18,6 +18,7 @@ mod hostile;
 mod limits;
 mod model;
 mod networks;
+mod nodes;
 mod operations;
 mod origins;
 mod page;
