@@ -20,7 +20,7 @@ use tokio::{
 
 use crate::{
     admin,
-    auth::{Authenticator, RevocationList, TicketStore},
+    auth::Authenticator,
     bus::{Bus, Retention, Shard, ShardCommand},
     cluster::Cluster,
     config::{Config, EngineKind, List, Network},
@@ -80,12 +80,21 @@ impl Gateway {
             ("admin_listen", &config.admin_listen),
         ])?;
         let bus = open_bus(&config)?;
+        let (revocations, tickets) = (Arc::default(), Arc::default());
+        let presence = presence(&config, bus.is_shared());
+        let cluster = Cluster::join(
+            Arc::clone(&bus),
+            (Arc::clone(&revocations), Arc::clone(&tickets)),
+            presence.clone(),
+        )
+        .context("the operating system has no randomness to give")?;
         let shared = Arc::new(Shared {
             settings: settings(&config),
             authenticator,
-            tickets: TicketStore::new(),
-            revocations: Arc::new(RevocationList::new()),
-            presence: presence(&config, bus.is_shared()),
+            tickets,
+            cluster,
+            revocations,
+            presence,
             limits: Limits::new(&config.limits),
             telemetry: Telemetry::start(&config.telemetry)?,
             metrics: Metrics::new(),
@@ -146,24 +155,18 @@ impl Gateway {
         let clients = self.client_server(draining)?;
         // Nothing is ever told to the operators' listener by this: it is there until the end.
         let (_keeps_serving, never) = watch::channel(false);
-        let (cluster, nodes) = Cluster::join(
-            Arc::clone(&self.bus),
-            Arc::clone(&self.shared.revocations),
-            self.shared.presence.clone(),
-        )
-        .context("the operating system has no randomness to give")?;
-        let operators = self.admin_server(&readiness, Arc::clone(&cluster), never)?;
+        let operators = self.admin_server(&readiness, never)?;
         let background = [
             tokio::spawn(Arc::clone(&self.shared.authenticator).refresh_jwks_forever()),
             tokio::spawn(trim_forever(Arc::clone(&self.bus))),
             tokio::spawn(prune_forever(Arc::clone(&self.shared))),
-            tokio::spawn(nodes),
+            tokio::spawn(Arc::clone(&self.shared.cluster).run()),
         ];
         let handle = clients.handle();
         let admin_handle = operators.handle();
         let clients = tokio::task::spawn_local(clients);
         let operators = tokio::task::spawn_local(operators);
-        cluster.informed().await;
+        self.shared.cluster.informed().await;
         readiness.set(true);
         let mut clients = std::pin::pin!(clients);
         let ended = tokio::select! {
@@ -175,7 +178,7 @@ impl Gateway {
             readiness.set(false);
             self.drain(&handle, &start_draining).await;
         }
-        cluster.leave().await;
+        self.shared.cluster.leave().await;
         // Nobody publishes any more.
         if let Err(error) = self.bus.close_log().await {
             tracing::error!(%error, "the log was not closed");
@@ -284,7 +287,6 @@ impl Gateway {
     fn admin_server(
         &self,
         readiness: &admin::Readiness,
-        cluster: Arc<Cluster>,
         draining: watch::Receiver<bool>,
     ) -> anyhow::Result<actix_server::Server> {
         let listening = Listening {
@@ -303,7 +305,6 @@ impl Gateway {
         let operator = admin::Operator::new(
             readiness.clone(),
             Arc::clone(&self.bus),
-            cluster,
             Arc::clone(&self.shared),
             addresses?.iter().all(|address| address.ip().is_loopback()),
         );

@@ -80,7 +80,7 @@ pub(super) async fn disconnect(
         revocation.until = revoke(&operator, &revocation, now)?;
     }
     let until = revocation.until;
-    operator.cluster.tell_revocation(&revocation).await?;
+    operator.shared.cluster.tell_revocation(&revocation).await?;
     tracing::info!(
         subject = whose.subject.as_deref(),
         tenant = whose.tenant.as_deref(),

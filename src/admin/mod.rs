@@ -23,7 +23,6 @@ use guard::refuse_pages;
 
 use crate::{
     bus::{Answers, Bus, ShardCommand},
-    cluster::Cluster,
     protocol::{ErrorCode, Refusal},
     topic::Tenant,
     transport::{Shared, endpoint},
@@ -51,7 +50,6 @@ impl Readiness {
 pub struct Operator {
     readiness: Readiness,
     bus: Arc<Bus>,
-    cluster: Arc<Cluster>,
     shared: Arc<Shared>,
     /// Of all the addresses that operators connect to.
     is_on_loopback: bool,
@@ -64,14 +62,12 @@ impl Operator {
     pub fn new(
         readiness: Readiness,
         bus: Arc<Bus>,
-        cluster: Arc<Cluster>,
         shared: Arc<Shared>,
         is_on_loopback: bool,
     ) -> Self {
         Self {
             readiness,
             bus,
-            cluster,
             shared,
             is_on_loopback,
             listing: Arc::new(Semaphore::new(1)),

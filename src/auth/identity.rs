@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use crate::topic::{Tenant, TopicFilter, covers};
 
@@ -35,7 +35,7 @@ pub struct Identity {
 
 /// The `limits` claim: the configuration's limits of a subject, by the same names, each in place
 /// of the default. None of them is 0.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct ClaimedLimits {
     /// Events that the subject may publish a second.

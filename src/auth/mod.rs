@@ -41,8 +41,8 @@ pub use remote::RefreshError;
 pub use revocations::{Revocation, RevocationList, RevocationsFull, Whose};
 pub use sign::{NewToken, sign_hs256};
 pub use tickets::{
-    IssueError, Redeem, Redeemed, StreamClaim, StreamLease, Ticket, TicketError, TicketStore,
-    TicketUse,
+    IssueError, Outstanding, Redeem, Redeemed, StreamClaim, StreamLease, Ticket, TicketError,
+    TicketHash, TicketStore, TicketUse,
 };
 
 /// Why a token was not accepted. Every text is fit for the client: none contains a part of the token.

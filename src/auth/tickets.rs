@@ -15,6 +15,7 @@ use std::{
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use jiff::{SignedDuration, Timestamp};
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use super::{Identity, identity::later, remote::sha256};
@@ -53,6 +54,51 @@ pub struct Ticket {
     pub text: String,
     /// Until when it has to be used first.
     pub expires_at: Timestamp,
+}
+
+impl Ticket {
+    /// A random one for an identity that was verified just now, and what it is known by.
+    ///
+    /// # Errors
+    /// [`IssueError::Randomness`].
+    pub fn random(identity: &Identity, now: Timestamp) -> Result<(Self, TicketHash), IssueError> {
+        let text = random_text()?;
+        let hash = TicketHash(sha256(text.as_bytes()));
+        let expires_at = later(now, FIRST_USE).min(identity.expires_at);
+        Ok((Self { text, expires_at }, hash))
+    }
+}
+
+/// What a ticket is known by: SHA-256 of its text, which is stored nowhere.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TicketHash([u8; 32]);
+
+impl TicketHash {
+    /// # Errors
+    /// [`TicketError::Unknown`] for what no ticket looks like.
+    pub fn of(text: &str) -> Result<Self, TicketError> {
+        if text.len() != TEXT_BYTES {
+            return Err(TicketError::Unknown);
+        }
+        Ok(Self(sha256(text.as_bytes())))
+    }
+}
+
+impl From<TicketHash> for String {
+    fn from(hash: TicketHash) -> Self {
+        URL_SAFE_NO_PAD.encode(hash.0)
+    }
+}
+
+impl TryFrom<String> for TicketHash {
+    type Error = &'static str;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok();
+        let hash = bytes.and_then(|bytes| bytes.try_into().ok());
+        hash.map(Self).ok_or("not the hash of a ticket")
+    }
 }
 
 impl fmt::Debug for Ticket {
@@ -114,18 +160,20 @@ pub struct Redeemed {
 /// refused for another reason neither uses the ticket up nor ends the older stream.
 #[derive(Debug)]
 pub struct StreamClaim {
+    hash: TicketHash,
     /// Counts the streams that took over.
     takeovers: watch::Sender<u64>,
 }
 
 impl StreamClaim {
+    /// Of the ticket that is claimed.
+    pub fn hash(&self) -> TicketHash {
+        self.hash
+    }
+
     /// The stream begins, and an older one of the same ticket has to end.
     pub fn take_over(self) -> StreamLease {
-        self.takeovers.send_modify(|count| *count += 1);
-        StreamLease {
-            takeovers: self.takeovers.subscribe(),
-            own: *self.takeovers.borrow(),
-        }
+        StreamLease::next(&self.takeovers)
     }
 }
 
@@ -137,6 +185,14 @@ pub struct StreamLease {
 }
 
 impl StreamLease {
+    fn next(takeovers: &watch::Sender<u64>) -> Self {
+        takeovers.send_modify(|count| *count += 1);
+        Self {
+            takeovers: takeovers.subscribe(),
+            own: *takeovers.borrow(),
+        }
+    }
+
     /// Completes when another stream has taken over, and this one has to end. Never completes otherwise.
     /// Cancel-safe.
     pub async fn superseded(&mut self) {
@@ -164,13 +220,21 @@ pub struct TicketStore {
     capacity: usize,
 }
 
-type Hash = [u8; 32];
+/// A ticket that may still be used, see [`TicketStore::all`].
+#[derive(Clone, Debug)]
+pub struct Outstanding {
+    pub hash: TicketHash,
+    pub identity: Arc<Identity>,
+    pub usage: TicketUse,
+    /// A stream has begun with it.
+    pub is_used: bool,
+}
 
 #[derive(Default)]
 struct Inner {
-    tickets: HashMap<Hash, Entry>,
+    tickets: HashMap<TicketHash, Entry>,
     /// The same tickets by the time at which they may be forgotten.
-    ends: BTreeSet<(Timestamp, Hash)>,
+    ends: BTreeSet<(Timestamp, TicketHash)>,
     /// How many of them each subject of each tenant has, so that none can take all places.
     by_subject: HashMap<(Tenant, Arc<str>), usize>,
 }
@@ -216,16 +280,38 @@ impl TicketStore {
         usage: TicketUse,
         now: Timestamp,
     ) -> Result<Ticket, IssueError> {
-        let text = random_text()?;
-        let expires_at = later(now, FIRST_USE).min(identity.expires_at);
-        let kind = match usage {
-            TicketUse::Once => Kind::Once,
-            TicketUse::Stream => Kind::Stream(watch::Sender::new(0)),
-        };
-        let entry = Entry {
-            ends: later(now, FIRST_USE).min(identity.valid_until()),
+        let (ticket, hash) = Ticket::random(&identity, now)?;
+        let issued = Outstanding {
+            hash,
             identity,
-            kind,
+            usage,
+            is_used: false,
+        };
+        self.adopt(issued, now)?;
+        Ok(ticket)
+    }
+
+    /// Takes a ticket on that was issued elsewhere at `now`, or is there already.
+    ///
+    /// # Errors
+    /// As [`TicketStore::issue`].
+    pub fn adopt(&self, ticket: Outstanding, now: Timestamp) -> Result<(), IssueError> {
+        let Outstanding {
+            hash,
+            identity,
+            usage,
+            is_used,
+        } = ticket;
+        let entry = Entry {
+            ends: match is_used {
+                true => later(identity.valid_until(), REMEMBER_EXPIRED),
+                false => later(now, FIRST_USE).min(identity.valid_until()),
+            },
+            identity,
+            kind: match usage {
+                TicketUse::Once => Kind::Once,
+                TicketUse::Stream => Kind::Stream(watch::Sender::new(u64::from(is_used))),
+            },
         };
         let mut inner = self.lock();
         inner.forget_ended(now);
@@ -235,8 +321,10 @@ impl TicketStore {
         if inner.of_subject(&entry.identity) >= self.capacity.div_ceil(SUBJECTS_SHARE) {
             return Err(IssueError::TooMany);
         }
-        inner.insert(sha256(text.as_bytes()), entry);
-        Ok(Ticket { text, expires_at })
+        if !inner.tickets.contains_key(&hash) {
+            inner.insert(hash, entry);
+        }
+        Ok(())
     }
 
     /// Takes a ticket. `now` is the current time.
@@ -244,17 +332,54 @@ impl TicketStore {
     /// # Errors
     /// [`TicketError`]; a ticket that is refused because of the circumstances is not used up.
     pub fn redeem(&self, text: &str, how: Redeem, now: Timestamp) -> Result<Redeemed, TicketError> {
-        if text.len() != TEXT_BYTES {
-            return Err(TicketError::Unknown);
-        }
-        let hash = sha256(text.as_bytes());
+        self.redeem_hash(TicketHash::of(text)?, how, now)
+    }
+
+    /// As [`TicketStore::redeem`], of a ticket that was presented elsewhere.
+    ///
+    /// # Errors
+    /// As [`TicketStore::redeem`].
+    pub fn redeem_hash(
+        &self,
+        hash: TicketHash,
+        how: Redeem,
+        now: Timestamp,
+    ) -> Result<Redeemed, TicketError> {
         let mut inner = self.lock();
         let entry = inner.remove(&hash).ok_or(TicketError::Unknown)?;
-        let (kept, result) = entry.redeem(how, now);
+        let (kept, result) = entry.redeem(hash, how, now);
         if let Some(entry) = kept {
             inner.insert(hash, entry);
         }
         result
+    }
+
+    /// A stream begins elsewhere or here with a ticket that was redeemed. `None` where the ticket has
+    /// ended.
+    pub fn take_over(&self, hash: &TicketHash) -> Option<StreamLease> {
+        match &self.lock().tickets.get(hash)?.kind {
+            Kind::Once => None,
+            Kind::Stream(takeovers) => Some(StreamLease::next(takeovers)),
+        }
+    }
+
+    /// The tickets that may still be used.
+    pub fn all(&self, now: Timestamp) -> Vec<Outstanding> {
+        let mut inner = self.lock();
+        inner.forget_ended(now);
+        let tickets = inner.tickets.iter().map(|(hash, entry)| Outstanding {
+            hash: *hash,
+            identity: Arc::clone(&entry.identity),
+            usage: match entry.kind {
+                Kind::Once => TicketUse::Once,
+                Kind::Stream(_) => TicketUse::Stream,
+            },
+            is_used: match &entry.kind {
+                Kind::Once => false,
+                Kind::Stream(takeovers) => *takeovers.borrow() > 0,
+            },
+        });
+        tickets.collect()
     }
 
     /// How many tickets may still be used. `now` is the current time.
@@ -275,7 +400,7 @@ impl Inner {
         self.by_subject.get(&subject).copied().unwrap_or(0)
     }
 
-    fn insert(&mut self, hash: Hash, entry: Entry) {
+    fn insert(&mut self, hash: TicketHash, entry: Entry) {
         let subject = (
             entry.identity.tenant.clone(),
             Arc::clone(&entry.identity.subject),
@@ -285,7 +410,7 @@ impl Inner {
         self.tickets.insert(hash, entry);
     }
 
-    fn remove(&mut self, hash: &Hash) -> Option<Entry> {
+    fn remove(&mut self, hash: &TicketHash) -> Option<Entry> {
         let entry = self.tickets.remove(hash)?;
         self.ends.remove(&(entry.ends, *hash));
         let subject = (
@@ -315,7 +440,7 @@ type Outcome = (Option<Entry>, Result<Redeemed, TicketError>);
 
 impl Entry {
     /// What the ticket gives, and what is left of it.
-    fn redeem(self, how: Redeem, now: Timestamp) -> Outcome {
+    fn redeem(self, hash: TicketHash, how: Redeem, now: Timestamp) -> Outcome {
         if self.identity.is_expired(now) {
             let kept = (now < self.ends).then_some(self);
             return (kept, Err(TicketError::Expired));
@@ -331,6 +456,7 @@ impl Entry {
             }
             Kind::Stream(takeovers) => {
                 let claim = StreamClaim {
+                    hash,
                     takeovers: takeovers.clone(),
                 };
                 let redeemed = self.redeemed(Some(claim));

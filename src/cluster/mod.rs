@@ -6,24 +6,25 @@
 
 mod announcer;
 mod note;
+mod tickets;
 
 use std::{
     collections::HashMap,
-    future::Future,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use jiff::Timestamp;
 use tokio::{
-    sync::{Notify, mpsc, watch},
+    sync::{Notify, mpsc, oneshot, watch},
     time::{MissedTickBehavior, sleep, timeout},
 };
 
 use note::{CountEntry, Note, RevocationEntry, Said};
+use tickets::Outcome;
 
 use crate::{
-    auth::{Revocation, RevocationList},
+    auth::{Revocation, RevocationList, TicketStore},
     bus::{Bus, Hears},
     engine::EngineError,
     event::Event,
@@ -62,7 +63,12 @@ pub struct Cluster {
     /// When each node was heard last, this one too.
     heard: Mutex<HashMap<NodeId, Instant>>,
     has_missed: Arc<Notify>,
+    tickets: Arc<TicketStore>,
+    /// What was told to be done with tickets, and who waits for it.
+    acts: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     untold: Throttle,
+    /// For the one that runs it.
+    incoming: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
     /// Whether this node knows what is in force.
     informed: watch::Sender<bool>,
 }
@@ -93,15 +99,16 @@ impl Hears for Inbox {
 }
 
 impl Cluster {
-    /// Joins the nodes of the bus's log. It hears and answers them until the future is dropped.
+    /// Joins the nodes of the bus's log; they are heard and answered by [`Cluster::run`].
     ///
     /// # Errors
     /// Where the operating system has no randomness to give.
     pub fn join(
         bus: Arc<Bus>,
-        revocations: Arc<RevocationList>,
+        (revocations, tickets): (Arc<RevocationList>, Arc<TicketStore>),
         presence: Option<Arc<Presence>>,
-    ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send), getrandom::Error> {
+    ) -> Result<Arc<Self>, getrandom::Error> {
+        let (notes, incoming) = mpsc::channel(WAITING_NOTES);
         let cluster = Arc::new(Self {
             node: NodeId::random()?,
             revocations,
@@ -109,18 +116,19 @@ impl Cluster {
             asking: Mutex::default(),
             heard: Mutex::default(),
             has_missed: Arc::default(),
+            tickets,
+            acts: Mutex::default(),
+            incoming: Mutex::new(Some(incoming)),
             untold: Throttle::default(),
             informed: watch::Sender::new(!bus.is_shared()),
             bus,
         });
-        let (notes, incoming) = mpsc::channel(WAITING_NOTES);
         cluster.bus.set_listener(Arc::new(Inbox {
             presence: cluster.presence.clone(),
             notes,
             has_missed: Arc::clone(&cluster.has_missed),
         }));
-        let running = Arc::clone(&cluster).run(incoming);
-        Ok((cluster, running))
+        Ok(cluster)
     }
 
     pub fn node(&self) -> NodeId {
@@ -168,7 +176,17 @@ impl Cluster {
         self.bus.tell_nodes(note).await
     }
 
-    async fn run(self: Arc<Self>, incoming: mpsc::Receiver<Vec<u8>>) {
+    /// Hears and answers the other nodes, and announces who is where, for ever. A second run does
+    /// nothing.
+    pub async fn run(self: Arc<Self>) {
+        let incoming = self
+            .incoming
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        let Some(incoming) = incoming else {
+            return;
+        };
         let presence = self.presence.clone();
         let announcing = async {
             match presence {
@@ -245,6 +263,9 @@ impl Cluster {
             Err(error) => return tracing::warn!(%error, "a note of another node makes no sense"),
         };
         let is_new = self.heard().insert(node, Instant::now()).is_none();
+        if let Said::Ticket { number, at, act } = said {
+            return self.do_act(node, number, at, act);
+        }
         if node == self.node {
             return;
         }
@@ -292,7 +313,13 @@ impl Cluster {
                 self.heard().remove(&node);
                 tokio::spawn(Arc::clone(self).forget_later(node));
             }
-            Said::Alive | Said::Unknown => {}
+            Said::Tickets { tickets } => {
+                for ticket in tickets {
+                    // Where there is no room it can not be used here.
+                    let _ = self.adopt(ticket, Timestamp::now());
+                }
+            }
+            Said::Ticket { .. } | Said::Alive | Said::Unknown => {}
         }
     }
 
@@ -313,6 +340,10 @@ impl Cluster {
             sleep(presence.grace()).await;
             presence.forget_node(node);
         }
+    }
+
+    fn acts(&self) -> MutexGuard<'_, HashMap<u64, oneshot::Sender<Outcome>>> {
+        self.acts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
@@ -382,6 +413,7 @@ impl Cluster {
         if is_answered || !*self.informed.borrow() {
             return;
         }
+        self.tell_tickets().await;
         let entries = self.revocations.all(Timestamp::now());
         let mut chunks = entries.chunks(REVOCATIONS_A_NOTE).peekable();
         loop {

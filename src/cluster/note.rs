@@ -1,13 +1,15 @@
 //! What nodes tell each other, as JSON: one node may be of another version than the next.
 
+use std::sync::Arc;
+
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    auth::{Revocation, Whose},
+    auth::{ClaimedLimits, Identity, Outstanding, Revocation, TicketHash, TicketUse, Whose},
     node::NodeId,
     presence::{Count, Place},
-    topic::{Tenant, Topic, TopicError},
+    topic::{Tenant, Topic, TopicError, TopicFilter},
 };
 
 /// What a node tells all nodes.
@@ -36,6 +38,15 @@ pub(super) enum Said {
         begins_anew: bool,
         counts: Vec<CountEntry>,
     },
+    /// Something is to be done with a ticket, by all nodes alike. `number` names it on my side.
+    Ticket {
+        number: u64,
+        /// The time that counts.
+        at: Timestamp,
+        act: TicketAct,
+    },
+    /// Tickets that may still be used, for the one that asked.
+    Tickets { tickets: Vec<TicketEntry> },
     /// I am still here.
     Alive,
     /// I am going, and my clients to other nodes.
@@ -70,6 +81,52 @@ pub(super) struct CountEntry {
     connections: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     announced_at: Option<u64>,
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum TicketAct {
+    Issue {
+        ticket: TicketEntry,
+    },
+    Redeem {
+        hash: TicketHash,
+        stream_endpoint: bool,
+        has_last_event_id: bool,
+    },
+    TakeOver {
+        hash: TicketHash,
+    },
+}
+
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct TicketEntry {
+    hash: TicketHash,
+    is_for_streams: bool,
+    #[serde(default)]
+    is_used: bool,
+    identity: IdentityEntry,
+}
+
+/// An [`Identity`], with its filters as text.
+#[derive(Debug, Deserialize, Serialize)]
+struct IdentityEntry {
+    sub: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    subscribe: Vec<String>,
+    publish: Vec<String>,
+    trusted: bool,
+    stats: bool,
+    exp: Timestamp,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    jti: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    limits: Option<ClaimedLimits>,
+}
+
+fn filters_of(texts: &[String]) -> Result<Vec<TopicFilter>, TopicError> {
+    texts.iter().map(|text| TopicFilter::parse(text)).collect()
 }
 
 fn tenant_of(name: Option<&str>) -> Tenant {
@@ -127,6 +184,57 @@ impl TryFrom<CountEntry> for Count {
             },
             connections: entry.connections,
             announced_at: entry.announced_at,
+        })
+    }
+}
+
+impl From<&Outstanding> for TicketEntry {
+    fn from(ticket: &Outstanding) -> Self {
+        let identity = &*ticket.identity;
+        let texts = |filters: &[TopicFilter]| filters.iter().map(ToString::to_string).collect();
+        Self {
+            hash: ticket.hash,
+            is_for_streams: ticket.usage == TicketUse::Stream,
+            is_used: ticket.is_used,
+            identity: IdentityEntry {
+                sub: (*identity.subject).to_owned(),
+                tenant: identity.tenant.as_deref().map(str::to_owned),
+                subscribe: texts(&identity.subscribe),
+                publish: texts(&identity.publish),
+                trusted: identity.trusted,
+                stats: identity.stats,
+                exp: identity.expires_at,
+                jti: identity.token_id.as_deref().map(str::to_owned),
+                limits: identity.limits.as_deref().copied(),
+            },
+        }
+    }
+}
+
+impl TryFrom<TicketEntry> for Outstanding {
+    type Error = TopicError;
+
+    fn try_from(ticket: TicketEntry) -> Result<Self, TopicError> {
+        let entry = ticket.identity;
+        let identity = Identity {
+            subscribe: filters_of(&entry.subscribe)?,
+            publish: filters_of(&entry.publish)?,
+            subject: entry.sub.into(),
+            tenant: tenant_of(entry.tenant.as_deref()),
+            trusted: entry.trusted,
+            stats: entry.stats,
+            expires_at: entry.exp,
+            token_id: entry.jti.map(Into::into),
+            limits: entry.limits.map(Box::new),
+        };
+        Ok(Self {
+            hash: ticket.hash,
+            identity: Arc::new(identity),
+            usage: match ticket.is_for_streams {
+                true => TicketUse::Stream,
+                false => TicketUse::Once,
+            },
+            is_used: ticket.is_used,
         })
     }
 }

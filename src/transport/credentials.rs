@@ -6,7 +6,6 @@ use actix_web::{
     HttpRequest,
     http::{Method, header},
 };
-use jiff::Timestamp;
 
 use super::{origin::Origin, site_session::SiteSession, worker::Worker};
 use crate::{
@@ -137,7 +136,7 @@ async fn identify(request: &HttpRequest, worker: &Worker) -> Result<Option<Clien
     }
     let (ticket, token) = Query::credentials(request.query_string());
     if let Some(ticket) = ticket {
-        let redeemed = redeem(request, worker, &ticket);
+        let redeemed = redeem(request, worker, &ticket).await;
         return redeemed
             .map(Some)
             .map_err(Rejected::shown(Credential::Ticket));
@@ -266,7 +265,7 @@ fn bearer(request: &HttpRequest) -> Option<Result<&str, Refusal>> {
         .then(|| Ok(token.trim()))
 }
 
-fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client, Refusal> {
+async fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client, Refusal> {
     let how = Redeem {
         stream_endpoint: request.path() == "/events",
         has_last_event_id: request
@@ -274,10 +273,7 @@ fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client
             .get("last-event-id")
             .is_some_and(|id| !id.is_empty()),
     };
-    let redeemed = worker
-        .shared
-        .tickets
-        .redeem(ticket, how, Timestamp::now())?;
+    let redeemed = worker.shared.cluster.redeem_ticket(ticket, how).await?;
     worker.refuse_ended(&redeemed.identity)?;
     Ok(Client {
         identity: redeemed.identity,

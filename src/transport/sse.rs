@@ -133,11 +133,14 @@ async fn subscribe(
         session.with(|session| session.end_as(CloseReason::Refused));
         return Err(refusal);
     }
+    let lease = match client.claim {
+        Some(claim) => Some(worker.shared.cluster.take_over(claim).await?),
+        None => None,
+    };
     Ok(SseBody {
         connection,
         pulse,
-        superseded: client.claim.map(|claim| {
-            let mut lease = claim.take_over();
+        superseded: lease.map(|mut lease| {
             let ends: Pin<Box<dyn Future<Output = ()>>> =
                 Box::pin(async move { lease.superseded().await });
             ends

@@ -3,7 +3,6 @@
 use std::time::Duration;
 
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
-use jiff::Timestamp;
 use serde::Deserialize;
 
 use super::{
@@ -36,11 +35,8 @@ pub async fn issue(
     let body = read_body(&request, payload, MAX_BODY_BYTES).await?;
     let purpose = purpose(&body)?;
     worker.refuse_ended(&client.identity)?;
-    let ticket = worker
-        .shared
-        .tickets
-        .issue(client.identity, purpose, Timestamp::now())
-        .map_err(refused)?;
+    let issued = worker.shared.cluster.issue_ticket(client.identity, purpose);
+    let ticket = issued.await?;
     Ok(HttpResponse::Ok()
         .insert_header((header::CACHE_CONTROL, "no-store"))
         .json(serde_json::json!({
@@ -49,16 +45,18 @@ pub async fn issue(
         })))
 }
 
-fn refused(error: IssueError) -> Refusal {
-    match error {
-        IssueError::TooMany => {
-            // Tickets end within half a minute, one by one.
-            Refusal::new(ErrorCode::RateLimited, error.to_string())
-                .over(LimitKind::Tickets)
-                .retry_after(Duration::from_secs(1))
+impl From<IssueError> for Refusal {
+    fn from(error: IssueError) -> Self {
+        match error {
+            IssueError::TooMany => {
+                // Tickets end within half a minute, one by one.
+                Self::new(ErrorCode::RateLimited, error.to_string())
+                    .over(LimitKind::Tickets)
+                    .retry_after(Duration::from_secs(1))
+            }
+            IssueError::Full => Self::unavailable(error.to_string()).over(LimitKind::Tickets),
+            IssueError::Randomness => Self::unavailable(error.to_string()),
         }
-        IssueError::Full => Refusal::unavailable(error.to_string()).over(LimitKind::Tickets),
-        IssueError::Randomness => Refusal::unavailable(error.to_string()),
     }
 }
 

@@ -18,6 +18,7 @@ use super::{address::client_address, notice::Warnings};
 use crate::{
     auth::{Authenticator, Identity, RevocationList, TicketStore},
     bus::{SessionHandle, Shard},
+    cluster::Cluster,
     limits::{Limits, SubjectPlace, SubjectState},
     metrics::{Metrics, WorkerMetrics},
     presence::Presence,
@@ -58,11 +59,12 @@ pub struct Settings {
 pub struct Shared {
     pub settings: Settings,
     pub authenticator: Arc<Authenticator>,
-    pub tickets: TicketStore,
+    pub tickets: Arc<TicketStore>,
     pub revocations: Arc<RevocationList>,
     /// Who is on the topics for which that is kept.
     pub presence: Option<Arc<Presence>>,
     pub limits: Limits,
+    pub cluster: Arc<Cluster>,
     /// Where spans are exported.
     pub telemetry: Option<Arc<Telemetry>>,
     pub metrics: Metrics,

@@ -1,0 +1,172 @@
+//! Tickets on every node: each node has them all, and all do the same with them in the order of the
+//! log, so that a ticket is used once wherever it is used.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+use tokio::{sync::oneshot, time::timeout};
+
+use super::{
+    Cluster,
+    note::{Said, TicketAct, TicketEntry},
+};
+use crate::{
+    auth::{
+        Identity, IssueError, Outstanding, Redeem, Redeemed, StreamClaim, StreamLease, Ticket,
+        TicketError, TicketHash, TicketUse,
+    },
+    node::NodeId,
+    protocol::Refusal,
+};
+
+/// How long the log may take to bring back what this node told.
+const DONE_WITHIN: Duration = Duration::from_secs(5);
+/// Tickets that a new node is told of at once.
+const TICKETS_A_NOTE: usize = 100;
+
+/// What came of an act, on the node that wanted it.
+pub(super) enum Outcome {
+    Issued(Result<(), IssueError>),
+    Redeemed(Result<Redeemed, TicketError>),
+    TakenOver(Option<StreamLease>),
+}
+
+impl Cluster {
+    /// Makes a ticket for an identity that was verified just now.
+    ///
+    /// # Errors
+    /// What [`IssueError`] becomes, and `unavailable` where the other nodes can not be told.
+    pub async fn issue_ticket(
+        &self,
+        identity: Arc<Identity>,
+        usage: TicketUse,
+    ) -> Result<Ticket, Refusal> {
+        let now = Timestamp::now();
+        if !self.bus.is_shared() {
+            return Ok(self.tickets.issue(identity, usage, now)?);
+        }
+        let (ticket, hash) = Ticket::random(&identity, now)?;
+        let issued = Outstanding {
+            hash,
+            identity,
+            usage,
+            is_used: false,
+        };
+        let act = TicketAct::Issue {
+            ticket: TicketEntry::from(&issued),
+        };
+        match self.act(act, now).await? {
+            Outcome::Issued(issued) => issued?,
+            _ => return Err(out_of_order()),
+        }
+        Ok(ticket)
+    }
+
+    /// Takes a ticket.
+    ///
+    /// # Errors
+    /// What [`TicketError`] becomes, and `unavailable` where the other nodes can not be told.
+    pub async fn redeem_ticket(&self, text: &str, how: Redeem) -> Result<Redeemed, Refusal> {
+        let now = Timestamp::now();
+        if !self.bus.is_shared() {
+            return Ok(self.tickets.redeem(text, how, now)?);
+        }
+        let hash = TicketHash::of(text)?;
+        let act = TicketAct::Redeem {
+            hash,
+            stream_endpoint: how.stream_endpoint,
+            has_last_event_id: how.has_last_event_id,
+        };
+        match self.act(act, now).await? {
+            Outcome::Redeemed(redeemed) => Ok(redeemed?),
+            _ => Err(out_of_order()),
+        }
+    }
+
+    /// The stream begins, and an older one of the same ticket has to end, on whichever node it is.
+    ///
+    /// # Errors
+    /// `unavailable` where the other nodes can not be told; `unauthorized` where the ticket has ended.
+    pub async fn take_over(&self, claim: StreamClaim) -> Result<StreamLease, Refusal> {
+        if !self.bus.is_shared() {
+            return Ok(claim.take_over());
+        }
+        let hash = claim.hash();
+        match self
+            .act(TicketAct::TakeOver { hash }, Timestamp::now())
+            .await?
+        {
+            Outcome::TakenOver(lease) => Ok(lease.ok_or(TicketError::Unknown)?),
+            _ => Err(out_of_order()),
+        }
+    }
+
+    /// Has all nodes do it, and tells what came of it here.
+    async fn act(&self, act: TicketAct, at: Timestamp) -> Result<Outcome, Refusal> {
+        let number = fastrand::u64(..);
+        let (tell, told) = oneshot::channel();
+        self.acts().insert(number, tell);
+        let outcome = async {
+            let said = Said::Ticket { number, at, act };
+            self.tell(said).await.map_err(Refusal::from)?;
+            match timeout(DONE_WITHIN, told).await {
+                Ok(Ok(outcome)) => Ok(outcome),
+                Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(
+                    "this node has not caught up with the log: try again",
+                )),
+            }
+        };
+        let outcome = outcome.await;
+        self.acts().remove(&number);
+        outcome
+    }
+
+    /// Does what a node wants done.
+    pub(super) fn do_act(&self, node: NodeId, number: u64, at: Timestamp, act: TicketAct) {
+        let outcome = match act {
+            TicketAct::Issue { ticket } => Outcome::Issued(self.adopt(ticket, at)),
+            TicketAct::Redeem {
+                hash,
+                stream_endpoint,
+                has_last_event_id,
+            } => {
+                let how = Redeem {
+                    stream_endpoint,
+                    has_last_event_id,
+                };
+                Outcome::Redeemed(self.tickets.redeem_hash(hash, how, at))
+            }
+            TicketAct::TakeOver { hash } => Outcome::TakenOver(self.tickets.take_over(&hash)),
+        };
+        let waiting = (node == self.node).then(|| self.acts().remove(&number));
+        if let Some(tell) = waiting.flatten() {
+            // Whoever waited may have given up.
+            let _ = tell.send(outcome);
+        }
+    }
+
+    /// Takes a ticket on that another node made.
+    pub(super) fn adopt(&self, ticket: TicketEntry, at: Timestamp) -> Result<(), IssueError> {
+        match Outstanding::try_from(ticket) {
+            Ok(ticket) => self.tickets.adopt(ticket, at),
+            // Of a later version, which grants what this one does not know.
+            Err(_) => Ok(()),
+        }
+    }
+
+    /// All tickets, for a node that has none.
+    pub(super) async fn tell_tickets(&self) {
+        let tickets = self.tickets.all(Timestamp::now());
+        for part in tickets.chunks(TICKETS_A_NOTE) {
+            let tickets = part.iter().map(TicketEntry::from).collect();
+            // It goes without: whoever comes with one of them has to ask for another.
+            if self.tell(Said::Tickets { tickets }).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+fn out_of_order() -> Refusal {
+    Refusal::unavailable("the other nodes did something else: try again")
+}
