@@ -8,11 +8,12 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    beginning::is_given_up,
     directory::{Directory, Folder},
     index::read_rest,
     label::{Label, Reached},
     record::IndexChunk,
-    recovery::{is_given_up, segments_in},
+    recovery::segments_in,
     segment::{Segment, SegmentError},
 };
 

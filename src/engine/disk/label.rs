@@ -12,8 +12,8 @@ use super::{
 use crate::event::LogId;
 
 pub const LABEL: &str = "log.json";
-const TRIMS: &str = "trims";
-const REACHED: &str = "reached";
+pub const TRIMS: &str = "trims";
+pub const REACHED: &str = "reached";
 
 /// When a publish counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]

@@ -4,7 +4,7 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
@@ -12,9 +12,10 @@ use anyhow::Context as _;
 use super::{
     backend::{self, Mishaps},
     directory::Directory,
-    failure::Health,
+    failure::{Health, Loss},
     index::ChunkBuilder,
     label::{Durability, Label, Reached},
+    patience::{PATIENCE, Tried},
     record::{self, FORMAT, KeyRow},
     recovery::{self, Recovered},
     segment::{Commit, Segment, SegmentError, Writing},
@@ -31,6 +32,10 @@ use crate::{
 
 /// Names each start of the machine (proc_sys_kernel(5)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+
+/// Where there is no space to begin a log in a start.
+const NO_SPACE: &str = "there is no space for the log in its directory: make room, for which a log that \
+                        was given up, lost-..., may be removed, and start the gateway again";
 
 /// Into how many segments a full log is cut, about: space is given back one of them at a time.
 const SEGMENTS: u64 = 16;
@@ -49,6 +54,8 @@ pub struct DiskOptions {
     pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
     /// Names this start of the machine.
     pub boot: String,
+    /// For how long something is tried that the disk does not give, before it counts as lost.
+    pub patience: Duration,
     /// Names a log that begins.
     pub new_log: Arc<dyn Fn() -> Result<LogId, getrandom::Error> + Send + Sync>,
 }
@@ -69,6 +76,7 @@ impl DiskOptions {
             idempotency,
             clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
             boot: boot.trim().to_owned(),
+            patience: PATIENCE,
             new_log: Arc::new(LogId::random),
         }
     }
@@ -95,6 +103,12 @@ pub struct DiskLog {
     pub(super) reached: Reached,
     pub(super) mishaps: Arc<Mishaps>,
     pub(super) health: Health,
+    /// It has lost something, and waits for a new one to begin.
+    pub(super) loss: Option<Loss>,
+    /// The newest segment may show what the disk does not have.
+    pub(super) is_to_rewrite: bool,
+    /// How often the newest segment could not be opened anew, since the disk does not give it.
+    pub(super) not_opened: Option<Tried>,
     /// When the newest segment was begun, or opened.
     pub(super) active_since: Instant,
     /// No try of late to begin another one has failed.
@@ -133,6 +147,20 @@ impl DiskLog {
         options: DiskOptions,
         tail: Arc<dyn Tail>,
     ) -> anyhow::Result<Self> {
+        Self::try_to_open(directory, options, tail).map_err(|error| {
+            let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+            if causes.any(backend::is_full) {
+                return error.context(NO_SPACE);
+            }
+            error
+        })
+    }
+
+    fn try_to_open(
+        directory: Arc<dyn Directory>,
+        options: DiskOptions,
+        tail: Arc<dyn Tail>,
+    ) -> anyhow::Result<Self> {
         let Recovered {
             log,
             segments,
@@ -159,6 +187,9 @@ impl DiskLog {
             keys,
             mishaps,
             health: Health::Well,
+            loss: None,
+            is_to_rewrite: is_full,
+            not_opened: None,
             active_since: Instant::now(),
             may_roll: true,
             condition: Arc::default(),

@@ -1,6 +1,7 @@
 //! How segments come and go.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -80,7 +81,7 @@ impl DiskLog {
     ///
     /// Also on a full disk, where it gives space, but for their keys that are still remembered.
     pub(super) fn drop_old_segments(&mut self) {
-        if self.health == Health::Stopped {
+        if self.health == Health::Stopped || self.loss.is_some() {
             return;
         }
         let old = self.old_segments();
@@ -122,7 +123,11 @@ impl DiskLog {
             forget_trims(directory.as_ref())?;
         }
         for (segment, _) in old {
-            directory.remove(segment.name())?;
+            match directory.remove(segment.name()) {
+                // An earlier try told of an error, and had its effect.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             self.shelf.drop_oldest();
             // Else a power failure might take the next one, and leave this one.
             let synced = directory.sync();

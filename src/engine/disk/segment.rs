@@ -188,7 +188,7 @@ impl Segment {
     ///
     /// # Errors
     /// The disk's.
-    pub fn rewrite(&self) -> io::Result<()> {
+    pub fn rewrite(&self, mishaps: &Mishaps) -> io::Result<()> {
         let len = self.file.size()?;
         let mut bytes = vec![0; REWRITE_BYTES];
         for offset in (0..len).step_by(REWRITE_BYTES) {
@@ -198,11 +198,12 @@ impl Segment {
             for (page, at) in block.chunks(PAGE_BYTES).zip((offset..).step_by(PAGE_BYTES)) {
                 // A hole stays one, so that this takes no space.
                 if page.iter().any(|byte| *byte != 0) {
-                    self.file.write_at(at, page)?;
+                    let written = self.file.write_at(at, page);
+                    written.inspect_err(|error| mishaps.note_write(error))?;
                 }
             }
         }
-        self.file.sync()
+        self.sync().inspect_err(|_| mishaps.note_sync())
     }
 
     /// Opens it for writing, and repairs what a crash left half done.

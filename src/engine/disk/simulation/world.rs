@@ -25,6 +25,8 @@ use crate::{
 
 const TOPICS: [&str; 5] = ["a", "a:b", "a:c", "b", "b:c"];
 const CLIENTS: usize = 5;
+/// After so many starts of a disk that is well, one must have come about.
+const STARTS_MOST: usize = 20;
 const SECOND: i64 = 1000;
 const HOUR: i64 = 3600 * SECOND;
 
@@ -139,6 +141,7 @@ impl World {
             },
             clock: Arc::new(move || clock.load(Ordering::Relaxed)),
             boot: format!("boot{}", self.boot),
+            patience: std::time::Duration::ZERO,
             new_log: Arc::new(move || {
                 let id = ids.fetch_add(1, Ordering::Relaxed);
                 let cursor = format!("log{id:04}-0").parse::<crate::event::Cursor>();
@@ -327,11 +330,12 @@ impl World {
     }
 
     fn arm(&mut self) {
-        let fault = match self.rng.u8(..10) {
+        let fault = match self.rng.u8(..12) {
             0..5 => Fault::Kill,
             5 => Fault::WriteError,
             6 => Fault::SyncError,
             7 => Fault::ReadError,
+            8 => Fault::NameError,
             _ => Fault::Full,
         };
         let operations = self.rng.u32(..40);
@@ -353,7 +357,11 @@ impl World {
         };
         let written = gateway.log.active.name().to_owned();
         let sealed = |name: &str| name.ends_with(".segment") && name != written;
-        if let Some(damage) = self.disk.damage(sealed) {
+        let damage = match self.rng.bool() {
+            true => self.disk.damage(sealed),
+            false => self.disk.spoil(sealed),
+        };
+        if let Some(damage) = damage {
             tell!(self, "{damage}");
             self.checker.excuse("damaged");
         }
@@ -424,11 +432,19 @@ impl World {
         if !self.has_lost_power
             && !self.is_damaged
             && self.rng.u8(..8) == 0
-            && let Some(damage) = self.disk.damage(|name| !name.contains('/'))
+            && let Some(damage) = self.damage_any()
         {
             tell!(self, "{damage}");
             self.checker.excuse("damaged");
             self.is_damaged = true;
+        }
+    }
+
+    fn damage_any(&mut self) -> Option<String> {
+        let any = |name: &str| !name.contains('/');
+        match self.rng.bool() {
+            true => self.disk.damage(any),
+            false => self.disk.spoil(any),
         }
     }
 
@@ -445,10 +461,13 @@ impl World {
                 self.close();
             }
         }
-        while self.gateway.is_none() {
-            self.disk.calm();
-            self.start();
+        for _ in 0..STARTS_MOST {
+            if self.gateway.is_none() {
+                self.disk.calm();
+                self.start();
+            }
         }
+        assert!(self.gateway.is_some(), "it does not start");
         self.disk.calm();
         self.publish();
         for at in 0..self.clients.len() {
@@ -469,6 +488,10 @@ impl World {
                 client.come(gateway, &self.checker, &mut self.rng);
             }
             client.step(gateway, &mut self.checker, &mut self.rng);
+            if gateway.log.health != Health::Well {
+                gateway.log.look_after();
+                gateway.tell(&mut self.checker);
+            }
         }
         panic!("a client is not served");
     }
