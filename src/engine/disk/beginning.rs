@@ -75,6 +75,7 @@ pub(super) fn begin(
         active,
         chunk: ChunkBuilder::after(after),
         last: after,
+        boot_after: after,
         keys: IdempotencyWindow::new(options.idempotency),
         mishaps,
         lost_logs,

@@ -215,6 +215,7 @@ impl DiskLog {
         let log = (self.options.new_log)().map_err(io::Error::other)?;
         let active = Segment::create(directory.as_ref(), self.last, self.writing())?;
         self.reached = Reached::open(directory.as_ref())?;
+        self.boot_after = self.last;
         self.write_label(&log, false)?;
         // Nothing fails from here on, so that readers never see half of this.
         self.loss = None;

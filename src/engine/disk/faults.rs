@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     bus::{Feed, Retention},
-    engine::{Appended, Engine, EngineError, IdempotencyLimits, Tail},
+    engine::{Appended, Engine, EngineError, IdempotencyKey, IdempotencyLimits, Tail},
     event::Draft,
     topic::{Tenant, Topic},
 };
@@ -78,6 +78,11 @@ impl Scene {
 fn publish(log: &mut DiskLog) -> Result<Appended, EngineError> {
     let drafts = vec![draft()];
     log.append(vec![Request { drafts, key: None }]).remove(0)
+}
+
+fn publish_under(log: &mut DiskLog, key: &IdempotencyKey) -> Appended {
+    let (drafts, key) = (vec![draft()], Some(*key));
+    log.append(vec![Request { drafts, key }]).remove(0).unwrap()
 }
 
 fn draft() -> Draft {
@@ -229,4 +234,53 @@ fn a_segment_that_is_gone_already_is_let_go_of() {
     log.look_after();
     let segments = log.shelf().segments();
     assert!(segments.iter().all(|segment| segment.name() != oldest));
+}
+
+#[test]
+fn a_log_of_an_older_format_is_left_alone_and_the_error_says_what_to_do() {
+    let scene = Scene::new();
+    scene.written().close().unwrap();
+    let directory = scene.directory();
+    let label = br#"{"format":1,"log":"abc","durability":"sync","boot":"","clean":true,"last":3}"#;
+    directory.replace("log.json", label).unwrap();
+    let names = scene.disk.all_names();
+    let refused = scene.open().err().unwrap().to_string();
+    assert!(
+        refused.contains("an older Tribus, in format 1"),
+        "{refused}"
+    );
+    assert!(refused.contains("remove the log"), "{refused}");
+    assert_eq!(scene.disk.all_names(), names);
+}
+
+#[test]
+fn keys_of_a_segment_that_can_not_be_read_are_carried_over_from_memory() {
+    let scene = Scene::retaining(1);
+    let mut log = scene.open().unwrap();
+    let used: Vec<_> = (0..10)
+        .map(|number| {
+            let name = number.to_string();
+            let key = IdempotencyKey::new(&Tenant::none(), "s", &name, [1; 16]);
+            let answer = publish_under(&mut log, &key);
+            (key, answer)
+        })
+        .collect();
+    log.roll();
+    scene.disk.spoil_all(|name| name.ends_with("00.segment"));
+    log.shelf().segments()[0].close();
+    publish(&mut log).unwrap();
+    log.look_after();
+    assert!(
+        !scene
+            .disk
+            .all_names()
+            .iter()
+            .any(|name| name.ends_with("00.segment"))
+    );
+    log.close().unwrap();
+    let mut log = scene.open().unwrap();
+    for (key, first) in used {
+        let again = publish_under(&mut log, &key);
+        assert_eq!((again.first, again.duplicate), (first.first, true));
+    }
 }

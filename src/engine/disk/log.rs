@@ -11,6 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     backend::{self, Mishaps},
+    clock::Stamp,
     directory::Directory,
     failure::{Health, Loss},
     index::ChunkBuilder,
@@ -50,8 +51,8 @@ pub struct DiskOptions {
     /// A segment that has grown to this is followed by another one.
     pub segment_bytes: u64,
     pub idempotency: IdempotencyLimits,
-    /// Milliseconds since 1970. It may jump: what must not is measured by [`Instant`].
-    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// For what is stored. What must not jump while the gateway runs is measured by [`Instant`].
+    pub clock: Arc<dyn Fn() -> Stamp + Send + Sync>,
     /// Names this start of the machine.
     pub boot: String,
     /// For how long something is tried that the disk does not give, before it counts as lost.
@@ -74,7 +75,7 @@ impl DiskOptions {
             durability,
             segment_bytes: (retained_bytes as u64 / SEGMENTS).clamp(SEGMENT_LEAST, SEGMENT_MOST),
             idempotency,
-            clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
+            clock: Arc::new(Stamp::now),
             boot: boot.trim().to_owned(),
             patience: PATIENCE,
             new_log: Arc::new(LogId::random),
@@ -97,6 +98,8 @@ pub struct DiskLog {
     pub(super) active: Arc<Segment>,
     pub(super) chunk: ChunkBuilder,
     pub(super) last: u64,
+    /// What came after this was appended in this start of the machine.
+    pub(super) boot_after: u64,
     /// The log that was given up last in this run, and where it ended: keys outlive it.
     pub(super) given_up: Option<(LogId, u64)>,
     pub(super) keys: IdempotencyWindow,
@@ -167,6 +170,7 @@ impl DiskLog {
             active,
             chunk,
             last,
+            boot_after,
             keys,
             mishaps,
             lost_logs,
@@ -183,6 +187,7 @@ impl DiskLog {
             active,
             chunk,
             last,
+            boot_after,
             given_up: None,
             keys,
             mishaps,
@@ -257,7 +262,7 @@ impl DiskLog {
 
     /// Gives sequences to the publishes of a group, as if it were written already.
     fn gather(&mut self, requests: Vec<Request>) -> Group {
-        let (now, at) = (Instant::now(), (self.options.clock)());
+        let (now, stamp) = (Instant::now(), (self.options.clock)());
         let log = self.shelf.log();
         let mut group = Group {
             last: self.last,
@@ -273,10 +278,13 @@ impl DiskLog {
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
                 self.keys.remember(key, first, count, now);
                 group.keys += 1;
-                group.commit.keys.push(KeyRow::new(key, first, count, at));
+                group
+                    .commit
+                    .keys
+                    .push(KeyRow::new(key, first, count, stamp));
             }
             for (draft, sequence) in drafts.into_iter().zip(first..) {
-                group.add(draft, sequence, at, &log, &mut self.chunk);
+                group.add(draft, sequence, stamp, &log, &mut self.chunk);
             }
             group.outcomes.push(Outcome::Appending(Appended {
                 first: Cursor::new(log.clone(), first),
@@ -383,6 +391,7 @@ impl DiskLog {
             log: log.clone(),
             durability: self.options.durability,
             boot: self.options.boot.clone(),
+            boot_after: self.boot_after,
             clean,
             last: self.last,
         };
@@ -414,11 +423,18 @@ impl DiskLog {
 }
 
 impl Group {
-    fn add(&mut self, draft: Draft, sequence: u64, at: i64, log: &LogId, chunk: &mut ChunkBuilder) {
-        let record = (!draft.ephemeral).then(|| record::encode_event(&draft, sequence, at));
+    fn add(
+        &mut self,
+        draft: Draft,
+        sequence: u64,
+        stamp: Stamp,
+        log: &LogId,
+        chunk: &mut ChunkBuilder,
+    ) {
+        let record = (!draft.ephemeral).then(|| record::encode_event(&draft, sequence, stamp));
         let event = draft.seal(&Cursor::new(log.clone(), sequence), Instant::now());
         if let Some(record) = record {
-            chunk.push(&event, at);
+            chunk.push(&event, stamp);
             self.commit.events.push((sequence, record));
         }
         self.events.push(Arc::new(event));

@@ -13,6 +13,7 @@
 
 mod backend;
 mod beginning;
+mod clock;
 mod directory;
 mod failure;
 #[cfg(test)]
@@ -42,6 +43,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+pub use clock::Stamp;
 pub use directory::{Directory, File, Folder};
 pub use inspect::{Depth, LogReport, SegmentReport, inspect};
 pub use label::{Durability, Label};

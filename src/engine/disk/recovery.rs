@@ -4,17 +4,23 @@
 //! all of it is set aside, and a new log begins, so that no client goes on as if nothing had
 //! happened.
 
-use std::{collections::HashSet, io, sync::Arc, time::Instant};
+use std::{
+    collections::HashSet,
+    io,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use super::{
     backend::{Mishaps, is_full},
     beginning::{begin, set_aside, writing},
+    clock::Ages,
     directory::Directory,
-    index::{ChunkBuilder, age, read_rest},
+    index::{ChunkBuilder, read_rest},
     label::{Durability, LABEL, Label, LabelError, REACHED, Reached, TRIMS, read_trims},
     log::DiskOptions,
     patience::{Tried, is_not_given},
-    record::RecordError,
+    record::{KeyRow, RecordError},
     segment::{Segment, SegmentError},
 };
 use crate::{
@@ -24,6 +30,9 @@ use crate::{
     },
     event::LogId,
 };
+
+/// By how much the clock may be set back without that keys are forgotten.
+const CLOCK_JUMP: Duration = Duration::from_secs(2 * 3600);
 
 /// How often a start tries within its patience what the disk does not give.
 const TRIES_OF_START: u32 = 8;
@@ -36,6 +45,8 @@ pub(super) struct Recovered {
     pub active: Arc<Segment>,
     pub chunk: ChunkBuilder,
     pub last: u64,
+    /// See [`Label::boot_after`], for the run that begins.
+    pub boot_after: u64,
     pub keys: IdempotencyWindow,
     pub mishaps: Arc<Mishaps>,
     /// 1 where the log that was there had to be given up.
@@ -285,6 +296,7 @@ impl Recovery<'_> {
             segments,
             chunk,
             last,
+            boot_after: self.ages().boot_after.unwrap_or(last),
             mishaps: self.mishaps,
             lost_logs: 0,
             is_old: true,
@@ -302,13 +314,9 @@ impl Recovery<'_> {
     /// What only the operating system had went with the machine.
     fn check_end_of_last_run(&self) -> Result<(), Failure> {
         let Label {
-            clean,
-            durability,
-            boot,
-            ..
+            clean, durability, ..
         } = self.label;
-        let is_same_boot = !boot.is_empty() && *boot == self.start.options.boot;
-        if !clean && *durability == Durability::Os && !is_same_boot {
+        if !clean && *durability == Durability::Os && !self.is_same_boot() {
             return Err(self.lost(
                 "the machine stopped while the gateway ran with the durability \"os\", so its \
                  newest events may be gone",
@@ -354,9 +362,9 @@ impl Recovery<'_> {
 
     /// Tells the tail what the index of a segment holds: up to where.
     fn restore_index(&self, segment: &Segment) -> Result<u64, Failure> {
-        let now = (self.start.options.clock)();
+        let ages = self.ages();
         let mut bad = None;
-        let until = segment.read_index(|chunk| match chunk.events(now) {
+        let until = segment.read_index(|chunk| match chunk.events(&ages) {
             Ok(events) if bad.is_none() => self.start.tail.restore(events, chunk.until),
             Ok(_) => {}
             Err(error) => bad = Some(error),
@@ -376,7 +384,7 @@ impl Recovery<'_> {
         let until = self.restore_index(active)?;
         let chunk = self.told(active.name(), read_rest(active, until, &self.label.log))?;
         let last = chunk.end().last;
-        let events = chunk.chunk().events((self.start.options.clock)());
+        let events = chunk.chunk().events(&self.ages());
         let events = events.map_err(|error| self.bad_index(active, error))?;
         self.start.tail.restore(events, last);
         Ok((chunk, last))
@@ -396,21 +404,43 @@ impl Recovery<'_> {
     }
 
     fn restore_keys(&self, segments: &[Arc<Segment>]) -> Result<IdempotencyWindow, Failure> {
-        let (now, instant) = ((self.start.options.clock)(), Instant::now());
-        let since = now - KEY_LIFETIME.as_millis() as i64;
+        let (ages, instant) = (self.ages(), Instant::now());
+        let age = |row: &KeyRow| ages.of(row.first, row.stamp);
         let mut newest_first = Vec::new();
         for segment in segments.iter().rev() {
-            newest_first.extend(self.told(segment.name(), segment.read_keys(since))?);
+            let read = segment.read_keys(|rows| {
+                // Where the clock was set back, newer keys seem older.
+                let is_past = |row: &KeyRow| age(row) >= KEY_LIFETIME + CLOCK_JUMP;
+                let goes_on = !rows.iter().all(is_past);
+                let young = rows.into_iter().filter(|row| age(row) < KEY_LIFETIME);
+                newest_first.extend(young);
+                goes_on
+            });
+            self.told(segment.name(), read)?;
         }
         // A key that was used again after its time stands for what it was used for last.
         let mut seen = HashSet::new();
         newest_first.retain(|row| seen.insert(row.scoped));
         let mut keys = IdempotencyWindow::new(self.start.options.idempotency);
         for row in newest_first.iter().rev() {
-            let used = instant.checked_sub(age(row.at, now)).unwrap_or(instant);
+            let used = instant.checked_sub(age(row)).unwrap_or(instant);
             keys.remember(&row.key(), row.first, row.count, used);
         }
         Ok(keys)
+    }
+
+    /// How old what is stored is now.
+    fn ages(&self) -> Ages {
+        Ages {
+            now: (self.start.options.clock)(),
+            boot_after: self.is_same_boot().then_some(self.label.boot_after),
+        }
+    }
+
+    /// Whether the machine was not started since the last run, as far as is known.
+    fn is_same_boot(&self) -> bool {
+        let boot = &self.label.boot;
+        !boot.is_empty() && *boot == self.start.options.boot
     }
 }
 

@@ -141,10 +141,32 @@ impl DiskLog {
         if !self.keys.reach_back_to(end, Instant::now()) {
             return Ok(());
         }
-        let mut keys = oldest.read_keys(i64::MIN)?;
-        keys.retain(|row| self.keys.holds(&row.key(), row.first));
-        keys.reverse();
+        let mut keys = Vec::new();
+        let read = oldest.read_keys(|rows| {
+            let held = |row: &KeyRow| self.keys.holds(&row.key(), row.first);
+            keys.extend(rows.into_iter().filter(held));
+            true
+        });
+        match read {
+            Ok(()) => keys.reverse(),
+            // They are in memory too, with some that newer segments have already.
+            Err(_) => keys = self.keys_up_to(end),
+        }
         self.carry_keys(oldest.after(), &keys)
+    }
+
+    /// The keys whose events begin at a sequence or before it, in the order in which they were used.
+    fn keys_up_to(&self, end: u64) -> Vec<KeyRow> {
+        let (now, stamp) = (Instant::now(), (self.options.clock)());
+        let begins_after = self.given_up.as_ref().map_or(0, |(_, last)| *last);
+        let keys = self.keys.up_to(end);
+        let of_this_log = keys.filter(|(_, first, ..)| *first > begins_after);
+        of_this_log
+            .map(|(key, first, count, since)| {
+                let used = stamp.before(now.duration_since(since));
+                KeyRow::new(&key, first, count, used)
+            })
+            .collect()
     }
 
     fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {

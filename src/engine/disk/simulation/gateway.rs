@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    checker::Checker,
+    checker::{Checker, Moment},
     disk::{Disk, Hits, SimulatedDirectory},
 };
 use crate::{
@@ -106,6 +106,7 @@ impl Gateway {
         options: &DiskOptions,
         retention: Retention,
         checker: &mut Checker,
+        now: Moment,
     ) -> Result<Self, String> {
         let hits = disk.hits();
         let tail = Arc::new(Witness {
@@ -139,14 +140,14 @@ impl Gateway {
             tail,
             unread: Unread::default(),
         };
-        let is_whole = gateway.audit((options.clock)(), checker);
+        let is_whole = gateway.audit(now, checker);
         let damaged = || "damaged, and no new log can begin".to_owned();
         is_whole.then_some(gateway).ok_or_else(damaged)
     }
 
     /// Reads all that the tail was told of, whoever wants it or not. False where that is damaged,
     /// and no new log could begin.
-    fn audit(&mut self, now: i64, checker: &mut Checker) -> bool {
+    fn audit(&mut self, now: Moment, checker: &mut Checker) -> bool {
         let (mut after, mut restored) = (0, Vec::new());
         for heard in self.tail.take() {
             match heard {

@@ -1,14 +1,14 @@
 //! A world by its seed: publishers, clients, a gateway, and all that happens to them.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicI64, Ordering},
 };
 
 use fastrand::Rng;
 
 use super::{
-    checker::{Checker, Key},
+    checker::{Checker, Key, Moment},
     client::Client,
     disk::{Disk, Fault, Hits},
     gateway::Gateway,
@@ -17,7 +17,7 @@ use crate::{
     bus::Retention,
     engine::{
         IdempotencyKey, IdempotencyLimits,
-        disk::{DiskOptions, Durability, Request, failure::Health},
+        disk::{DiskOptions, Durability, Request, Stamp, failure::Health},
     },
     event::Draft,
     topic::{Tenant, Topic},
@@ -33,7 +33,7 @@ const HOUR: i64 = 3600 * SECOND;
 pub struct World {
     rng: Rng,
     disk: Arc<Disk>,
-    clock: Arc<AtomicI64>,
+    clock: Arc<Mutex<Stamp>>,
     boot: u32,
     durability: Durability,
     retention: Retention,
@@ -74,7 +74,10 @@ impl World {
         let clients = clients.collect();
         Self {
             disk: Disk::new(rng.u64(..)),
-            clock: Arc::new(AtomicI64::new(1_700_000_000 * SECOND)),
+            clock: Arc::new(Mutex::new(Stamp {
+                at: 1_700_000_000 * SECOND,
+                up: 7,
+            })),
             boot: 0,
             durability: if rng.u8(..4) == 0 {
                 Durability::Os
@@ -125,8 +128,11 @@ impl World {
         }
     }
 
-    fn now(&self) -> i64 {
-        self.clock.load(Ordering::Relaxed)
+    fn now(&self) -> Moment {
+        Moment {
+            stamp: *self.clock.lock().unwrap(),
+            boot: self.boot,
+        }
     }
 
     fn options(&self) -> DiskOptions {
@@ -139,7 +145,7 @@ impl World {
                 keys: 10_000,
                 keys_per_subject: 10_000,
             },
-            clock: Arc::new(move || clock.load(Ordering::Relaxed)),
+            clock: Arc::new(move || *clock.lock().unwrap()),
             boot: format!("boot{}", self.boot),
             patience: std::time::Duration::ZERO,
             new_log: Arc::new(move || {
@@ -167,8 +173,9 @@ impl World {
         self.is_at_risk |= self.durability == Durability::Os;
         self.checker.at(self.now());
         let options = self.options();
+        let now = self.now();
         let (checker, retention) = (&mut self.checker, self.retention);
-        match Gateway::start(&self.disk, &options, retention, checker) {
+        match Gateway::start(&self.disk, &options, retention, checker, now) {
             Ok(gateway) => {
                 let (log, last) = (gateway.log_id(), gateway.log.last());
                 tell!(self, "{} until {last}", log.as_str());
@@ -318,14 +325,23 @@ impl World {
     }
 
     fn pass_time(&mut self) {
-        let by = match self.rng.u8(..8) {
-            0 => HOUR,
-            1 => -HOUR,
-            _ => self.rng.i64(0..400) * SECOND,
+        let (set_by, passed) = match self.rng.u8(..9) {
+            0 => (HOUR, 0),
+            1 => (-HOUR, 0),
+            2 => (0, HOUR),
+            _ => (0, self.rng.i64(0..400) * SECOND),
         };
-        self.clock.fetch_add(by, Ordering::Relaxed);
-        let now = self.now() / SECOND;
-        tell!(self, "{} s pass: {now}", by / SECOND);
+        let now = {
+            let mut clock = self.clock.lock().unwrap();
+            clock.at += set_by + passed;
+            clock.up += passed.unsigned_abs();
+            *clock
+        };
+        let (set_by, passed) = (set_by / SECOND, passed / SECOND);
+        tell!(
+            self,
+            "{passed} s pass, and the clock is set by {set_by} s: {now:?}"
+        );
         self.checker.at(self.now());
     }
 
@@ -421,6 +437,7 @@ impl World {
             self.disk.lose_power();
             self.has_lost_power = true;
             self.boot += 1;
+            self.clock.lock().unwrap().up = self.rng.u64(..1000);
             if self.is_at_risk {
                 self.checker.excuse("the machine stopped");
             }
