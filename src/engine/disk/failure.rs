@@ -1,6 +1,6 @@
 //! What becomes of a log that can not be written, or has lost something.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use super::{
     backend,
@@ -11,7 +11,10 @@ use super::{
     patience::{Tried, is_not_given},
     segment::{Commit, Segment, SegmentError},
 };
-use crate::{engine::EngineError, event::LogId};
+use crate::{
+    engine::{EngineError, idempotency::KEY_LIFETIME},
+    event::LogId,
+};
 
 /// Whether the log can be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -31,6 +34,14 @@ pub(super) enum Loss {
     Found,
     /// Its files are set aside, and what is in their place is of no log.
     Aside,
+}
+
+/// A log that was given up while it was open.
+pub(super) struct GivenUp {
+    pub log: LogId,
+    /// Where it ended.
+    pub last: u64,
+    pub since: Instant,
 }
 
 impl DiskLog {
@@ -203,6 +214,17 @@ impl DiskLog {
         })
     }
 
+    /// Keys are answered with the log that they were used in as long as they are remembered.
+    fn remember(&mut self, log: LogId) {
+        self.given_up
+            .retain(|given_up| given_up.since.elapsed() < KEY_LIFETIME);
+        self.given_up.push(GivenUp {
+            log,
+            last: self.last,
+            since: Instant::now(),
+        });
+    }
+
     fn try_to_begin_log(&mut self) -> Result<(), SegmentError> {
         let directory = Arc::clone(&self.directory);
         let old = self.shelf.log();
@@ -223,7 +245,7 @@ impl DiskLog {
         self.chunk = ChunkBuilder::after(self.last);
         self.shelf
             .replace(log.clone(), vec![Arc::clone(&self.active)]);
-        self.given_up = Some((old, self.last));
+        self.remember(old);
         self.tail.restart(log, self.last);
         self.update_condition(|condition| condition.lost_logs += 1);
         Ok(())

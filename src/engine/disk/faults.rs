@@ -284,3 +284,22 @@ fn keys_of_a_segment_that_can_not_be_read_are_carried_over_from_memory() {
         assert_eq!((again.first, again.duplicate), (first.first, true));
     }
 }
+
+#[test]
+fn a_key_is_answered_with_the_ids_of_its_log_however_many_were_lost_since() {
+    let scene = Scene::new();
+    let mut log = scene.open().unwrap();
+    let mut used = Vec::new();
+    for number in 0..4 {
+        let key = IdempotencyKey::new(&Tenant::none(), "s", &number.to_string(), [1; 16]);
+        used.push((key, publish_under(&mut log, &key)));
+        for (key, first) in &used {
+            assert_eq!(publish_under(&mut log, key).first, first.first);
+        }
+        let damage = SegmentError::Damaged {
+            name: "a segment".to_owned(),
+            what: "changed".to_owned(),
+        };
+        log.lose(&log.shelf().log(), &damage);
+    }
+}

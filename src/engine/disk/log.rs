@@ -13,7 +13,7 @@ use super::{
     backend::{self, Mishaps},
     clock::Stamp,
     directory::Directory,
-    failure::{Health, Loss},
+    failure::{GivenUp, Health, Loss},
     index::ChunkBuilder,
     label::{Durability, Label, Reached},
     patience::{PATIENCE, Tried},
@@ -100,8 +100,8 @@ pub struct DiskLog {
     pub(super) last: u64,
     /// What came after this was appended in this start of the machine.
     pub(super) boot_after: u64,
-    /// The log that was given up last in this run, and where it ended: keys outlive it.
-    pub(super) given_up: Option<(LogId, u64)>,
+    /// The logs that were given up in this run, one after the other: keys outlive them.
+    pub(super) given_up: Vec<GivenUp>,
     pub(super) keys: IdempotencyWindow,
     pub(super) reached: Reached,
     pub(super) mishaps: Arc<Mishaps>,
@@ -188,7 +188,7 @@ impl DiskLog {
             chunk,
             last,
             boot_after,
-            given_up: None,
+            given_up: Vec::new(),
             keys,
             mishaps,
             health: Health::Well,
@@ -304,10 +304,10 @@ impl DiskLog {
         let refused = match self.keys.look_up(key, now) {
             Known::New => return None,
             Known::Before(first, count) => {
-                let log = match &self.given_up {
-                    Some((given_up, last)) if first <= *last => given_up,
-                    _ => log,
-                };
+                // Positions go on from one to the next.
+                let mut given_up = self.given_up.iter();
+                let of_key = given_up.find(|given_up| first <= given_up.last);
+                let log = of_key.map_or(log, |given_up| &given_up.log);
                 let appended = Appended {
                     first: Cursor::new(log.clone(), first),
                     count,

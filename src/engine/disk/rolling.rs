@@ -158,7 +158,7 @@ impl DiskLog {
     /// The keys whose events begin at a sequence or before it, in the order in which they were used.
     fn keys_up_to(&self, end: u64) -> Vec<KeyRow> {
         let (now, stamp) = (Instant::now(), (self.options.clock)());
-        let begins_after = self.given_up.as_ref().map_or(0, |(_, last)| *last);
+        let begins_after = self.given_up.last().map_or(0, |given_up| given_up.last);
         let keys = self.keys.up_to(end);
         let of_this_log = keys.filter(|(_, first, ..)| *first > begins_after);
         of_this_log

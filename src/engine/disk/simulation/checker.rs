@@ -94,9 +94,9 @@ struct Held {
 }
 
 impl Batch {
-    fn may_be_at(&self, sequence: u64) -> bool {
+    fn may_be_at(&self, first: &Cursor) -> bool {
         match &self.place {
-            Some(place) => place.sequence == sequence,
+            Some(place) => place == first,
             None => self.is_ephemeral(),
         }
     }
@@ -357,11 +357,9 @@ impl Checker {
         match answer {
             Ok(appended) if appended.duplicate => {
                 // A log that is lost while it is open leaves the keys, with the ids that they stood for.
-                let sequence = appended.first.sequence;
-                let is_of_lost_log = Some(&appended.first.log) != self.current.as_ref();
                 let first = before.iter().any(|(_, other)| {
                     other.key == asked.key
-                        && (other.may_be_at(sequence) || is_of_lost_log)
+                        && other.may_be_at(&appended.first)
                         && appended.count == other.drafts.len() as u64
                 });
                 assert!(first, "a key's answer is not the first one: {appended:?}");
