@@ -29,7 +29,7 @@ mod rolling;
 mod segment;
 mod shelf;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 mod writer;
 
 use std::{
@@ -52,7 +52,9 @@ use patience::Unread;
 use segment::SegmentError;
 pub use shelf::Shelf;
 use shelf::Unreadable;
-use writer::Writer;
+pub(crate) use writer::Writer;
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) use {segment::SegmentError as LogError, writer::Desk};
 
 use super::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, Tail};
 use crate::{

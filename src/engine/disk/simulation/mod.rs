@@ -8,7 +8,7 @@
 mod checker;
 mod client;
 mod content;
-pub(super) mod disk;
+pub(crate) mod disk;
 mod gateway;
 mod world;
 
