@@ -303,3 +303,25 @@ fn a_key_is_answered_with_the_ids_of_its_log_however_many_were_lost_since() {
         log.lose(&log.shelf().log(), &damage);
     }
 }
+
+#[test]
+fn a_newest_segment_that_can_not_be_opened_for_long_is_lost() {
+    let scene = Scene::new();
+    let mut log = scene.written();
+    let before = log.shelf().log();
+    let newest = log.active.name().to_owned();
+    scene.disk.spoil_all(|name| name == newest);
+    log.active.close();
+    log.look_after();
+    assert_eq!(log.health, Health::Reopening);
+    for _ in 0..1000 {
+        log.look_after();
+        if log.shelf().log() != before {
+            assert_eq!(log.health, Health::Well);
+            assert_eq!(publish(&mut log).unwrap().first.sequence, 4);
+            return;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    panic!("it is tried for ever");
+}
