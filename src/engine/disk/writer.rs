@@ -63,24 +63,37 @@ struct Shown {
 impl Writer {
     /// # Errors
     /// Where the operating system gives no thread.
-    pub fn start(mut log: DiskLog) -> anyhow::Result<Self> {
-        let (commands, incoming) = mpsc::channel(QUEUE);
-        let shown = Arc::new(Shown::default());
-        shown.update(&mut log);
+    pub fn start(log: DiskLog) -> anyhow::Result<Self> {
+        let (mut writer, desk) = Self::at_desk(log);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()
             .build()?;
-        let shows = Arc::clone(&shown);
-        let run = move || runtime.block_on(run(log, incoming, &shows));
         let thread = std::thread::Builder::new()
             .name("tribus-log".to_owned())
-            .spawn(run)?;
-        Ok(Self {
+            .spawn(move || runtime.block_on(run(desk)))?;
+        writer.thread = Mutex::new(Some(thread));
+        Ok(writer)
+    }
+
+    /// With its desk, at which somebody has to work.
+    pub(crate) fn at_desk(mut log: DiskLog) -> (Self, Desk) {
+        let (commands, incoming) = mpsc::channel(QUEUE);
+        let shown = Arc::new(Shown::default());
+        shown.update(&mut log);
+        let writer = Self {
             commands,
             room: Semaphore::new(WAITING_BYTES),
+            shown: Arc::clone(&shown),
+            thread: Mutex::default(),
+        };
+        let desk = Desk {
+            log,
+            incoming,
+            deferred: None,
+            linger: Linger::default(),
             shown,
-            thread: Mutex::new(Some(thread)),
-        })
+        };
+        (writer, desk)
     }
 
     /// The last sequence that was acknowledged.
@@ -165,44 +178,80 @@ impl Linger {
     }
 }
 
-async fn run(mut log: DiskLog, mut incoming: mpsc::Receiver<Command>, shown: &Shown) {
-    let mut look_after = tokio::time::interval(LOOK_AFTER);
-    look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut deferred = None;
-    let mut linger = Linger::default();
-    loop {
-        let command = match deferred.take() {
+/// Where the log is written: what waits, and what is done about it. No thread and no clock of its
+/// own, so that a test can take its turns.
+pub(crate) struct Desk {
+    log: DiskLog,
+    incoming: mpsc::Receiver<Command>,
+    /// What was taken out of the queue and is none of a group's.
+    deferred: Option<Command>,
+    linger: Linger,
+    shown: Arc<Shown>,
+}
+
+impl Desk {
+    /// What comes next; `None` where nobody can ask for anything any more. Nothing is lost where this
+    /// is not waited for.
+    pub(crate) async fn next(&mut self) -> Option<Command> {
+        match self.deferred.take() {
             Some(command) => Some(command),
-            None => tokio::select! {
-                command = incoming.recv() => command,
-                _ = look_after.tick() => {
-                    log.look_after();
-                    shown.update(&mut log);
-                    continue;
-                }
-            },
-        };
+            None => self.incoming.recv().await,
+        }
+    }
+
+    /// Does it; `None` where the log is closed.
+    pub(crate) fn serve(mut self, command: Option<Command>) -> Option<Self> {
         match command {
-            Some(Command::Append(request, answer)) => {
-                std::thread::sleep(linger.time());
-                let group = Group::gather((request, answer), &mut incoming, &mut deferred);
-                let start = Instant::now();
-                linger.publishes = group.requests.len();
-                group.append(&mut log, shown);
-                linger.took = start.elapsed();
-                log.roll();
-            }
+            Some(Command::Append(request, answer)) => self.append(request, answer),
             Some(Command::Lose(lost, error, answer)) => {
-                log.lose(&lost, &error);
+                self.log.lose(&lost, &error);
                 // Whoever asked may be gone.
                 let _ = answer.send(());
             }
             Some(Command::Close(answer)) => {
-                close(log);
+                close(self.log);
                 let _ = answer.send(());
-                return;
+                return None;
             }
-            None => return close(log),
+            None => {
+                close(self.log);
+                return None;
+            }
+        }
+        Some(self)
+    }
+
+    fn append(&mut self, request: Request, answer: Answer<Result<Appended, EngineError>>) {
+        std::thread::sleep(self.linger.time());
+        let first = (request, answer);
+        let group = Group::gather(first, &mut self.incoming, &mut self.deferred);
+        let start = Instant::now();
+        self.linger.publishes = group.requests.len();
+        group.append(&mut self.log, &self.shown);
+        self.linger.took = start.elapsed();
+        self.log.roll();
+    }
+
+    pub(crate) fn look_after(&mut self) {
+        self.log.look_after();
+        self.shown.update(&mut self.log);
+    }
+}
+
+async fn run(mut desk: Desk) {
+    let mut look_after = tokio::time::interval(LOOK_AFTER);
+    look_after.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        let command = tokio::select! {
+            command = desk.next() => command,
+            _ = look_after.tick() => {
+                desk.look_after();
+                continue;
+            }
+        };
+        match desk.serve(command) {
+            Some(still_open) => desk = still_open,
+            None => return,
         }
     }
 }
