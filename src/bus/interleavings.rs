@@ -421,7 +421,7 @@ impl Engine for OnDisk {
         &self,
         drafts: Vec<Draft>,
         key: Option<IdempotencyKey>,
-    ) -> EngineFuture<'_, Appended> {
+    ) -> EngineFuture<'static, Appended> {
         let (writer, _) = self.parts();
         Box::pin(async move { writer.append(Request { drafts, key }).await })
     }

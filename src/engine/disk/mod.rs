@@ -76,7 +76,7 @@ pub struct DiskEngine {
     shelf: Arc<Shelf>,
     condition: Arc<Mutex<EngineState>>,
     writer: Writer,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     read_failures: AtomicU64,
     unread: Arc<Unread>,
     patience: Duration,
@@ -113,7 +113,7 @@ impl DiskEngine {
             shelf: Arc::clone(log.shelf()),
             condition: Arc::clone(log.condition()),
             writer: Writer::start(log)?,
-            reads: Semaphore::new(READS),
+            reads: Arc::new(Semaphore::new(READS)),
             read_failures: AtomicU64::new(0),
             unread: Arc::default(),
             patience,
@@ -189,9 +189,13 @@ impl DiskEngine {
         sequences: Vec<u64>,
     ) -> Result<Result<Vec<Arc<Event>>, Unreadable>, EngineError> {
         // The semaphore is never closed.
-        let _turn = self.reads.acquire().await;
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
         let shelf = Arc::clone(&self.shelf);
-        let read = tokio::task::spawn_blocking(move || shelf.read(&sequences));
+        let read = tokio::task::spawn_blocking(move || {
+            // Held until the disk has answered, whoever still waits for it.
+            let _turn = turn;
+            shelf.read(&sequences)
+        });
         read.await.map_err(|_| unavailable())
     }
 }
@@ -205,11 +209,11 @@ impl Engine for DiskEngine {
         &self,
         drafts: Vec<Draft>,
         idempotency: Option<IdempotencyKey>,
-    ) -> EngineFuture<'_, Appended> {
-        Box::pin(self.writer.append(Request {
+    ) -> EngineFuture<'static, Appended> {
+        self.writer.append(Request {
             drafts,
             key: idempotency,
-        }))
+        })
     }
 
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool> {
