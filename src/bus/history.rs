@@ -55,6 +55,30 @@ pub(super) struct History {
     trimmed: TrimTable,
 }
 
+/// What was trimmed of each topic, at one time.
+#[derive(Debug)]
+pub(super) struct Trims {
+    /// Of what is retained in part: the last trimmed position of each topic, and of each tenant.
+    indexed: Vec<(u64, Tenant, Option<Topic>)>,
+    table: TrimTable,
+}
+
+impl Trims {
+    /// In the form in which [`History::restore_trims`] takes it.
+    pub(super) fn into_bytes(self) -> Vec<u8> {
+        let Self {
+            mut indexed,
+            mut table,
+        } = self;
+        // The table forgets what was noted with the lowest position first.
+        indexed.sort_unstable();
+        for (trimmed, tenant, topic) in &indexed {
+            table.note(tenant, topic.as_ref().map(Topic::as_str), *trimmed);
+        }
+        table.to_bytes()
+    }
+}
+
 impl History {
     pub(super) fn new() -> Self {
         Self {
@@ -118,26 +142,22 @@ impl History {
         self.trimmed = TrimTable::all_until(until);
     }
 
-    /// What was trimmed, in the form in which [`History::restore_trims`] takes it.
-    pub(super) fn trims(&self) -> Vec<u8> {
-        let mut indexed: Vec<_> = self
-            .tenants
-            .iter()
-            .flat_map(|(tenant, of_tenant)| {
-                let topics = of_tenant.topics.iter();
-                topics
-                    .map(move |(topic, history)| (history.trimmed, tenant, Some(topic.as_str())))
-                    .chain([(of_tenant.trimmed, tenant, None)])
-            })
-            .filter(|(trimmed, ..)| *trimmed > 0)
-            .collect();
-        // The table forgets what was noted with the lowest position first.
-        indexed.sort_unstable();
-        let mut table = self.trimmed.clone();
-        for (trimmed, tenant, topic) in indexed {
-            table.note(tenant, topic, trimmed);
+    /// What was trimmed, copied: to be put in order without any lock.
+    pub(super) fn trims(&self) -> Trims {
+        let tenants = self.tenants.iter();
+        let indexed = tenants.flat_map(|(tenant, of_tenant)| {
+            let topics = of_tenant.topics.iter();
+            topics
+                .map(move |(topic, history)| (history.trimmed, tenant, Some(topic)))
+                .chain([(of_tenant.trimmed, tenant, None)])
+        });
+        let indexed = indexed.filter(|(trimmed, ..)| *trimmed > 0);
+        Trims {
+            indexed: indexed
+                .map(|(trimmed, tenant, topic)| (trimmed, tenant.clone(), topic.cloned()))
+                .collect(),
+            table: self.trimmed.clone(),
         }
-        table.to_bytes()
     }
 
     /// Takes what was trimmed in an earlier run up to a position, before anything is pushed. Where
@@ -269,7 +289,7 @@ mod tests {
         history.trim(&first, 1);
         history.trim(&second, 2);
         let mut next = History::new();
-        next.restore_trims(&history.trims(), 2);
+        next.restore_trims(&history.trims().into_bytes(), 2);
         assert_eq!(next.trimmed(&none, &filter("a")), 1);
         assert_eq!(next.trimmed(&none, &filter("b")), 2);
         assert_eq!(next.trimmed(&none, &filter("c")), 0);

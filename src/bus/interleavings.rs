@@ -1,19 +1,21 @@
 //! The seams between the log's writer and its readers, in many interleavings of their threads:
 //! `cargo test --lib --features shuttle interleavings`.
 
-use std::{path::Path, rc::Rc, sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use futures_util::FutureExt;
 use jiff::Timestamp;
-use shuttle::thread;
+use shuttle::{future::block_on, rand::Rng, thread};
 
-use super::{Bus, Fetched, Retention, SessionHandle, Shard, StartPoint};
+use super::{Bus, Retention, SessionHandle, Shard};
 use crate::{
     auth::Identity,
     engine::{
         Appended, Engine, EngineError, EngineFuture, IdempotencyKey, IdempotencyLimits,
-        MemoryEngine, Tail,
-        disk::{DiskLog, DiskOptions, Durability, Folder, Request},
+        MemoryEngine,
+        disk::{
+            Desk, Directory, DiskLog, DiskOptions, Durability, LogError, Request, Shelf, Writer,
+            simulation::disk::{Disk, Fault, SimulatedDirectory},
+        },
     },
     event::{Cursor, Draft, Event, LogId},
     metrics::{EngineState, Metrics},
@@ -31,6 +33,7 @@ const IDEMPOTENCY: IdempotencyLimits = IdempotencyLimits {
 /// Published before anybody subscribes, and by then.
 const BEFORE: u64 = 6;
 const ALL: u64 = 30;
+const PUBLISHERS: u64 = 3;
 
 #[test]
 fn a_replay_goes_live_without_a_seam() {
@@ -50,15 +53,120 @@ fn a_replay_goes_live_without_a_seam() {
 fn a_replay_from_disk_goes_live_without_a_seam_while_segments_roll() {
     interleave(
         || {
-            let directory = tempfile::tempdir().unwrap();
-            let bus = Bus::open(retention(Some(1500)), |tail| {
-                let engine = OnDisk::open(directory.path(), tail);
-                Ok::<_, ()>(Arc::new(engine) as Arc<dyn Engine>)
-            });
-            resume_while_publishing(bus.unwrap(), &[3, 1]);
+            let engine = Arc::new(OnDisk::new(Disk::new(1)));
+            let bus = engine.bus();
+            let writing = engine.write();
+            resume_while_publishing(Arc::clone(&bus), &[3, 1]);
+            engine.end(writing);
         },
-        100,
+        30,
     );
+}
+
+#[test]
+fn publishers_share_commits_while_the_disk_fills_up_and_nobody_misses_anything() {
+    interleave(
+        || {
+            let disk = Disk::new(shuttle::rand::thread_rng().gen_range(1..1000));
+            let engine = Arc::new(OnDisk::new(Arc::clone(&disk)));
+            let bus = engine.bus();
+            let writing = engine.write();
+            for _ in 0..BEFORE {
+                publish(&bus, 1);
+            }
+            disk.arm(Fault::Full, shuttle::rand::thread_rng().gen_range(0..60));
+            disk.arm(
+                Fault::ReadError,
+                shuttle::rand::thread_rng().gen_range(0..200),
+            );
+            let publishers = publishers(&bus);
+            let clients = clients(&bus);
+            let give_space = thread::spawn(move || {
+                for _ in 0..shuttle::rand::thread_rng().gen_range(1..200) {
+                    thread::yield_now();
+                }
+                disk.give_space();
+            });
+            join(give_space, publishers);
+            for client in clients {
+                let seen = client.join().unwrap();
+                assert_eq!((seen.resets, seen.sequences.last()), (0, Some(&ALL)));
+            }
+            engine.end(writing);
+            // The next run has all of it.
+            let engine = Arc::new(OnDisk {
+                directory: engine.directory.clone(),
+                ..OnDisk::new(Disk::new(1))
+            });
+            let bus = engine.bus();
+            let writing = engine.write();
+            let cursor = Cursor::new(engine.parts().1.log(), 1);
+            let seen = Client::resume(&bus, &cursor).read_to(ALL);
+            assert_eq!(seen.sequences, (2..=ALL).collect::<Vec<_>>());
+            engine.end(writing);
+        },
+        12,
+    );
+}
+
+#[test]
+fn whoever_reads_or_comes_back_while_the_log_is_lost_is_told_and_goes_on_with_the_new_one() {
+    interleave(
+        || {
+            let engine = Arc::new(OnDisk::new(Disk::new(1)));
+            let bus = engine.bus();
+            let writing = engine.write();
+            for _ in 0..BEFORE {
+                publish(&bus, 1);
+            }
+            let publishers = publishers(&bus);
+            let clients = clients(&bus);
+            let lose = {
+                let engine = Arc::clone(&engine);
+                thread::spawn(move || {
+                    let (writer, shelf) = engine.parts();
+                    let damage = LogError::Damaged {
+                        name: "a segment".to_owned(),
+                        what: "changed".to_owned(),
+                    };
+                    block_on(writer.lose(shelf.log(), damage)).unwrap();
+                })
+            };
+            join(lose, publishers);
+            for client in clients {
+                // Who has had all of the lost log needs none.
+                let seen = client.join().unwrap();
+                assert!(seen.resets <= 1, "{seen:?}");
+            }
+            engine.end(writing);
+        },
+        30,
+    );
+}
+
+/// Several, whose publishes wait in one queue: up to [`ALL`].
+fn publishers(bus: &Arc<Bus>) -> Vec<thread::JoinHandle<()>> {
+    let of_each = (ALL - BEFORE) / PUBLISHERS;
+    let publishers = (0..PUBLISHERS).map(|_| {
+        let bus = Arc::clone(bus);
+        thread::spawn(move || (0..of_each).for_each(|_| publish(&bus, 1)))
+    });
+    publishers.collect()
+}
+
+/// Several, which come back with old cursors.
+fn clients(bus: &Arc<Bus>) -> Vec<thread::JoinHandle<Seen>> {
+    let clients = [1, BEFORE].map(|after| {
+        let (bus, cursor) = (Arc::clone(bus), bus.cursor(after).parse().unwrap());
+        thread::spawn(move || Client::resume(&bus, &cursor).read_to(ALL))
+    });
+    clients.into()
+}
+
+fn join(first: thread::JoinHandle<()>, others: Vec<thread::JoinHandle<()>>) {
+    for thread in others.into_iter().chain([first]) {
+        thread.join().unwrap();
+    }
 }
 
 fn interleave(threads: impl Fn() + Send + Sync + 'static, runs: usize) {
@@ -91,9 +199,10 @@ fn resume_while_publishing(bus: Arc<Bus>, batches: &'static [u64]) {
     let clients = [1, BEFORE].map(|after| {
         let bus = Arc::clone(&bus);
         thread::spawn(move || {
-            let seen = Client::resume(&bus, after).read_to(ALL);
+            let cursor = bus.cursor(after).parse().unwrap();
+            let seen = Client::resume(&bus, &cursor).read_to(ALL);
             let expected: Vec<u64> = (after + 1..=ALL).collect();
-            assert_eq!(seen, expected);
+            assert_eq!((seen.resets, seen.sequences), (0, expected));
         })
     });
     publisher.join().unwrap();
@@ -111,10 +220,16 @@ fn retention(bytes_in_memory: Option<usize>) -> Retention {
     }
 }
 
+/// Until it is taken.
 fn publish(bus: &Bus, count: u64) {
-    let drafts = (0..count).map(|_| draft()).collect();
-    let appended = bus.engine.append(drafts, None).now_or_never();
-    appended.expect("these engines never wait").unwrap();
+    loop {
+        let drafts = (0..count).map(|_| draft()).collect();
+        match block_on(bus.engine.append(drafts, None)) {
+            Ok(_) => return,
+            Err(EngineError::Unavailable(_)) => thread::yield_now(),
+            Err(error) => panic!("{error}"),
+        }
+    }
 }
 
 fn draft() -> Draft {
@@ -130,15 +245,24 @@ fn draft() -> Draft {
     }
 }
 
+/// What a client was given.
+#[derive(Debug, Default)]
+struct Seen {
+    sequences: Vec<u64>,
+    resets: usize,
+}
+
 /// A session on a shard of its own thread.
 struct Client {
     bus: Arc<Bus>,
     shard: Rc<Shard>,
     session: SessionHandle,
+    /// Where it was before.
+    after: u64,
 }
 
 impl Client {
-    fn resume(bus: &Arc<Bus>, after: u64) -> Self {
+    fn resume(bus: &Arc<Bus>, cursor: &Cursor) -> Self {
         let limits = SessionLimits {
             subscriptions: SubscriptionLimits {
                 subscriptions: 10,
@@ -152,50 +276,59 @@ impl Client {
             address: None,
         };
         let session = shard.open(Arc::new(alice()), peer);
-        let start = StartPoint::After {
-            position: after,
-            asked: bus.cursor(after),
-        };
+        let start = block_on(bus.start(&Start::After(cursor.clone())));
         let connected = Announcement::Connected {
             message: "",
             node: None,
             heartbeat_ms: 0,
         };
-        session.subscribe(everything(), start, connected).unwrap();
+        session
+            .subscribe(everything(), start.unwrap(), connected)
+            .unwrap();
         Self {
             bus: Arc::clone(bus),
             shard,
             session,
+            after: cursor.sequence,
         }
     }
 
-    /// The sequences that it is given, up to one.
-    fn read_to(&self, last: u64) -> Vec<u64> {
-        let mut seen = Vec::new();
-        while seen.last() != Some(&last) {
+    /// What it is given, up to a sequence or the end of the log. All in order, and nothing left out but for a reset.
+    fn read_to(&self, last: u64) -> Seen {
+        let mut seen = Seen::default();
+        let mut at = self.after;
+        loop {
             self.shard.catch_up();
             while let Some(outgoing) = self.next() {
                 match outgoing {
-                    Outgoing::Event(delivery) => seen.push(delivery.event.sequence),
+                    Outgoing::Event(delivery) => {
+                        let sequence = delivery.event.sequence;
+                        assert_eq!(sequence, at + 1, "after {seen:?}");
+                        at = sequence;
+                        seen.sequences.push(sequence);
+                    }
                     Outgoing::Frame(frame) => {
-                        assert!(!matches!(*frame, ServerFrame::Reset { .. }), "{frame:?}");
+                        if let ServerFrame::Reset { cursor, .. } = &*frame {
+                            let cursor: Cursor = cursor.parse().unwrap();
+                            at = cursor.sequence;
+                            seen.resets += 1;
+                        }
                     }
                 }
             }
+            if at == last {
+                return seen;
+            }
             thread::yield_now();
         }
-        seen
     }
 
     fn next(&self) -> Option<Outgoing> {
         let outgoing = self.session.with(|session| session.next(&self.bus));
         if let Some(wanted) = self.session.with(Session::take_wanted) {
-            let read = self.bus.engine.read(wanted).now_or_never();
-            let fetched = read
-                .expect("these engines never wait")
-                .ok()
-                .map(Fetched::new);
-            self.session.with(|session| session.take_fetched(fetched));
+            let fetched = block_on(self.bus.read_back(wanted)).unwrap();
+            self.session
+                .with(|session| session.take_fetched(Some(fetched)));
         }
         outgoing
     }
@@ -226,46 +359,97 @@ fn everything() -> SubscribeRequest {
     }
 }
 
-/// The disk engine without its thread: whoever publishes writes.
+/// The disk engine with its queue and its groups, whose writer is a thread of the test's.
 struct OnDisk {
-    log: Mutex<DiskLog>,
-    shelf: Arc<crate::engine::disk::Shelf>,
+    directory: Arc<SimulatedDirectory>,
+    open: Mutex<Option<(Arc<Writer>, Arc<Shelf>)>>,
+    desk: Mutex<Option<Desk>>,
 }
 
 impl OnDisk {
-    fn open(path: &Path, tail: Arc<dyn Tail>) -> Self {
-        let mut options = DiskOptions::new(Durability::Os, 1 << 20, IDEMPOTENCY);
+    fn new(disk: Arc<Disk>) -> Self {
+        Self {
+            directory: Arc::new(SimulatedDirectory(disk)),
+            open: Mutex::new(None),
+            desk: Mutex::new(None),
+        }
+    }
+
+    /// A bus on what is on the disk.
+    fn bus(self: &Arc<Self>) -> Arc<Bus> {
+        let mut options = DiskOptions::new(Durability::Sync, 1 << 20, IDEMPOTENCY);
         // Each commit is followed by another segment.
         options.segment_bytes = 1;
-        let directory = Arc::new(Folder::open(path).unwrap());
-        let log = DiskLog::open(directory, options, tail).unwrap();
-        Self {
-            shelf: Arc::clone(log.shelf()),
-            log: Mutex::new(log),
-        }
+        let bus = Bus::open(retention(Some(1500)), |tail| {
+            let directory = Arc::clone(&self.directory) as Arc<dyn Directory>;
+            let log = DiskLog::open(directory, options, tail).map_err(|error| error.to_string())?;
+            let shelf = Arc::clone(log.shelf());
+            let (writer, desk) = Writer::at_desk(log);
+            *self.open.lock().unwrap() = Some((Arc::new(writer), shelf));
+            *self.desk.lock().unwrap() = Some(desk);
+            Ok::<_, String>(Arc::clone(self) as Arc<dyn Engine>)
+        });
+        bus.unwrap()
+    }
+
+    /// Takes the writer's turns until it is closed.
+    fn write(&self) -> thread::JoinHandle<()> {
+        let mut desk = self.desk.lock().unwrap().take().unwrap();
+        thread::spawn(move || {
+            loop {
+                let command = block_on(desk.next());
+                match desk.serve(command) {
+                    Some(open) => desk = open,
+                    None => return,
+                }
+                desk.look_after();
+            }
+        })
+    }
+
+    fn end(&self, writing: thread::JoinHandle<()>) {
+        block_on(self.close()).unwrap();
+        writing.join().unwrap();
+    }
+
+    fn parts(&self) -> (Arc<Writer>, Arc<Shelf>) {
+        self.open.lock().unwrap().clone().unwrap()
     }
 }
 
 impl Engine for OnDisk {
+    fn tell(&self, _: Vec<u8>) -> EngineFuture<'_, ()> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+
+    fn is_shared(&self) -> bool {
+        false
+    }
+
     fn append(
         &self,
         drafts: Vec<Draft>,
         key: Option<IdempotencyKey>,
-    ) -> EngineFuture<'_, Appended> {
-        let mut log = self.log.lock().unwrap();
-        let mut answers = log.append(vec![Request { drafts, key }]);
-        log.roll();
-        Box::pin(std::future::ready(answers.remove(0)))
+    ) -> EngineFuture<'static, Appended> {
+        let (writer, _) = self.parts();
+        Box::pin(async move { writer.append(Request { drafts, key }).await })
     }
 
-    fn reached<'a>(&'a self, _: &'a Cursor) -> EngineFuture<'a, bool> {
-        Box::pin(std::future::ready(Ok(true)))
+    fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool> {
+        let (writer, shelf) = self.parts();
+        let reached = cursor.log == shelf.log() && cursor.sequence <= writer.last();
+        Box::pin(std::future::ready(Ok(reached)))
     }
 
+    /// Again, where the writer has to open a segment first, or another log has come.
     fn read(&self, sequences: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>> {
-        let read = self.shelf.read(&sequences);
-        let read = read.map_err(|error| EngineError::Unavailable(format!("{error:?}").into()));
-        Box::pin(std::future::ready(read))
+        let (_, shelf) = self.parts();
+        loop {
+            if let Ok(events) = shelf.read(&sequences) {
+                return Box::pin(std::future::ready(Ok(events)));
+            }
+            thread::yield_now();
+        }
     }
 
     fn remembered_keys(&self) -> usize {
@@ -281,6 +465,10 @@ impl Engine for OnDisk {
     }
 
     fn close(&self) -> EngineFuture<'_, ()> {
-        Box::pin(std::future::ready(Ok(())))
+        let (writer, _) = self.parts();
+        Box::pin(async move {
+            // Its thread is the test's.
+            writer.close().await
+        })
     }
 }

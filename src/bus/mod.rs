@@ -10,6 +10,7 @@ mod trims;
 mod window;
 
 use std::{
+    future::Future,
     sync::{Arc, OnceLock, PoisonError},
     time::Duration,
 };
@@ -279,18 +280,23 @@ impl Bus {
         self.engine.read(sequences).await.map(Fetched::new)
     }
 
-    /// Appends to the log, and waits until this node's readers can see what was appended.
+    /// Appends to the log, in the order of these calls, and waits until this node's readers can see what
+    /// was appended.
     ///
     /// # Errors
     /// `conflict` or `unavailable`, see [`EngineError`].
-    pub async fn publish(
-        &self,
+    pub fn publish(
+        self: &Arc<Self>,
         drafts: Vec<Draft>,
         idempotency: Option<IdempotencyKey>,
-    ) -> Result<Appended, Refusal> {
-        let appended = self.engine.append(drafts, idempotency).await?;
-        self.wait_for(appended.last_sequence()).await?;
-        Ok(appended)
+    ) -> impl Future<Output = Result<Appended, Refusal>> + Send + 'static {
+        let appending = self.engine.append(drafts, idempotency);
+        let bus = Arc::clone(self);
+        async move {
+            let appended = appending.await?;
+            bus.wait_for(appended.last_sequence()).await?;
+            Ok(appended)
+        }
     }
 
     /// Settles where a subscription starts.

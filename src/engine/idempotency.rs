@@ -138,6 +138,24 @@ impl IdempotencyWindow {
         self.answers.values().any(|answer| answer.first <= sequence)
     }
 
+    /// The keys whose events begin at a sequence or before it, with the first of these, their count
+    /// and when they were used, in that order.
+    pub(super) fn up_to(
+        &self,
+        sequence: u64,
+    ) -> impl Iterator<Item = (IdempotencyKey, u64, u32, Instant)> + '_ {
+        self.by_age.iter().filter_map(move |remembered| {
+            let answer = self.answers.get(&remembered.scoped)?;
+            let key = IdempotencyKey {
+                subject: remembered.subject,
+                scoped: remembered.scoped,
+                request: answer.request,
+            };
+            let is_wanted = answer.first <= sequence;
+            is_wanted.then_some((key, answer.first, answer.count, remembered.since))
+        })
+    }
+
     /// Whether the key is remembered as the one of the events from `first` on.
     pub(super) fn holds(&self, key: &IdempotencyKey, first: u64) -> bool {
         let answer = self.answers.get(&key.scoped);

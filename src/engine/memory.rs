@@ -88,7 +88,7 @@ impl Engine for MemoryEngine {
         &self,
         drafts: Vec<Draft>,
         idempotency: Option<IdempotencyKey>,
-    ) -> EngineFuture<'_, Appended> {
+    ) -> EngineFuture<'static, Appended> {
         let appended = self.append_now(drafts, idempotency.as_ref());
         Box::pin(std::future::ready(appended))
     }

@@ -27,7 +27,8 @@ pub type EngineFuture<'a, T> = Pin<Box<dyn Future<Output = Result<T, EngineError
 /// - **Durability** as its name promises, before the future of `append` resolves and before the
 ///   tail sees the event. The memory engine promises none: a restart begins a new log.
 pub trait Engine: Send + Sync + 'static {
-    /// Appends the drafts, or finds that the key was used before.
+    /// Appends the drafts, or finds that the key was used before. Publishes take their places in the
+    /// log in the order of these calls, and are appended whether the future is waited for or not.
     ///
     /// # Errors
     /// [`EngineError::Conflict`] where the key stands for another request;
@@ -38,7 +39,7 @@ pub trait Engine: Send + Sync + 'static {
         &self,
         drafts: Vec<Draft>,
         idempotency: Option<IdempotencyKey>,
-    ) -> EngineFuture<'_, Appended>;
+    ) -> EngineFuture<'static, Appended>;
 
     /// Whether the log has reached this cursor, and still holds what the cursor stood for. Only
     /// this answer justifies a reset.

@@ -1,6 +1,13 @@
 //! `POST /publish` (protocol, section 7), and what it shares with `publish` on `/ws`.
 
+use std::{
+    future::{Future, ready},
+    rc::Rc,
+    sync::Arc,
+};
+
 use actix_web::{HttpRequest, HttpResponse, web};
+use futures_util::{FutureExt, future::Either};
 use serde::Serialize;
 
 use super::{
@@ -51,7 +58,7 @@ pub async fn publish(
         header_text(&request, "idempotency-key")?,
         traceparent(&request),
     )?;
-    let publisher = (&*client.identity, &*subject);
+    let publisher = (client.identity, subject);
     let appended = append(&worker, publisher, prepared, Way::Http).await?;
     let mut ids = appended.ids();
     let answer = Published {
@@ -138,18 +145,18 @@ fn trace(
     Some(span)
 }
 
-/// Appends what was prepared, and tells numbers and log of it. What the log did not take, or had
-/// taken before under the same key, costs the subject nothing: a publish that is repeated on
-/// another transport is paid for once.
+/// Appends what was prepared, in the order of these calls, and tells numbers and log of it, whether
+/// the answer is waited for or not. What the log did not take, or had taken before under the same
+/// key, costs the subject nothing: a publish that is repeated on another transport is paid for once.
 ///
 /// # Errors
 /// As [`Bus::publish`](crate::bus::Bus::publish).
-pub async fn append(
-    worker: &Worker,
-    (identity, subject): (&Identity, &SubjectState),
+pub fn append(
+    worker: &Rc<Worker>,
+    (identity, subject): (Arc<Identity>, Arc<SubjectState>),
     prepared: Prepared,
     way: Way,
-) -> Result<Appended, Refusal> {
+) -> impl Future<Output = Result<Appended, Refusal>> + 'static {
     let told = tracing::enabled!(tracing::Level::DEBUG).then(|| {
         let drafts = prepared.drafts.iter();
         drafts
@@ -157,29 +164,42 @@ pub async fn append(
             .collect::<Vec<_>>()
     });
     let events = u32::try_from(prepared.drafts.len()).unwrap_or(u32::MAX);
-    let bus = worker.shard.bus();
-    let appended = bus.publish(prepared.drafts, prepared.key).await;
-    if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
-        subject.give_back_publish(events);
+    let appending = worker.shard.bus().publish(prepared.drafts, prepared.key);
+    let worker = Rc::clone(worker);
+    let mut told_of = Box::pin(async move {
+        let appended = appending.await;
+        if !appended.as_ref().is_ok_and(|appended| !appended.duplicate) {
+            subject.give_back_publish(events);
+        }
+        if let Some(span) = prepared.span {
+            span.finish(appended.as_ref());
+        }
+        let appended = appended?;
+        let metrics = worker.metrics();
+        metrics.published(way, appended.count, appended.duplicate);
+        for ((topic, trace_id), offset) in told.into_iter().flatten().zip(0..) {
+            tracing::debug!(
+                subject = &*identity.subject,
+                tenant = identity.tenant.as_deref(),
+                topic = topic.as_str(),
+                sequence = appended.first.sequence + offset,
+                trace_id = trace_id.as_deref(),
+                duplicate = appended.duplicate,
+                "publish accepted"
+            );
+        }
+        Ok(appended)
+    });
+    if let Some(appended) = (&mut told_of).now_or_never() {
+        return Either::Left(ready(appended));
     }
-    if let Some(span) = prepared.span {
-        span.finish(appended.as_ref());
-    }
-    let appended = appended?;
-    let metrics = worker.metrics();
-    metrics.published(way, appended.count, appended.duplicate);
-    for ((topic, trace_id), offset) in told.into_iter().flatten().zip(0..) {
-        tracing::debug!(
-            subject = &*identity.subject,
-            tenant = identity.tenant.as_deref(),
-            topic = topic.as_str(),
-            sequence = appended.first.sequence + offset,
-            trace_id = trace_id.as_deref(),
-            duplicate = appended.duplicate,
-            "publish accepted"
-        );
-    }
-    Ok(appended)
+    // A task, for the client may leave before the log has answered.
+    let told_of = actix_web::rt::spawn(told_of);
+    Either::Right(async {
+        told_of
+            .await
+            .unwrap_or_else(|_| Err(Refusal::unavailable("the gateway is stopping")))
+    })
 }
 
 fn check_key(key: &str) -> Result<(), Refusal> {

@@ -1,9 +1,11 @@
 //! `POST /publish`, and `publish` on `/ws` (protocol, section 7).
 
+use futures_util::{SinkExt, StreamExt};
 use serde_json::{Value, json};
 
-use crate::support::{
-    Claims, Everywhere, Raw, TestGateway, Transport, Ws, answered, replay, within,
+use crate::{
+    hopping::sequence_of,
+    support::{Claims, Everywhere, Raw, TestGateway, Transport, Ws, answered, replay, within},
 };
 
 /// What a retry of a publisher looks like, on either way in.
@@ -612,14 +614,21 @@ async fn messages_that_come_at_once_have_effect_and_answers_in_order() {
     }
 }
 
+/// A gateway whose log is on disk.
+async fn on_disk(log: &tempfile::TempDir, durability: &str) -> TestGateway {
+    let path = log.path().display().to_string();
+    TestGateway::with(&format!(
+        "limits.messages_per_second = 10000000\nlimits.message_burst = 10000000\n\
+         bus.engine = \"disk\"\nbus.disk.path = {path:?}\n\
+         bus.disk.durability = {durability:?}\n"
+    ))
+    .await
+}
+
 #[tokio::test]
 async fn publishes_that_one_client_sends_at_once_share_syncs() {
     let log = tempfile::tempdir().expect("a directory");
-    let on_disk = format!(
-        "bus.engine = \"disk\"\nbus.disk.path = {:?}\n",
-        log.path().display().to_string()
-    );
-    let gateway = TestGateway::with(&on_disk).await;
+    let gateway = on_disk(&log, "sync").await;
     let mut ws = gateway.ws("").await;
     let commits = "tribus_log_commits_total";
     let before = gateway.scrape().await.value(commits);
@@ -634,4 +643,66 @@ async fn publishes_that_one_client_sends_at_once_share_syncs() {
     }
     let commits = gateway.scrape().await.value(commits) - before;
     assert!(commits <= 160.0, "{commits} commits for 320 publishes");
+}
+
+#[tokio::test]
+async fn a_flood_of_publishes_is_appended_in_the_order_in_which_it_was_sent() {
+    const COUNT: u64 = 20_000;
+    for durability in ["os", "sync"] {
+        let log = tempfile::tempdir().expect("a directory");
+        let gateway = on_disk(&log, durability).await;
+        let (mut sink, mut answers) = gateway.ws("").await.socket.split();
+        let sending = tokio::spawn(async move {
+            for number in 0..COUNT {
+                let publish = json!({"type": "publish", "topic": "a:1", "ref": number});
+                sink.feed(publish.to_string().into()).await.expect("sent");
+            }
+            sink.flush().await.expect("sent");
+            sink
+        });
+        let mut last = 0;
+        for number in 0..COUNT {
+            let answer = within("an answer", answers.next()).await;
+            let answer = answer.expect("a message").expect("a message");
+            let answer: Value = serde_json::from_slice(&answer.into_data()).expect("JSON");
+            assert_eq!(answer["ref"], number, "{answer}");
+            let sequence = sequence_of(answer["id"].as_str().expect("an id"));
+            assert!(sequence > last, "{durability}: {sequence} after {last}");
+            last = sequence;
+        }
+        drop(sending.await);
+    }
+}
+
+#[tokio::test]
+async fn what_was_published_before_a_close_is_appended_and_counted() {
+    for engine in ["memory", "disk"] {
+        let log = tempfile::tempdir().expect("a directory");
+        let gateway = match engine {
+            "disk" => on_disk(&log, "sync").await,
+            _ => TestGateway::start().await,
+        };
+        for _ in 0..10 {
+            let mut socket = gateway.ws("").await.socket;
+            for number in 0..20 {
+                let publish = json!({"type": "publish", "topic": "a:1", "ref": number});
+                socket.feed(publish.to_string().into()).await.expect("sent");
+            }
+            socket.close(None).await.expect("sent");
+            while let Some(Ok(_)) = within("the end", socket.next()).await {}
+            // And from one that does not wait for anything.
+            let mut socket = gateway.ws("").await.socket;
+            let publish = json!({"type": "publish", "topic": "a:1"});
+            socket.send(publish.to_string().into()).await.expect("sent");
+            drop(socket);
+        }
+        let counted = r#"tribus_events_published_total{way="ws"}"#;
+        gateway
+            .scrape_until("all 210 publishes", |scrape| scrape.value(counted) == 210.0)
+            .await;
+        let mut reader = gateway.ws("topics=a:1&cursor=earliest").await;
+        for _ in 0..210 {
+            reader.event().await;
+        }
+    }
 }

@@ -172,7 +172,8 @@ impl Window {
     /// What was trimmed of each topic, within fixed bounds: for the engine to keep until the next
     /// run.
     pub fn trims(&self) -> Vec<u8> {
-        self.read().history.trims()
+        let trims = self.read().history.trims();
+        trims.into_bytes()
     }
 
     /// Takes the log's next events, in order, and trims what retention no longer holds.

@@ -78,8 +78,20 @@ pub enum FolderError {
          directory of its own"
     )]
     InUse(PathBuf),
+    #[error("can not use {0} for the log: it is a file, not a directory")]
+    IsFile(PathBuf),
     #[error("can not use the directory {path} for the log")]
     Io { path: PathBuf, source: io::Error },
+}
+
+impl FolderError {
+    fn of(path: &Path, source: io::Error) -> Self {
+        let path = path.to_owned();
+        match path.is_file() {
+            true => Self::IsFile(path),
+            false => Self::Io { path, source },
+        }
+    }
 }
 
 const LOCK: &str = "lock";
@@ -94,10 +106,7 @@ impl Folder {
     /// # Errors
     /// [`FolderError::InUse`] where another process has it open.
     pub fn open(path: &Path) -> Result<Self, FolderError> {
-        let failed = |source| FolderError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| FolderError::of(path, source);
         make_directory(path).map_err(failed)?;
         let mut options = OpenOptions::new();
         options.create(true).truncate(false).write(true);
@@ -117,10 +126,7 @@ impl Folder {
     /// # Errors
     /// Where it is no directory.
     pub fn look_at(path: &Path) -> Result<(Self, bool), FolderError> {
-        let failed = |source| FolderError::Io {
-            path: path.to_owned(),
-            source,
-        };
+        let failed = |source| FolderError::of(path, source);
         let handle = OsFile::open(path).map_err(failed)?;
         let lock = match OsFile::open(path.join(LOCK)) {
             Ok(lock) => lock,

@@ -1,16 +1,20 @@
 //! What becomes of a log that can not be written, or has lost something.
 
-use std::{io, sync::Arc};
+use std::{io, sync::Arc, time::Instant};
 
 use super::{
     backend,
+    beginning::{forget_earlier, set_aside},
     index::{ChunkBuilder, read_rest},
     label::Reached,
     log::DiskLog,
-    recovery,
+    patience::{Tried, is_not_given},
     segment::{Commit, Segment, SegmentError},
 };
-use crate::{engine::EngineError, event::LogId};
+use crate::{
+    engine::{EngineError, idempotency::KEY_LIFETIME},
+    event::LogId,
+};
 
 /// Whether the log can be written.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +26,22 @@ pub(super) enum Health {
     Reopening,
     /// Nobody knows what is on disk before the next start.
     Stopped,
+}
+
+/// How far a log that has lost something is given up, while a new one can not begin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Loss {
+    Found,
+    /// Its files are set aside, and what is in their place is of no log.
+    Aside,
+}
+
+/// A log that was given up while it was open.
+pub(super) struct GivenUp {
+    pub log: LogId,
+    /// Where it ended.
+    pub last: u64,
+    pub since: Instant,
 }
 
 impl DiskLog {
@@ -47,6 +67,10 @@ impl DiskLog {
             SegmentError::Damaged { .. } => Health::Stopped,
         };
         let advice = match self.health {
+            Health::Full if self.loss.is_some() => {
+                "a new log begins once there is space, for which the log that was set aside, \
+                 lost-... in its directory, may be removed"
+            }
             Health::Full => "it goes on once there is space",
             Health::Reopening => "it is opened anew",
             Health::Well | Health::Stopped => "restart the gateway once the disk is well",
@@ -80,13 +104,17 @@ impl DiskLog {
     }
 
     pub(super) fn recover(&mut self) {
-        match self.open_anew() {
-            Ok(()) => {
-                self.health = Health::Well;
-                tracing::info!("the log can be written again");
-                self.update_condition(|condition| condition.refuses = None);
-            }
-            Err(SegmentError::Io(error)) if !self.mishaps.need_restart() => {
+        let (recovered, lost) = if self.loss.is_some() {
+            (self.begin_log(), None)
+        } else {
+            self.go_on()
+        };
+        if let Some(damage) = lost {
+            return self.lose(&self.shelf.log(), &damage);
+        }
+        match recovered {
+            Ok(()) => self.be_well(),
+            Err(error) if self.may_try_again(&error) => {
                 tracing::debug!(%error, "the log still can not be written");
                 self.active.close();
             }
@@ -94,9 +122,34 @@ impl DiskLog {
         }
     }
 
+    fn be_well(&mut self) {
+        self.health = Health::Well;
+        self.not_opened = None;
+        tracing::info!("the log can be written again");
+        self.update_condition(|condition| condition.refuses = None);
+    }
+
+    /// Also what the log is to be given up for, where the disk did not give its newest segment for
+    /// long.
+    fn go_on(&mut self) -> (Result<(), SegmentError>, Option<SegmentError>) {
+        if let Err(error) = self.begin_run() {
+            return (Err(error.into()), None);
+        }
+        let opened = self.open_anew();
+        let lost = match &opened {
+            Err(SegmentError::Io(error)) if is_not_given(error) && !self.mishaps.need_restart() => {
+                let tried = self.not_opened.get_or_insert_with(Tried::once);
+                let is_enough = tried.is_enough(self.options.patience);
+                tried.again();
+                is_enough.then(|| tried.damage(self.active.name(), error))
+            }
+            _ => None,
+        };
+        (opened, lost)
+    }
+
     /// Opens the newest segment as after a crash, and tries whether it takes a commit.
     fn open_anew(&mut self) -> Result<(), SegmentError> {
-        self.begin_run()?;
         self.active.write(self.writing())?;
         let end = self.active.end()?;
         if end.last != self.last {
@@ -110,15 +163,20 @@ impl DiskLog {
             end,
             ..Commit::default()
         })?;
+        if std::mem::take(&mut self.is_to_rewrite) {
+            self.active.rewrite(&self.mishaps)?;
+        }
         let until = self.active.read_index(|_| {})?;
         self.chunk = read_rest(&self.active, until, &self.shelf.log())?;
         Ok(())
     }
 
-    /// Something that should be in this log can never be read again: begins a new one.
+    /// Something that should be in this log can never be read again: begins a new one, or waits with
+    /// that for space.
     pub fn lose(&mut self, log: &LogId, error: &SegmentError) {
+        let may_begin = matches!(self.health, Health::Well | Health::Reopening);
         // Several readers may come upon the same damage.
-        if self.shelf.log() != *log || self.health != Health::Well {
+        if self.shelf.log() != *log || !may_begin || self.loss.is_some() {
             return;
         }
         tracing::error!(
@@ -127,28 +185,67 @@ impl DiskLog {
             until = self.last,
             "the log has lost events: clients are told to start afresh"
         );
-        if let Err(error) = self.begin_log() {
-            tracing::error!(%error, "can not begin a new log");
-            // What there is belongs to neither of them.
-            self.mishaps.note_sync();
-            self.fail(&SegmentError::Io(io::Error::other(error)));
+        self.loss = Some(Loss::Found);
+        match self.begin_log() {
+            Ok(()) if self.health == Health::Well => {}
+            Ok(()) => self.be_well(),
+            Err(error) => {
+                tracing::error!(%error, "can not begin a new log");
+                self.fail(&error);
+            }
         }
     }
 
-    fn begin_log(&mut self) -> anyhow::Result<()> {
+    /// Whether it may go well the next time, and what is on disk is known.
+    fn may_try_again(&self, error: &SegmentError) -> bool {
+        matches!(error, SegmentError::Io(_)) && !self.mishaps.need_restart()
+    }
+
+    /// Begins a new log in the place of one that was lost. Where that fails for want of space, readers
+    /// go on with what there is of the old one, and this goes on from where it came to.
+    fn begin_log(&mut self) -> Result<(), SegmentError> {
+        let begun = self.try_to_begin_log();
+        begun.inspect_err(|error| {
+            let is_full = matches!(error, SegmentError::Io(error) if backend::is_full(error));
+            if !is_full {
+                // What there is belongs to neither of them.
+                self.mishaps.note_sync();
+            }
+        })
+    }
+
+    /// Keys are answered with the log that they were used in as long as they are remembered.
+    fn remember(&mut self, log: LogId) {
+        self.given_up
+            .retain(|given_up| given_up.since.elapsed() < KEY_LIFETIME);
+        self.given_up.push(GivenUp {
+            log,
+            last: self.last,
+            since: Instant::now(),
+        });
+    }
+
+    fn try_to_begin_log(&mut self) -> Result<(), SegmentError> {
+        let directory = Arc::clone(&self.directory);
         let old = self.shelf.log();
         self.active.close();
-        recovery::set_aside(self.directory.as_ref(), &old)?;
-        let log = (self.options.new_log)()?;
-        let active = Segment::create(self.directory.as_ref(), self.last, self.writing())?;
-        self.reached = Reached::open(self.directory.as_ref())?;
+        if self.loss != Some(Loss::Aside) {
+            set_aside(directory.as_ref(), &old)?;
+            self.loss = Some(Loss::Aside);
+        }
+        forget_earlier(directory.as_ref())?;
+        let log = (self.options.new_log)().map_err(io::Error::other)?;
+        let active = Segment::create(directory.as_ref(), self.last, self.writing())?;
+        self.reached = Reached::open(directory.as_ref())?;
+        self.boot_after = self.last;
         self.write_label(&log, false)?;
         // Nothing fails from here on, so that readers never see half of this.
+        self.loss = None;
         self.active = Arc::new(active);
         self.chunk = ChunkBuilder::after(self.last);
         self.shelf
             .replace(log.clone(), vec![Arc::clone(&self.active)]);
-        self.given_up = Some((old, self.last));
+        self.remember(old);
         self.tail.restart(log, self.last);
         self.update_condition(|condition| condition.lost_logs += 1);
         Ok(())

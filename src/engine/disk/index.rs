@@ -1,8 +1,9 @@
 //! A segment's index as it grows.
 
-use std::{collections::HashMap, time::Duration};
+use std::collections::HashMap;
 
 use super::{
+    clock::{Ages, Stamp},
     record::{End, IndexChunk, IndexEntry, RecordError},
     segment::{Segment, SegmentError},
 };
@@ -37,8 +38,8 @@ impl ChunkBuilder {
         }
     }
 
-    /// Adds the next event, which was appended at a time in milliseconds since 1970.
-    pub fn push(&mut self, event: &Event, at: i64) {
+    /// Adds the next event.
+    pub fn push(&mut self, event: &Event, stamp: Stamp) {
         let next = self.topics.len() as u32;
         let key = (event.tenant.clone(), event.topic.clone());
         let topic = *self.topics.entry(key).or_insert(next);
@@ -51,7 +52,7 @@ impl ChunkBuilder {
             offset: event.sequence - self.chunk.after,
             topic,
             bytes: u32::try_from(event.retained_bytes()).unwrap_or(u32::MAX),
-            at,
+            stamp,
         });
     }
 
@@ -90,11 +91,11 @@ impl ChunkBuilder {
 }
 
 impl IndexChunk {
-    /// What the tail is to know, at a time in milliseconds since 1970.
+    /// What the tail is to know.
     ///
     /// # Errors
     /// Where the chunk makes no sense.
-    pub fn events(&self, now: i64) -> Result<Vec<StoredEvent>, RecordError> {
+    pub fn events(&self, ages: &Ages) -> Result<Vec<StoredEvent>, RecordError> {
         let topics: Result<Vec<(Tenant, Topic)>, RecordError> = self
             .topics
             .iter()
@@ -115,21 +116,17 @@ impl IndexChunk {
             before = entry.offset;
             let topic = topics.get(entry.topic as usize).filter(|_| rises);
             let (tenant, topic) = topic.ok_or(RecordError::Form)?;
+            let sequence = self.after + entry.offset;
             Ok(StoredEvent {
-                sequence: self.after + entry.offset,
+                sequence,
                 tenant: tenant.clone(),
                 topic: topic.clone(),
                 bytes: entry.bytes,
-                age: age(entry.at, now),
+                age: ages.of(sequence, entry.stamp),
             })
         });
         events.collect()
     }
-}
-
-/// How long ago something was; nothing is from the future, whatever clocks say.
-pub fn age(at: i64, now: i64) -> Duration {
-    Duration::from_millis(u64::try_from(now.saturating_sub(at)).unwrap_or(0))
 }
 
 /// The end of a segment's index, after what is stored of it.
@@ -140,8 +137,8 @@ pub fn read_rest(segment: &Segment, after: u64, log: &LogId) -> Result<ChunkBuil
     let end = segment.end()?;
     let mut rest = ChunkBuilder::after(after);
     segment.read_after(after, |sequence, record| {
-        let at = record.at;
-        rest.push(&record.into_event(log, sequence), at);
+        let stamp = record.stamp;
+        rest.push(&record.into_event(log, sequence), stamp);
     })?;
     rest.reach(end.last);
     if end.last < after || rest.end() != end {

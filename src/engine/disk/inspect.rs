@@ -8,11 +8,13 @@ use std::{
 use serde::Serialize;
 
 use super::{
+    beginning::is_given_up,
+    clock::Stamp,
     directory::{Directory, Folder},
     index::read_rest,
     label::{Label, Reached},
     record::IndexChunk,
-    recovery::{is_given_up, segments_in},
+    recovery::segments_in,
     segment::{Segment, SegmentError},
 };
 
@@ -148,10 +150,18 @@ fn read(
         report.until = chunk.until;
         report.events += chunk.entries.len();
         for entry in &chunk.entries {
-            report.oldest = Some(report.oldest.map_or(entry.at, |at| at.min(entry.at)));
-            report.newest = Some(report.newest.map_or(entry.at, |at| at.max(entry.at)));
+            report.oldest = Some(
+                report
+                    .oldest
+                    .map_or(entry.stamp.at, |at| at.min(entry.stamp.at)),
+            );
+            report.newest = Some(
+                report
+                    .newest
+                    .map_or(entry.stamp.at, |at| at.max(entry.stamp.at)),
+            );
             if depth == Depth::Everything {
-                indexed.insert(chunk.after + entry.offset, entry.at);
+                indexed.insert(chunk.after + entry.offset, entry.stamp);
             }
         }
     };
@@ -165,10 +175,10 @@ fn read(
 }
 
 /// Whether a segment's records are those that its index tells of.
-fn compare(segment: &Segment, mut indexed: BTreeMap<u64, i64>) -> Result<(), SegmentError> {
+fn compare(segment: &Segment, mut indexed: BTreeMap<u64, Stamp>) -> Result<(), SegmentError> {
     let mut unknown = None;
     segment.read_after(segment.after(), |sequence, record| {
-        if indexed.remove(&sequence) != Some(record.at) {
+        if indexed.remove(&sequence) != Some(record.stamp) {
             unknown.get_or_insert(sequence);
         }
     })?;

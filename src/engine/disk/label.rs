@@ -1,6 +1,6 @@
 //! What a log's directory says of itself, in small files beside the segments.
 
-use std::io;
+use std::{cmp::Ordering, io};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize, de::Error as _};
@@ -12,8 +12,8 @@ use super::{
 use crate::event::LogId;
 
 pub const LABEL: &str = "log.json";
-const TRIMS: &str = "trims";
-const REACHED: &str = "reached";
+pub const TRIMS: &str = "trims";
+pub const REACHED: &str = "reached";
 
 /// When a publish counts as done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, Serialize)]
@@ -57,6 +57,8 @@ pub struct Label {
     pub durability: Durability,
     /// Which start of the machine it was written in.
     pub boot: String,
+    /// What came after this sequence was appended in that start of the machine.
+    pub boot_after: u64,
     /// It was closed properly, with `last` as its last sequence.
     pub clean: bool,
     pub last: u64,
@@ -72,6 +74,11 @@ pub enum LabelError {
          use the newer one, or another directory"
     )]
     Newer(u64),
+    #[error(
+        "the log was written by an older Tribus, in format {0}, and this one knows format {FORMAT} \
+         only: use the older one, or remove the log, so that a new one begins and clients get a reset"
+    )]
+    Older(u64),
     #[error("{LABEL} is damaged: {0}")]
     Damaged(serde_json::Error),
 }
@@ -89,7 +96,7 @@ impl Label {
     /// The directory's label; `None` where it has none.
     ///
     /// # Errors
-    /// [`LabelError::Newer`] where the directory must be left alone.
+    /// [`LabelError::Newer`] and [`LabelError::Older`] where the directory must be left alone.
     pub fn read(directory: &dyn Directory) -> Result<Option<Self>, LabelError> {
         #[derive(Deserialize)]
         struct Format {
@@ -106,10 +113,12 @@ impl Label {
             }
             _ => {}
         }
-        // A newer label may have other fields.
+        // A label of another version may have other fields.
         let Format { format } = serde_json::from_slice(&text).map_err(LabelError::Damaged)?;
-        if format > u64::from(FORMAT) {
-            return Err(LabelError::Newer(format));
+        match format.cmp(&u64::from(FORMAT)) {
+            Ordering::Greater => return Err(LabelError::Newer(format)),
+            Ordering::Less => return Err(LabelError::Older(format)),
+            Ordering::Equal => {}
         }
         let stored: Result<Stored, _> = serde_json::from_slice(&text);
         let label = stored.map_err(LabelError::Damaged)?.label;
@@ -122,11 +131,12 @@ impl Label {
             log,
             durability,
             boot,
+            boot_after,
             clean,
             last,
         } = self;
         let durability = durability.as_str();
-        let content = format!("{format} {log:?} {durability} {boot} {clean} {last}");
+        let content = format!("{format} {log:?} {durability} {boot} {boot_after} {clean} {last}");
         crc32fast::hash(content.as_bytes())
     }
 

@@ -4,17 +4,19 @@
 use std::{
     io,
     sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
 
 use super::{
     backend::{self, Mishaps},
+    clock::Stamp,
     directory::Directory,
-    failure::Health,
+    failure::{GivenUp, Health, Loss},
     index::ChunkBuilder,
     label::{Durability, Label, Reached},
+    patience::{PATIENCE, Tried},
     record::{self, FORMAT, KeyRow},
     recovery::{self, Recovered},
     segment::{Commit, Segment, SegmentError, Writing},
@@ -32,6 +34,10 @@ use crate::{
 /// Names each start of the machine (proc_sys_kernel(5)).
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
+/// Where there is no space to begin a log in a start.
+const NO_SPACE: &str = "there is no space for the log in its directory: make room, for which a log that \
+                        was given up, lost-..., may be removed, and start the gateway again";
+
 /// Into how many segments a full log is cut, about: space is given back one of them at a time.
 const SEGMENTS: u64 = 16;
 /// Small ones cost more syncs, large ones a longer start after a crash.
@@ -45,10 +51,12 @@ pub struct DiskOptions {
     /// A segment that has grown to this is followed by another one.
     pub segment_bytes: u64,
     pub idempotency: IdempotencyLimits,
-    /// Milliseconds since 1970. It may jump: what must not is measured by [`Instant`].
-    pub clock: Arc<dyn Fn() -> i64 + Send + Sync>,
+    /// For what is stored. What must not jump while the gateway runs is measured by [`Instant`].
+    pub clock: Arc<dyn Fn() -> Stamp + Send + Sync>,
     /// Names this start of the machine.
     pub boot: String,
+    /// For how long something is tried that the disk does not give, before it counts as lost.
+    pub patience: Duration,
     /// Names a log that begins.
     pub new_log: Arc<dyn Fn() -> Result<LogId, getrandom::Error> + Send + Sync>,
 }
@@ -67,8 +75,9 @@ impl DiskOptions {
             durability,
             segment_bytes: (retained_bytes as u64 / SEGMENTS).clamp(SEGMENT_LEAST, SEGMENT_MOST),
             idempotency,
-            clock: Arc::new(|| jiff::Timestamp::now().as_millisecond()),
+            clock: Arc::new(Stamp::now),
             boot: boot.trim().to_owned(),
+            patience: PATIENCE,
             new_log: Arc::new(LogId::random),
         }
     }
@@ -89,12 +98,20 @@ pub struct DiskLog {
     pub(super) active: Arc<Segment>,
     pub(super) chunk: ChunkBuilder,
     pub(super) last: u64,
-    /// The log that was given up last in this run, and where it ended: keys outlive it.
-    pub(super) given_up: Option<(LogId, u64)>,
+    /// What came after this was appended in this start of the machine.
+    pub(super) boot_after: u64,
+    /// The logs that were given up in this run, one after the other: keys outlive them.
+    pub(super) given_up: Vec<GivenUp>,
     pub(super) keys: IdempotencyWindow,
     pub(super) reached: Reached,
     pub(super) mishaps: Arc<Mishaps>,
     pub(super) health: Health,
+    /// It has lost something, and waits for a new one to begin.
+    pub(super) loss: Option<Loss>,
+    /// The newest segment may show what the disk does not have.
+    pub(super) is_to_rewrite: bool,
+    /// How often the newest segment could not be opened anew, since the disk does not give it.
+    pub(super) not_opened: Option<Tried>,
     /// When the newest segment was begun, or opened.
     pub(super) active_since: Instant,
     /// No try of late to begin another one has failed.
@@ -133,12 +150,27 @@ impl DiskLog {
         options: DiskOptions,
         tail: Arc<dyn Tail>,
     ) -> anyhow::Result<Self> {
+        Self::try_to_open(directory, options, tail).map_err(|error| {
+            let mut causes = error.chain().filter_map(|cause| cause.downcast_ref());
+            if causes.any(backend::is_full) {
+                return error.context(NO_SPACE);
+            }
+            error
+        })
+    }
+
+    fn try_to_open(
+        directory: Arc<dyn Directory>,
+        options: DiskOptions,
+        tail: Arc<dyn Tail>,
+    ) -> anyhow::Result<Self> {
         let Recovered {
             log,
             segments,
             active,
             chunk,
             last,
+            boot_after,
             keys,
             mishaps,
             lost_logs,
@@ -155,10 +187,14 @@ impl DiskLog {
             active,
             chunk,
             last,
-            given_up: None,
+            boot_after,
+            given_up: Vec::new(),
             keys,
             mishaps,
             health: Health::Well,
+            loss: None,
+            is_to_rewrite: is_full,
+            not_opened: None,
             active_since: Instant::now(),
             may_roll: true,
             condition: Arc::default(),
@@ -226,7 +262,7 @@ impl DiskLog {
 
     /// Gives sequences to the publishes of a group, as if it were written already.
     fn gather(&mut self, requests: Vec<Request>) -> Group {
-        let (now, at) = (Instant::now(), (self.options.clock)());
+        let (now, stamp) = (Instant::now(), (self.options.clock)());
         let log = self.shelf.log();
         let mut group = Group {
             last: self.last,
@@ -242,10 +278,13 @@ impl DiskLog {
                 let count = u32::try_from(count).unwrap_or(u32::MAX);
                 self.keys.remember(key, first, count, now);
                 group.keys += 1;
-                group.commit.keys.push(KeyRow::new(key, first, count, at));
+                group
+                    .commit
+                    .keys
+                    .push(KeyRow::new(key, first, count, stamp));
             }
             for (draft, sequence) in drafts.into_iter().zip(first..) {
-                group.add(draft, sequence, at, &log, &mut self.chunk);
+                group.add(draft, sequence, stamp, &log, &mut self.chunk);
             }
             group.outcomes.push(Outcome::Appending(Appended {
                 first: Cursor::new(log.clone(), first),
@@ -265,10 +304,10 @@ impl DiskLog {
         let refused = match self.keys.look_up(key, now) {
             Known::New => return None,
             Known::Before(first, count) => {
-                let log = match &self.given_up {
-                    Some((given_up, last)) if first <= *last => given_up,
-                    _ => log,
-                };
+                // Positions go on from one to the next.
+                let mut given_up = self.given_up.iter();
+                let of_key = given_up.find(|given_up| first <= given_up.last);
+                let log = of_key.map_or(log, |given_up| &given_up.log);
                 let appended = Appended {
                     first: Cursor::new(log.clone(), first),
                     count,
@@ -352,6 +391,7 @@ impl DiskLog {
             log: log.clone(),
             durability: self.options.durability,
             boot: self.options.boot.clone(),
+            boot_after: self.boot_after,
             clean,
             last: self.last,
         };
@@ -383,11 +423,18 @@ impl DiskLog {
 }
 
 impl Group {
-    fn add(&mut self, draft: Draft, sequence: u64, at: i64, log: &LogId, chunk: &mut ChunkBuilder) {
-        let record = (!draft.ephemeral).then(|| record::encode_event(&draft, sequence, at));
+    fn add(
+        &mut self,
+        draft: Draft,
+        sequence: u64,
+        stamp: Stamp,
+        log: &LogId,
+        chunk: &mut ChunkBuilder,
+    ) {
+        let record = (!draft.ephemeral).then(|| record::encode_event(&draft, sequence, stamp));
         let event = draft.seal(&Cursor::new(log.clone(), sequence), Instant::now());
         if let Some(record) = record {
-            chunk.push(&event, at);
+            chunk.push(&event, stamp);
             self.commit.events.push((sequence, record));
         }
         self.events.push(Arc::new(event));

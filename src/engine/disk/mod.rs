@@ -12,19 +12,24 @@
 //! the last log that had to be given up.
 
 mod backend;
+mod beginning;
+mod clock;
 mod directory;
 mod failure;
+#[cfg(test)]
+mod faults;
 mod index;
 mod inspect;
 mod label;
 mod log;
+mod patience;
 pub mod record;
 mod recovery;
 mod rolling;
 mod segment;
 mod shelf;
 #[cfg(test)]
-mod simulation;
+pub(crate) mod simulation;
 mod writer;
 
 use std::{
@@ -38,13 +43,18 @@ use std::{
 
 use tokio::sync::Semaphore;
 
+pub use clock::Stamp;
 pub use directory::{Directory, File, Folder};
 pub use inspect::{Depth, LogReport, SegmentReport, inspect};
 pub use label::{Durability, Label};
 pub use log::{DiskLog, DiskOptions, Request};
+use patience::Unread;
+use segment::SegmentError;
 pub use shelf::Shelf;
 use shelf::Unreadable;
-use writer::Writer;
+pub(crate) use writer::Writer;
+#[cfg(all(test, feature = "shuttle"))]
+pub(crate) use {segment::SegmentError as LogError, writer::Desk};
 
 use super::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, Tail};
 use crate::{
@@ -67,9 +77,11 @@ pub struct DiskEngine {
     tail: Arc<dyn Tail>,
     condition: Arc<Mutex<EngineState>>,
     writer: Writer,
-    reads: Semaphore,
+    reads: Arc<Semaphore>,
     read_failures: AtomicU64,
-    unread: Throttle,
+    unread: Arc<Unread>,
+    patience: Duration,
+    complaints: Throttle,
 }
 
 impl DiskEngine {
@@ -78,9 +90,17 @@ impl DiskEngine {
     /// # Errors
     /// Where another process has it, it can not be read or written, or it is of a newer version.
     pub fn open(path: &Path, options: DiskOptions, tail: Arc<dyn Tail>) -> anyhow::Result<Self> {
-        let start = Instant::now();
         let directory = Arc::new(Folder::open(path)?);
-        let durability = options.durability;
+        Self::open_in(directory, options, tail)
+    }
+
+    fn open_in(
+        directory: Arc<dyn Directory>,
+        options: DiskOptions,
+        tail: Arc<dyn Tail>,
+    ) -> anyhow::Result<Self> {
+        let start = Instant::now();
+        let (durability, patience) = (options.durability, options.patience);
         let log = DiskLog::open(directory, options, Arc::clone(&tail))?;
         tracing::info!(
             log = log.shelf().log().as_str(),
@@ -95,31 +115,23 @@ impl DiskEngine {
             tail,
             condition: Arc::clone(log.condition()),
             writer: Writer::start(log)?,
-            reads: Semaphore::new(READS),
+            reads: Arc::new(Semaphore::new(READS)),
             read_failures: AtomicU64::new(0),
-            unread: Throttle::default(),
+            unread: Arc::default(),
+            patience,
+            complaints: Throttle::default(),
         })
     }
 
     async fn read_back(&self, sequences: Vec<u64>) -> Result<Vec<Arc<Event>>, EngineError> {
-        let mut pauses = READ_AGAIN_MS.into_iter().map(Duration::from_millis);
-        let Unreadable { log, error } = loop {
-            match self.read_once(sequences.clone()).await? {
-                Ok(events) => return Ok(events),
-                Err(unreadable) => match pauses.next() {
-                    Some(pause) => tokio::time::sleep(pause).await,
-                    None => break unreadable,
-                },
-            }
+        let unreadable = match self.read_again_and_again(sequences).await? {
+            Ok(events) => return Ok(events),
+            Err(unreadable) => unreadable,
         };
         self.read_failures.fetch_add(1, Ordering::Relaxed);
-        if let segment::SegmentError::Io(error) = error {
-            if let Some(held_back) = self.unread.pass() {
-                tracing::error!(%error, held_back, "can not read the log");
-            }
-            return Err(unavailable());
-        }
-        self.writer.lose(log.clone(), error).await?;
+        let log = unreadable.log.clone();
+        let damage = self.damage(unreadable).await?;
+        self.writer.lose(log.clone(), damage).await?;
         // Nothing of it is retained any more, which the tail knows by now.
         if self.shelf.log() == log {
             return Err(unavailable());
@@ -127,14 +139,65 @@ impl DiskEngine {
         Ok(Vec::new())
     }
 
+    async fn read_again_and_again(
+        &self,
+        sequences: Vec<u64>,
+    ) -> Result<Result<Vec<Arc<Event>>, Unreadable>, EngineError> {
+        let mut pauses = READ_AGAIN_MS.into_iter().map(Duration::from_millis);
+        let mut not_given = None;
+        loop {
+            let unreadable = match self.read_once(sequences.clone()).await? {
+                Ok(events) => return Ok(Ok(events)),
+                Err(unreadable) => unreadable,
+            };
+            let is_damage = matches!(unreadable.error, SegmentError::Damaged { .. });
+            match pauses.next() {
+                Some(pause) => {
+                    // What is written tells only once why it can not be read.
+                    not_given = not_given.or(Some(unreadable).filter(Unreadable::is_not_given));
+                    tokio::time::sleep(pause).await;
+                }
+                None if is_damage => return Ok(Err(unreadable)),
+                None => return Ok(Err(not_given.unwrap_or(unreadable))),
+            }
+        }
+    }
+
+    /// What the log is to be given up for.
+    ///
+    /// # Errors
+    /// Where it may be possible to read it later.
+    async fn damage(&self, unreadable: Unreadable) -> Result<SegmentError, EngineError> {
+        let error = match &unreadable.error {
+            SegmentError::Io(error) => error.to_string(),
+            SegmentError::Damaged { .. } => return Ok(unreadable.error),
+        };
+        if let Some(held_back) = self.complaints.pass() {
+            let segment = &unreadable.segment;
+            tracing::error!(error, segment, held_back, "can not read the log");
+        }
+        if !unreadable.is_not_given() {
+            return Err(unavailable());
+        }
+        let (unread, shelf) = (Arc::clone(&self.unread), Arc::clone(&self.shelf));
+        let patience = self.patience;
+        let note = move || unread.note(&unreadable, &shelf, patience);
+        let noted = tokio::task::spawn_blocking(note).await;
+        noted.map_err(|_| unavailable())?.ok_or_else(unavailable)
+    }
+
     async fn read_once(
         &self,
         sequences: Vec<u64>,
     ) -> Result<Result<Vec<Arc<Event>>, Unreadable>, EngineError> {
         // The semaphore is never closed.
-        let _turn = self.reads.acquire().await;
+        let turn = Arc::clone(&self.reads).acquire_owned().await;
         let shelf = Arc::clone(&self.shelf);
-        let read = tokio::task::spawn_blocking(move || shelf.read(&sequences));
+        let read = tokio::task::spawn_blocking(move || {
+            // Held until the disk has answered, whoever still waits for it.
+            let _turn = turn;
+            shelf.read(&sequences)
+        });
         read.await.map_err(|_| unavailable())
     }
 }
@@ -148,11 +211,11 @@ impl Engine for DiskEngine {
         &self,
         drafts: Vec<Draft>,
         idempotency: Option<IdempotencyKey>,
-    ) -> EngineFuture<'_, Appended> {
-        Box::pin(self.writer.append(Request {
+    ) -> EngineFuture<'static, Appended> {
+        self.writer.append(Request {
             drafts,
             key: idempotency,
-        }))
+        })
     }
 
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool> {

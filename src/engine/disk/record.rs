@@ -9,14 +9,15 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
+use super::clock::Stamp;
 use crate::{
     engine::IdempotencyKey,
     event::{Cursor, Draft, Event, LogId},
     topic::{Tenant, Topic},
 };
 
-/// The version of all that is stored. A log of a newer one is left alone.
-pub const FORMAT: u32 = 1;
+/// The version of all that is stored. A log of another one is left alone.
+pub const FORMAT: u32 = 2;
 
 const CHECKSUM_BYTES: usize = 4;
 
@@ -32,8 +33,8 @@ pub enum RecordError {
 /// Of an event, what stands beside its envelope.
 #[derive(Debug, Deserialize, Serialize)]
 struct Head<'a> {
-    /// When it was appended, in milliseconds since 1970.
-    at: i64,
+    /// When it was appended.
+    stamp: Stamp,
     tenant: Option<&'a str>,
     topic: &'a str,
     name: &'a str,
@@ -44,15 +45,15 @@ struct Head<'a> {
 /// An event that was read back.
 #[derive(Debug)]
 pub struct StoredRecord {
-    pub at: i64,
+    pub stamp: Stamp,
     draft: Draft,
 }
 
 /// Encodes an accepted event as the record of a sequence.
-pub fn encode_event(draft: &Draft, sequence: u64, at: i64) -> Vec<u8> {
+pub fn encode_event(draft: &Draft, sequence: u64, stamp: Stamp) -> Vec<u8> {
     let tags = draft.tags.iter();
     let head = Head {
-        at,
+        stamp,
         tenant: draft.tenant.as_deref(),
         topic: draft.topic.as_str(),
         name: &draft.name,
@@ -74,7 +75,7 @@ pub fn decode_event(record: &[u8], sequence: u64) -> Result<StoredRecord, Record
         postcard::take_from_bytes::<Head<'_>>(content).map_err(|_| RecordError::Form)?;
     let tags = head.tags.iter();
     Ok(StoredRecord {
-        at: head.at,
+        stamp: head.stamp,
         draft: Draft {
             tenant: head.tenant.map_or_else(Tenant::none, Tenant::named),
             topic: Topic::parse(head.topic).map_err(|_| RecordError::Form)?,
@@ -122,8 +123,8 @@ pub struct IndexEntry {
     pub topic: u32,
     /// See [`Event::retained_bytes`].
     pub bytes: u32,
-    /// When it was appended, in milliseconds since 1970.
-    pub at: i64,
+    /// When it was appended.
+    pub stamp: Stamp,
 }
 
 /// Where a segment ends.
@@ -144,19 +145,19 @@ pub struct KeyRow {
     pub request: [u8; 16],
     pub first: u64,
     pub count: u32,
-    /// When it was used, in milliseconds since 1970.
-    pub at: i64,
+    /// When it was used.
+    pub stamp: Stamp,
 }
 
 impl KeyRow {
-    pub fn new(key: &IdempotencyKey, first: u64, count: u32, at: i64) -> Self {
+    pub fn new(key: &IdempotencyKey, first: u64, count: u32, stamp: Stamp) -> Self {
         Self {
             subject: key.subject,
             scoped: key.scoped,
             request: key.request,
             first,
             count,
-            at,
+            stamp,
         }
     }
 
@@ -215,6 +216,8 @@ fn checksum_of(content: &[u8], number: u64) -> u32 {
 mod tests {
     use super::*;
 
+    const STAMP: Stamp = Stamp { at: 42, up: 7 };
+
     fn draft() -> Draft {
         Draft {
             tenant: Tenant::named("t"),
@@ -232,8 +235,8 @@ mod tests {
     fn an_event_reads_back_as_it_was() {
         let log: Cursor = "log-7".parse().unwrap();
         let before = draft().seal(&log, std::time::Instant::now());
-        let record = decode_event(&encode_event(&draft(), 7, 42), 7).unwrap();
-        assert_eq!(record.at, 42);
+        let record = decode_event(&encode_event(&draft(), 7, STAMP), 7).unwrap();
+        assert_eq!(record.stamp, STAMP);
         let after = record.into_event(&log.log, 7);
         assert_eq!(after.json(), before.json());
         assert_eq!(
@@ -246,7 +249,7 @@ mod tests {
 
     #[test]
     fn no_changed_bit_and_no_cut_goes_unnoticed() {
-        let record = encode_event(&draft(), 7, 42);
+        let record = encode_event(&draft(), 7, STAMP);
         for bit in 0..8 * record.len() {
             let mut changed = record.clone();
             changed[bit / 8] ^= 1 << (bit % 8);

@@ -1,6 +1,7 @@
 //! How segments come and go.
 
 use std::{
+    io,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -80,7 +81,7 @@ impl DiskLog {
     ///
     /// Also on a full disk, where it gives space, but for their keys that are still remembered.
     pub(super) fn drop_old_segments(&mut self) {
-        if self.health == Health::Stopped {
+        if self.health == Health::Stopped || self.loss.is_some() {
             return;
         }
         let old = self.old_segments();
@@ -122,7 +123,11 @@ impl DiskLog {
             forget_trims(directory.as_ref())?;
         }
         for (segment, _) in old {
-            directory.remove(segment.name())?;
+            match directory.remove(segment.name()) {
+                // An earlier try told of an error, and had its effect.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                removed => removed?,
+            }
             self.shelf.drop_oldest();
             // Else a power failure might take the next one, and leave this one.
             let synced = directory.sync();
@@ -136,10 +141,32 @@ impl DiskLog {
         if !self.keys.reach_back_to(end, Instant::now()) {
             return Ok(());
         }
-        let mut keys = oldest.read_keys(i64::MIN)?;
-        keys.retain(|row| self.keys.holds(&row.key(), row.first));
-        keys.reverse();
+        let mut keys = Vec::new();
+        let read = oldest.read_keys(|rows| {
+            let held = |row: &KeyRow| self.keys.holds(&row.key(), row.first);
+            keys.extend(rows.into_iter().filter(held));
+            true
+        });
+        match read {
+            Ok(()) => keys.reverse(),
+            // They are in memory too, with some that newer segments have already.
+            Err(_) => keys = self.keys_up_to(end),
+        }
         self.carry_keys(oldest.after(), &keys)
+    }
+
+    /// The keys whose events begin at a sequence or before it, in the order in which they were used.
+    fn keys_up_to(&self, end: u64) -> Vec<KeyRow> {
+        let (now, stamp) = (Instant::now(), (self.options.clock)());
+        let begins_after = self.given_up.last().map_or(0, |given_up| given_up.last);
+        let keys = self.keys.up_to(end);
+        let of_this_log = keys.filter(|(_, first, ..)| *first > begins_after);
+        of_this_log
+            .map(|(key, first, count, since)| {
+                let used = stamp.before(now.duration_since(since));
+                KeyRow::new(&key, first, count, used)
+            })
+            .collect()
     }
 
     fn carry_keys(&mut self, from: u64, keys: &[KeyRow]) -> Result<(), SegmentError> {

@@ -9,6 +9,7 @@ use std::{
 use redb::{
     Builder, Database, DatabaseError, Durability, ReadOnlyDatabase, ReadTransaction,
     ReadableDatabase, ReadableTable, StorageBackend, StorageError, TableDefinition, TableError,
+    WriteTransaction,
 };
 
 use super::{
@@ -21,8 +22,8 @@ use crate::sync::RwLock;
 
 /// Sequence → record.
 const EVENTS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("events");
-/// The last sequence of a commit → the keys that came with it.
-const KEYS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("keys");
+/// The last sequence of a commit, and which part of them → the keys that came with it.
+const KEYS: TableDefinition<'_, (u64, u32), &[u8]> = TableDefinition::new("keys");
 /// The chunk's `until` → chunk.
 const INDEX: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("index");
 /// [`END`] → the segment's [`End`].
@@ -36,8 +37,9 @@ const PART: &str = "segment.part";
 const REWRITE_BYTES: usize = 256 << 10;
 const PAGE_BYTES: usize = 4096;
 
-/// By how much the clock may be set back without that keys are forgotten.
-const CLOCK_JUMP_MS: i64 = 2 * 3600 * 1000;
+/// So many keys are stored as one value at most, which is read and written as a whole: about half a
+/// MiB. Few of them in tests, so that those come to more than one.
+const KEYS_OF_PART: usize = if cfg!(test) { 3 } else { 8192 };
 
 /// What redb keeps in memory of the segment that is written, and of one that is read.
 const WRITE_CACHE_BYTES: usize = 16 << 20;
@@ -188,7 +190,7 @@ impl Segment {
     ///
     /// # Errors
     /// The disk's.
-    pub fn rewrite(&self) -> io::Result<()> {
+    pub fn rewrite(&self, mishaps: &Mishaps) -> io::Result<()> {
         let len = self.file.size()?;
         let mut bytes = vec![0; REWRITE_BYTES];
         for offset in (0..len).step_by(REWRITE_BYTES) {
@@ -198,11 +200,12 @@ impl Segment {
             for (page, at) in block.chunks(PAGE_BYTES).zip((offset..).step_by(PAGE_BYTES)) {
                 // A hole stays one, so that this takes no space.
                 if page.iter().any(|byte| *byte != 0) {
-                    self.file.write_at(at, page)?;
+                    let written = self.file.write_at(at, page);
+                    written.inspect_err(|error| mishaps.note_write(error))?;
                 }
             }
         }
-        self.file.sync()
+        self.sync().inspect_err(|_| mishaps.note_sync())
     }
 
     /// Opens it for writing, and repairs what a crash left half done.
@@ -283,9 +286,7 @@ impl Segment {
                 }
             }
             if !commit.keys.is_empty() {
-                let rows = record::encode(&commit.keys, commit.end.last);
-                let mut keys = transaction.open_table(KEYS)?;
-                keys.insert(commit.end.last, rows.as_slice())?;
+                insert_keys(&transaction, commit.end.last, &commit.keys)?;
             }
             for chunk in &commit.chunks {
                 let bytes = record::encode(chunk, chunk.until);
@@ -310,9 +311,7 @@ impl Segment {
         };
         self.guarded(|| {
             let transaction = database.begin_write()?;
-            transaction
-                .open_table(KEYS)?
-                .insert(from, record::encode(&rows, from).as_slice())?;
+            insert_keys(&transaction, from, rows)?;
             Ok(transaction.commit()?)
         })
     }
@@ -401,31 +400,28 @@ impl Segment {
         })
     }
 
-    /// The keys that were used since a time, in milliseconds since 1970, the newest first.
+    /// Calls `each` with the keys of each commit, the newest first in both, until it says that this is
+    /// enough.
     ///
     /// # Errors
     /// As [`Segment::read`].
-    pub fn read_keys(&self, since: i64) -> Result<Vec<KeyRow>, SegmentError> {
-        // Where the clock was set back, newer keys seem older.
-        let far_before = since.saturating_sub(CLOCK_JUMP_MS);
+    pub fn read_keys(&self, mut each: impl FnMut(Vec<KeyRow>) -> bool) -> Result<(), SegmentError> {
         self.reading(|transaction| {
             let table = match transaction.open_table(KEYS) {
-                Err(TableError::TableDoesNotExist(_)) => return Ok(Vec::new()),
+                Err(TableError::TableDoesNotExist(_)) => return Ok(()),
                 table => table?,
             };
-            let mut found = Vec::new();
             for row in table.iter()?.rev() {
-                let (number, bytes) = row?;
-                let number = number.value();
-                let rows: Vec<KeyRow> =
+                let (place, bytes) = row?;
+                let number = number_of(place.value());
+                let mut rows: Vec<KeyRow> =
                     record::decode(bytes.value(), number).map_err(Failure::of(number))?;
-                let is_past = rows.iter().all(|row| row.at < far_before);
-                found.extend(rows.into_iter().rev().filter(|row| row.at > since));
-                if is_past {
+                rows.reverse();
+                if !each(rows) {
                     break;
                 }
             }
-            Ok(found)
+            Ok(())
         })
     }
 
@@ -480,6 +476,25 @@ impl Segment {
             Err(_) => Err(damaged("its pages make no sense".to_owned())),
         }
     }
+}
+
+fn insert_keys(
+    transaction: &WriteTransaction,
+    sequence: u64,
+    rows: &[KeyRow],
+) -> Result<(), Failure> {
+    let mut keys = transaction.open_table(KEYS)?;
+    for (part, rows) in (0..).zip(rows.chunks(KEYS_OF_PART)) {
+        let place = (sequence, part);
+        let bytes = record::encode(&rows, number_of(place));
+        keys.insert(place, bytes.as_slice())?;
+    }
+    Ok(())
+}
+
+/// What a part of keys is checked against.
+fn number_of((sequence, part): (u64, u32)) -> u64 {
+    sequence ^ u64::from(part) << 32
 }
 
 fn create(backend: impl StorageBackend, cache: usize) -> Result<Database, DatabaseError> {

@@ -5,7 +5,10 @@ use std::{
     sync::{Arc, PoisonError},
 };
 
-use super::segment::{Segment, SegmentError};
+use super::{
+    patience::is_not_given,
+    segment::{Segment, SegmentError},
+};
 use crate::{
     event::{Event, LogId},
     sync::{Mutex, RwLock},
@@ -34,7 +37,18 @@ struct State {
 pub struct Unreadable {
     /// Which log it was.
     pub log: LogId,
+    /// The name of the segment that it is in.
+    pub segment: String,
+    /// What was to be read of that.
+    pub sequences: Vec<u64>,
     pub error: SegmentError,
+}
+
+impl Unreadable {
+    /// Whether it was the disk that did not give it, see [`is_not_given`].
+    pub fn is_not_given(&self) -> bool {
+        matches!(&self.error, SegmentError::Io(error) if is_not_given(error))
+    }
 }
 
 impl Shelf {
@@ -98,6 +112,8 @@ impl Shelf {
                 let read = self.read_segment(&segments[at], here);
                 let records = read.map_err(|error| Unreadable {
                     log: log.clone(),
+                    segment: segments[at].name().to_owned(),
+                    sequences: here.to_vec(),
                     error,
                 })?;
                 let sealed = records

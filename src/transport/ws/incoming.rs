@@ -57,6 +57,7 @@ impl WsBody {
             match self.socket.poll_message(cx) {
                 Poll::Pending => return,
                 Poll::Ready(Ok(message)) => self.handle(message),
+                // What was read before is appended all the same; nobody is left to be answered.
                 Poll::Ready(Err(End::Violation(reason))) => return self.end_with(reason),
                 Poll::Ready(Err(End::Left)) => return self.end(),
             }
@@ -252,12 +253,11 @@ impl WsBody {
         let key = message.key().map(str::to_owned);
         let request = PublishRequest::from_message(message);
         let prepared = publish::prepare(&self.worker, publisher, request, key.as_deref(), None)?;
-        let worker = Rc::clone(&self.worker);
+        let publisher = (identity, subject);
+        let appending = publish::append(&self.worker, publisher, prepared, Way::WebSocket);
         let published = async move {
-            let publisher = (&*identity, &*subject);
-            let appended = publish::append(&worker, publisher, prepared, Way::WebSocket).await;
             Done::Published {
-                appended,
+                appended: appending.await,
                 reference,
             }
         };

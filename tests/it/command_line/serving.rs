@@ -399,3 +399,27 @@ async fn requests_that_flood_in_behind_a_stream_keep_no_core_busy() {
     };
     within("the gateway to become calm", calm).await;
 }
+
+#[tokio::test]
+async fn a_log_where_there_is_a_file_is_refused_with_that() {
+    let file = tempfile::NamedTempFile::new().expect("a file");
+    let path = file.path().to_str().expect("UTF-8");
+    let variables = [
+        SECRET_VARIABLE,
+        ("TRIBUS__BUS__ENGINE", "disk"),
+        ("TRIBUS__BUS__DISK__PATH", path),
+    ];
+    let serve = [
+        "serve",
+        "--listen",
+        "127.0.0.1:0",
+        "--admin-listen",
+        "127.0.0.1:0",
+    ];
+    for arguments in [&serve[..], &["log", "inspect", "--path", path]] {
+        let ended = Program::tribus(arguments, &variables).ended().await;
+        assert_eq!(ended.code, Some(1), "{}", ended.stderr);
+        let told = format!("can not use {path} for the log: it is a file, not a directory");
+        assert!(ended.stderr.contains(&told), "{}", ended.stderr);
+    }
+}

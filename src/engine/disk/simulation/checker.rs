@@ -18,14 +18,33 @@ use std::{
 
 use crate::{
     bus::Retention,
-    engine::{Appended, EngineError, StoredEvent},
+    engine::{Appended, EngineError, StoredEvent, disk::Stamp},
     event::{Cursor, Draft, Event, LogId},
     subscription::FilterSet,
     topic::Tenant,
 };
 
 /// How long a key is remembered at least, with some time for the simulation itself to run.
-const KEY_LIFETIME_MS: i64 = 590_000;
+const KEY_LIFETIME: Duration = Duration::from_secs(590);
+
+/// When something happens.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    pub stamp: Stamp,
+    /// Which start of the machine it is.
+    pub boot: u32,
+}
+
+impl Moment {
+    /// How long after another one this is, as far as any clock tells.
+    fn since(self, earlier: Self) -> Duration {
+        let passed = match self.boot == earlier.boot {
+            true => self.stamp.up - earlier.stamp.up,
+            false => u64::try_from(self.stamp.at - earlier.stamp.at).unwrap_or(0),
+        };
+        Duration::from_millis(passed)
+    }
+}
 
 pub struct Checker {
     retention: Retention,
@@ -54,7 +73,7 @@ struct Log {
 
 struct Batch {
     drafts: Vec<Draft>,
-    at: i64,
+    at: Moment,
     key: Option<Key>,
     place: Option<Cursor>,
     /// More than ten minutes have passed, as some clock told.
@@ -75,9 +94,9 @@ struct Held {
 }
 
 impl Batch {
-    fn may_be_at(&self, sequence: u64) -> bool {
+    fn may_be_at(&self, first: &Cursor) -> bool {
         match &self.place {
-            Some(place) => place.sequence == sequence,
+            Some(place) => place == first,
             None => self.is_ephemeral(),
         }
     }
@@ -113,7 +132,7 @@ impl Checker {
     }
 
     /// A publish is tried: its number.
-    pub fn publishing(&mut self, drafts: Vec<Draft>, key: Option<Key>, at: i64) -> usize {
+    pub fn publishing(&mut self, drafts: Vec<Draft>, key: Option<Key>, at: Moment) -> usize {
         let batch = self.batches.len();
         self.events
             .extend((0..drafts.len()).map(|index| (batch, index)));
@@ -127,10 +146,10 @@ impl Checker {
         batch
     }
 
-    /// The clock shows this time.
-    pub fn at(&mut self, now: i64) {
+    /// It is this time.
+    pub fn at(&mut self, now: Moment) {
         for batch in &mut self.batches {
-            batch.expired |= now - batch.at >= KEY_LIFETIME_MS;
+            batch.expired |= now.since(batch.at) >= KEY_LIFETIME;
         }
     }
 
@@ -162,7 +181,7 @@ impl Checker {
         begins_after: u64,
         restored: &[StoredEvent],
         last: u64,
-        now: i64,
+        now: Moment,
     ) {
         self.begin(log, begins_after);
         self.heard = last;
@@ -203,8 +222,7 @@ impl Checker {
             let Some(event) = restored.get(sequence) else {
                 panic!("event {number} at {sequence} is missing without a word");
             };
-            let age = Duration::from_millis(u64::try_from(now - batch.at).unwrap_or(0));
-            assert_eq!(event.age, age, "the age of {sequence}");
+            assert_eq!(event.age, now.since(batch.at), "the age of {sequence}");
             assert_eq!((&event.tenant, &event.topic), (&draft.tenant, &draft.topic));
         }
         for sequence in restored.keys() {
@@ -339,11 +357,9 @@ impl Checker {
         match answer {
             Ok(appended) if appended.duplicate => {
                 // A log that is lost while it is open leaves the keys, with the ids that they stood for.
-                let sequence = appended.first.sequence;
-                let is_of_lost_log = Some(&appended.first.log) != self.current.as_ref();
                 let first = before.iter().any(|(_, other)| {
                     other.key == asked.key
-                        && (other.may_be_at(sequence) || is_of_lost_log)
+                        && other.may_be_at(&appended.first)
                         && appended.count == other.drafts.len() as u64
                 });
                 assert!(first, "a key's answer is not the first one: {appended:?}");

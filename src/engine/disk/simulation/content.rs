@@ -74,6 +74,11 @@ impl Content {
     }
 }
 
+/// The page that a place is in.
+pub fn page_of(offset: u64) -> u64 {
+    offset / PAGE as u64
+}
+
 /// The pages of a range: the page, where the range's part of it begins, and that part in the range.
 fn pieces(offset: u64, len: usize) -> impl Iterator<Item = (u64, usize, Range<usize>)> {
     cut(offset, len, PAGE as u64).map(move |part| {

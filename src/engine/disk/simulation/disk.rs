@@ -5,14 +5,14 @@
 //! borders of sectors. Names and lengths are no better off than bytes.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt, io,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use fastrand::Rng;
 
-use super::content::{Content, sectors};
+use super::content::{Content, page_of, sectors};
 use crate::engine::disk::directory::{Directory, File};
 
 const EIO: i32 = 5;
@@ -41,6 +41,8 @@ struct Stored {
     cached: Content,
     durable: Content,
     unsynced: Vec<Change>,
+    /// Pages that the disk does not give any more, until they are written.
+    bad: BTreeSet<u64>,
 }
 
 enum Change {
@@ -61,13 +63,14 @@ struct Armed {
     write_error: Option<u32>,
     sync_error: Option<u32>,
     read_error: Option<u32>,
+    name_error: Option<u32>,
     full: Option<u32>,
 }
 
 /// The faults that somebody met with.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Hits {
-    /// Failed reads, writes and syncs.
+    /// What failed for another reason than space.
     pub errors: u32,
     /// Of these, the syncs of files.
     pub syncs: u32,
@@ -82,6 +85,8 @@ pub enum Fault {
     WriteError,
     SyncError,
     ReadError,
+    /// Of something done to the directory.
+    NameError,
     Full,
 }
 
@@ -120,6 +125,7 @@ impl Disk {
             Fault::WriteError => &mut armed.write_error,
             Fault::SyncError => &mut armed.sync_error,
             Fault::ReadError => &mut armed.read_error,
+            Fault::NameError => &mut armed.name_error,
             Fault::Full => &mut armed.full,
         };
         *slot = Some(operations);
@@ -201,6 +207,51 @@ impl Disk {
         Some(format!("bit {bit} of byte {offset} of {name} is another"))
     }
 
+    /// A place of a file can not be read from here on: which file it was, and where.
+    pub fn spoil(&self, wanted: impl Fn(&str) -> bool) -> Option<String> {
+        let mut state = self.state();
+        let State {
+            rng, files, names, ..
+        } = &mut *state;
+        let names: Vec<_> = names.iter().filter(|(name, _)| wanted(name)).collect();
+        let (name, file) = rng.choice(names)?;
+        let file = &mut files[*file];
+        if file.cached.len() == 0 {
+            return None;
+        }
+        file.apply_all();
+        let page = page_of(file.cached.used_offset(rng));
+        file.bad.insert(page);
+        Some(format!("page {page} of {name} can not be read any more"))
+    }
+
+    /// Nothing of these files can be read from here on.
+    pub fn spoil_all(&self, wanted: impl Fn(&str) -> bool) {
+        let mut state = self.state();
+        let State { files, names, .. } = &mut *state;
+        for (_, file) in names.iter().filter(|(name, _)| wanted(name)) {
+            let file = &mut files[*file];
+            file.apply_all();
+            file.bad.extend(0..=page_of(file.cached.len()));
+        }
+    }
+
+    /// All can be read again.
+    pub fn heal(&self) {
+        let mut state = self.state();
+        state.files.iter_mut().for_each(|file| file.bad.clear());
+    }
+
+    /// There is no space from here on.
+    pub fn fill(&self) {
+        self.state().full = true;
+    }
+
+    /// The names of all files.
+    pub fn all_names(&self) -> Vec<String> {
+        self.state().names.keys().cloned().collect()
+    }
+
     /// Somebody else removes a file.
     pub fn forget(&self, name: &str) {
         let mut state = self.state();
@@ -246,6 +297,32 @@ impl State {
     fn failed(&mut self) -> io::Error {
         self.hits.errors += 1;
         io::Error::from_raw_os_error(EIO)
+    }
+
+    fn read(&mut self, file: usize, offset: u64, into: &mut [u8]) -> io::Result<()> {
+        self.check_alive()?;
+        if is_due(&mut self.armed.read_error) || self.files[file].is_bad(offset, into.len()) {
+            return Err(self.failed());
+        }
+        self.files[file].cached.read(offset, into)
+    }
+
+    /// What is done to names may fail, with an effect or without.
+    fn name(&mut self, takes_space: bool, act: impl FnOnce(&mut Self)) -> io::Result<()> {
+        self.enter()?;
+        if is_due(&mut self.armed.name_error) {
+            if self.rng.bool() {
+                act(self);
+            }
+            return Err(self.failed());
+        }
+        self.full |= takes_space && is_due(&mut self.armed.full);
+        if takes_space && self.full && self.rng.bool() {
+            self.hits.full += 1;
+            return Err(io::Error::from_raw_os_error(ENOSPC));
+        }
+        act(self);
+        Ok(())
     }
 
     fn write(&mut self, file: usize, offset: u64, bytes: &[u8]) -> io::Result<()> {
@@ -309,29 +386,36 @@ impl State {
         if !create {
             return Err(io::ErrorKind::NotFound.into());
         }
-        self.enter()?;
-        self.files.push(Stored::default());
-        let file = self.files.len() - 1;
-        self.names.insert(name.to_owned(), file);
-        self.unsynced_names.push(Naming::Add(name.to_owned(), file));
-        Ok(file)
+        self.name(true, |state| {
+            state.files.push(Stored::default());
+            let file = state.files.len() - 1;
+            state.names.insert(name.to_owned(), file);
+            state
+                .unsynced_names
+                .push(Naming::Add(name.to_owned(), file));
+        })?;
+        Ok(self.names[name])
     }
 
     fn rename(&mut self, from: &str, to: String) -> io::Result<()> {
-        self.enter()?;
-        let file = self.names.remove(from).ok_or(io::ErrorKind::NotFound)?;
-        self.names.insert(to.clone(), file);
-        let naming = Naming::Rename(from.to_owned(), to, file);
-        self.unsynced_names.push(naming);
-        Ok(())
+        self.check_alive()?;
+        let file = *self.names.get(from).ok_or(io::ErrorKind::NotFound)?;
+        self.name(true, |state| {
+            state.names.remove(from);
+            state.names.insert(to.clone(), file);
+            let naming = Naming::Rename(from.to_owned(), to, file);
+            state.unsynced_names.push(naming);
+        })
     }
 
     fn remove(&mut self, name: &str) -> io::Result<()> {
-        self.enter()?;
-        self.has_forgotten_trims |= name == "trims" || !self.names.contains_key("trims");
-        self.names.remove(name).ok_or(io::ErrorKind::NotFound)?;
-        self.unsynced_names.push(Naming::Remove(name.to_owned()));
-        Ok(())
+        self.check_alive()?;
+        self.names.get(name).ok_or(io::ErrorKind::NotFound)?;
+        self.name(false, |state| {
+            state.has_forgotten_trims |= name == "trims" || !state.names.contains_key("trims");
+            state.names.remove(name);
+            state.unsynced_names.push(Naming::Remove(name.to_owned()));
+        })
     }
 
     fn sync_names(&mut self) -> io::Result<()> {
@@ -400,7 +484,15 @@ impl Naming {
 }
 
 impl Stored {
+    fn is_bad(&self, offset: u64, len: usize) -> bool {
+        let end = page_of(offset + (len as u64).saturating_sub(1));
+        self.bad.range(page_of(offset)..=end).next().is_some()
+    }
+
     fn write(&mut self, offset: u64, bytes: &[u8]) {
+        let end = page_of(offset + (bytes.len() as u64).saturating_sub(1));
+        self.bad
+            .retain(|page| *page < page_of(offset) || *page > end);
         self.cached.write(offset, bytes);
         self.unsynced.push(Change::Write(offset, bytes.into()));
     }
@@ -476,8 +568,11 @@ struct SimulatedFile {
 
 impl Directory for SimulatedDirectory {
     fn names(&self) -> io::Result<Vec<String>> {
-        let state = self.0.state();
+        let mut state = self.0.state();
         state.check_alive()?;
+        if is_due(&mut state.armed.name_error) {
+            return Err(state.failed());
+        }
         let mut names: Vec<String> = Vec::new();
         for name in state.names.keys() {
             let name = name.split('/').next().unwrap_or(name);
@@ -499,15 +594,11 @@ impl Directory for SimulatedDirectory {
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let mut state = self.0.state();
         state.check_alive()?;
-        if is_due(&mut state.armed.read_error) {
-            return Err(state.failed());
-        }
-        let Some(file) = state.names.get(name) else {
+        let Some(file) = state.names.get(name).copied() else {
             return Ok(None);
         };
-        let content = &state.files[*file].cached;
-        let mut bytes = vec![0; content.len() as usize];
-        content.read(0, &mut bytes)?;
+        let mut bytes = vec![0; state.files[file].cached.len() as usize];
+        state.read(file, 0, &mut bytes)?;
         Ok(Some(bytes))
     }
 
@@ -559,12 +650,7 @@ impl File for SimulatedFile {
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {
-        let mut state = self.disk.state();
-        state.check_alive()?;
-        if is_due(&mut state.armed.read_error) {
-            return Err(state.failed());
-        }
-        state.files[self.file].cached.read(offset, into)
+        self.disk.state().read(self.file, offset, into)
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {

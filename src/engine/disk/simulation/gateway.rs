@@ -3,8 +3,8 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use super::{
-    checker::Checker,
-    disk::{Disk, SimulatedDirectory},
+    checker::{Checker, Moment},
+    disk::{Disk, Hits, SimulatedDirectory},
 };
 use crate::{
     bus::{Feed, Retention},
@@ -13,6 +13,7 @@ use crate::{
         disk::{
             DiskLog, DiskOptions,
             label::{LABEL, LabelError},
+            patience::Unread,
             segment::SegmentError,
             shelf::Unreadable,
         },
@@ -20,10 +21,14 @@ use crate::{
     event::{Event, LogId},
 };
 
+/// How often a client comes back for what can not be read.
+const TRIES: usize = 5;
+
 pub struct Gateway {
     pub log: DiskLog,
     disk: Arc<Disk>,
     tail: Arc<Witness>,
+    unread: Unread,
 }
 
 /// The bus, and what it was told since somebody asked.
@@ -103,6 +108,7 @@ impl Gateway {
         options: &DiskOptions,
         retention: Retention,
         checker: &mut Checker,
+        now: Moment,
     ) -> Result<Self, String> {
         let hits = disk.hits();
         let tail = Arc::new(Witness {
@@ -134,15 +140,16 @@ impl Gateway {
             log,
             disk: Arc::clone(disk),
             tail,
+            unread: Unread::default(),
         };
-        let is_whole = gateway.audit((options.clock)(), checker);
+        let is_whole = gateway.audit(now, checker);
         let damaged = || "damaged, and no new log can begin".to_owned();
         is_whole.then_some(gateway).ok_or_else(damaged)
     }
 
     /// Reads all that the tail was told of, whoever wants it or not. False where that is damaged,
     /// and no new log could begin.
-    fn audit(&mut self, now: i64, checker: &mut Checker) -> bool {
+    fn audit(&mut self, now: Moment, checker: &mut Checker) -> bool {
         let (mut after, mut restored) = (0, Vec::new());
         for heard in self.tail.take() {
             match heard {
@@ -155,7 +162,9 @@ impl Gateway {
         let (log, last) = (self.log_id(), self.log.last());
         checker.begin(&log, after);
         let sequences: Vec<u64> = restored.iter().map(|event| event.sequence).collect();
-        let Some(events) = self.read_back(&sequences, checker) else {
+        // What the disk does not give is given up after some of them.
+        let mut tries = (0..TRIES).map(|_| self.read_back(&sequences, checker));
+        let Some(events) = tries.find_map(|read| read) else {
             return false;
         };
         // Else something can not be read any more, and a new log has begun.
@@ -200,20 +209,41 @@ impl Gateway {
         checker: &mut Checker,
     ) -> Option<Vec<Arc<Event>>> {
         let hits = self.disk.hits();
-        let Unreadable { log, error } = match self.log.shelf().read(sequences) {
+        let unreadable = match self.log.shelf().read(sequences) {
             Ok(events) => return Some(events),
             Err(unreadable) => unreadable,
         };
         if self.disk.is_dead() {
             return None;
         }
-        if let SegmentError::Io(error) = error {
-            assert_ne!(self.disk.hits(), hits, "can not read: {error}");
-            return None;
-        }
-        assert!(checker.is_excused(), "nothing was damaged: {error}");
-        self.log.lose(&log, &error);
+        let log = unreadable.log.clone();
+        let damage = self.damage(unreadable, hits, checker)?;
+        assert!(checker.is_excused(), "nothing was damaged: {damage}");
+        self.log.lose(&log, &damage);
         self.tell_heard(checker);
         (self.log_id() != log).then(Vec::new)
+    }
+
+    /// As the engine tells what the log is to be given up for.
+    fn damage(
+        &self,
+        unreadable: Unreadable,
+        hits: Hits,
+        checker: &mut Checker,
+    ) -> Option<SegmentError> {
+        let SegmentError::Io(error) = &unreadable.error else {
+            return Some(unreadable.error);
+        };
+        assert_ne!(self.disk.hits(), hits, "can not read: {error}");
+        if !unreadable.is_not_given() {
+            return None;
+        }
+        let hits = self.disk.hits();
+        let patience = std::time::Duration::ZERO;
+        let noted = self.unread.note(&unreadable, self.log.shelf(), patience);
+        if noted.is_some() && self.disk.hits() != hits {
+            checker.excuse("the disk did not give it");
+        }
+        noted
     }
 }

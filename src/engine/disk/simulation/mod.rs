@@ -8,7 +8,7 @@
 mod checker;
 mod client;
 mod content;
-mod disk;
+pub(crate) mod disk;
 mod gateway;
 mod world;
 
@@ -31,7 +31,7 @@ const MOST_FAILURES: usize = 3;
 
 /// Worlds in which something was wrong once, and what that was. What happens in a world changes with the
 /// simulation: each of these is what it found when it was found.
-const FOUND: [(u64, &str); 15] = [
+const FOUND: [(u64, &str); 16] = [
     (
         4,
         "a crash left half of a new segment, and the log was given up",
@@ -70,6 +70,7 @@ const FOUND: [(u64, &str); 15] = [
     ),
     (35, "a new log began without a label on a full disk"),
     (106, "an empty segment was followed by one of the same name"),
+    (37, "what the disk did not give was tried for ever"),
     (
         7962,
         "damage where a power failure had taken the witness along",

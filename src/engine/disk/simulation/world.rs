@@ -1,14 +1,14 @@
 //! A world by its seed: publishers, clients, a gateway, and all that happens to them.
 
 use std::sync::{
-    Arc,
+    Arc, Mutex,
     atomic::{AtomicI64, Ordering},
 };
 
 use fastrand::Rng;
 
 use super::{
-    checker::{Checker, Key},
+    checker::{Checker, Key, Moment},
     client::Client,
     disk::{Disk, Fault, Hits},
     gateway::Gateway,
@@ -17,7 +17,7 @@ use crate::{
     bus::Retention,
     engine::{
         IdempotencyKey, IdempotencyLimits,
-        disk::{DiskOptions, Durability, Request, failure::Health},
+        disk::{DiskOptions, Durability, Request, Stamp, failure::Health},
     },
     event::Draft,
     topic::{Tenant, Topic},
@@ -25,13 +25,15 @@ use crate::{
 
 const TOPICS: [&str; 5] = ["a", "a:b", "a:c", "b", "b:c"];
 const CLIENTS: usize = 5;
+/// After so many starts of a disk that is well, one must have come about.
+const STARTS_MOST: usize = 20;
 const SECOND: i64 = 1000;
 const HOUR: i64 = 3600 * SECOND;
 
 pub struct World {
     rng: Rng,
     disk: Arc<Disk>,
-    clock: Arc<AtomicI64>,
+    clock: Arc<Mutex<Stamp>>,
     boot: u32,
     durability: Durability,
     retention: Retention,
@@ -72,7 +74,10 @@ impl World {
         let clients = clients.collect();
         Self {
             disk: Disk::new(rng.u64(..)),
-            clock: Arc::new(AtomicI64::new(1_700_000_000 * SECOND)),
+            clock: Arc::new(Mutex::new(Stamp {
+                at: 1_700_000_000 * SECOND,
+                up: 7,
+            })),
             boot: 0,
             durability: if rng.u8(..4) == 0 {
                 Durability::Os
@@ -123,8 +128,11 @@ impl World {
         }
     }
 
-    fn now(&self) -> i64 {
-        self.clock.load(Ordering::Relaxed)
+    fn now(&self) -> Moment {
+        Moment {
+            stamp: *self.clock.lock().unwrap(),
+            boot: self.boot,
+        }
     }
 
     fn options(&self) -> DiskOptions {
@@ -137,8 +145,9 @@ impl World {
                 keys: 10_000,
                 keys_per_subject: 10_000,
             },
-            clock: Arc::new(move || clock.load(Ordering::Relaxed)),
+            clock: Arc::new(move || *clock.lock().unwrap()),
             boot: format!("boot{}", self.boot),
+            patience: std::time::Duration::ZERO,
             new_log: Arc::new(move || {
                 let id = ids.fetch_add(1, Ordering::Relaxed);
                 let cursor = format!("log{id:04}-0").parse::<crate::event::Cursor>();
@@ -164,8 +173,9 @@ impl World {
         self.is_at_risk |= self.durability == Durability::Os;
         self.checker.at(self.now());
         let options = self.options();
+        let now = self.now();
         let (checker, retention) = (&mut self.checker, self.retention);
-        match Gateway::start(&self.disk, &options, retention, checker) {
+        match Gateway::start(&self.disk, &options, retention, checker, now) {
             Ok(gateway) => {
                 let (log, last) = (gateway.log_id(), gateway.log.last());
                 tell!(self, "{} until {last}", log.as_str());
@@ -315,23 +325,33 @@ impl World {
     }
 
     fn pass_time(&mut self) {
-        let by = match self.rng.u8(..8) {
-            0 => HOUR,
-            1 => -HOUR,
-            _ => self.rng.i64(0..400) * SECOND,
+        let (set_by, passed) = match self.rng.u8(..9) {
+            0 => (HOUR, 0),
+            1 => (-HOUR, 0),
+            2 => (0, HOUR),
+            _ => (0, self.rng.i64(0..400) * SECOND),
         };
-        self.clock.fetch_add(by, Ordering::Relaxed);
-        let now = self.now() / SECOND;
-        tell!(self, "{} s pass: {now}", by / SECOND);
+        let now = {
+            let mut clock = self.clock.lock().unwrap();
+            clock.at += set_by + passed;
+            clock.up += passed.unsigned_abs();
+            *clock
+        };
+        let (set_by, passed) = (set_by / SECOND, passed / SECOND);
+        tell!(
+            self,
+            "{passed} s pass, and the clock is set by {set_by} s: {now:?}"
+        );
         self.checker.at(self.now());
     }
 
     fn arm(&mut self) {
-        let fault = match self.rng.u8(..10) {
+        let fault = match self.rng.u8(..12) {
             0..5 => Fault::Kill,
             5 => Fault::WriteError,
             6 => Fault::SyncError,
             7 => Fault::ReadError,
+            8 => Fault::NameError,
             _ => Fault::Full,
         };
         let operations = self.rng.u32(..40);
@@ -353,7 +373,11 @@ impl World {
         };
         let written = gateway.log.active.name().to_owned();
         let sealed = |name: &str| name.ends_with(".segment") && name != written;
-        if let Some(damage) = self.disk.damage(sealed) {
+        let damage = match self.rng.bool() {
+            true => self.disk.damage(sealed),
+            false => self.disk.spoil(sealed),
+        };
+        if let Some(damage) = damage {
             tell!(self, "{damage}");
             self.checker.excuse("damaged");
         }
@@ -413,6 +437,7 @@ impl World {
             self.disk.lose_power();
             self.has_lost_power = true;
             self.boot += 1;
+            self.clock.lock().unwrap().up = self.rng.u64(..1000);
             if self.is_at_risk {
                 self.checker.excuse("the machine stopped");
             }
@@ -424,11 +449,19 @@ impl World {
         if !self.has_lost_power
             && !self.is_damaged
             && self.rng.u8(..8) == 0
-            && let Some(damage) = self.disk.damage(|name| !name.contains('/'))
+            && let Some(damage) = self.damage_any()
         {
             tell!(self, "{damage}");
             self.checker.excuse("damaged");
             self.is_damaged = true;
+        }
+    }
+
+    fn damage_any(&mut self) -> Option<String> {
+        let any = |name: &str| !name.contains('/');
+        match self.rng.bool() {
+            true => self.disk.damage(any),
+            false => self.disk.spoil(any),
         }
     }
 
@@ -445,10 +478,13 @@ impl World {
                 self.close();
             }
         }
-        while self.gateway.is_none() {
-            self.disk.calm();
-            self.start();
+        for _ in 0..STARTS_MOST {
+            if self.gateway.is_none() {
+                self.disk.calm();
+                self.start();
+            }
         }
+        assert!(self.gateway.is_some(), "it does not start");
         self.disk.calm();
         self.publish();
         for at in 0..self.clients.len() {
@@ -469,6 +505,10 @@ impl World {
                 client.come(gateway, &self.checker, &mut self.rng);
             }
             client.step(gateway, &mut self.checker, &mut self.rng);
+            if gateway.log.health != Health::Well {
+                gateway.log.look_after();
+                gateway.tell(&mut self.checker);
+            }
         }
         panic!("a client is not served");
     }
