@@ -45,7 +45,7 @@ struct Head<'a> {
 #[derive(Debug)]
 pub struct StoredRecord {
     pub at: i64,
-    draft: Draft,
+    pub(in crate::engine) draft: Draft,
 }
 
 /// Encodes an accepted event as the record of a sequence.
