@@ -25,6 +25,7 @@ mod pipelining;
 mod polling;
 mod publishing;
 mod readme;
+mod redis;
 mod security;
 mod slow;
 mod smoke;

@@ -12,6 +12,7 @@ mod network;
 mod node;
 mod program;
 mod raw;
+mod redis;
 mod results;
 mod scrape;
 mod site;
@@ -23,6 +24,7 @@ mod ws;
 
 use std::{future::Future, time::Duration};
 
+pub use self::redis::{EVERYSEC, RedisServer, SYNCED, VOLATILE};
 pub use checker::{Checker, END, Verdict};
 pub use door::{Answer, Credentials, Door, answer_of};
 pub use gateway::{TestGateway, answered};
