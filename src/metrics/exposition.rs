@@ -475,6 +475,14 @@ fn engine(page: &mut Page<'_, '_>, engine: &EngineState) -> Result<(), Error> {
         ),
         engine.commits,
     )?;
+    page.counter(
+        &family(
+            "log_foreign_entries",
+            "Entries in Redis that no gateway wrote, or could make an event of: they were left out. The \
+             gateway's log says what was wrong with them.",
+        ),
+        engine.foreign_entries,
+    )?;
     page.gauge(
         &family_in(
             "log_stored",

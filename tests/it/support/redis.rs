@@ -154,6 +154,40 @@ impl RedisServer {
         ::redis::cmd(name).arg(arguments).query(&mut connection)
     }
 
+    /// Becomes the replica of another one, and has what that one has.
+    pub async fn follow(&self, master: SocketAddr) {
+        let (host, port) = (master.ip().to_string(), master.port().to_string());
+        self.command(&["REPLICAOF", &host, &port]);
+        within("the replica to be in step", async {
+            while !self.info("replication").contains("master_link_status:up") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    /// Until it has all that its master has.
+    pub async fn has_caught_up_with(&self, master: &Self) {
+        let offset = |server: &Self, name: &str| {
+            let info = server.info("replication");
+            let line = info.lines().find_map(|line| line.strip_prefix(name));
+            line.and_then(|rest| rest.trim().parse::<u64>().ok())
+        };
+        within("the replica to have it all", async {
+            while offset(self, "slave_repl_offset:") < offset(master, "master_repl_offset:") {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await;
+    }
+
+    fn info(&self, section: &str) -> String {
+        match self.command(&["INFO", section]) {
+            ::redis::Value::BulkString(info) => String::from_utf8(info).expect("UTF-8"),
+            other => panic!("{other:?}"),
+        }
+    }
+
     /// The key of a namespace's log, or another of its keys.
     pub fn key(namespace: &str, of: &str) -> String {
         format!("tribus:{{{namespace}}}:{of}")
