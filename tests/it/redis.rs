@@ -7,6 +7,7 @@ mod ingest;
 mod losses;
 mod nodes;
 mod strangers;
+mod ways;
 
 use crate::support::{RedisServer, TestGateway};
 

@@ -21,7 +21,7 @@ use super::{
     namespace::Namespace,
     reply::{list, strange, text},
     script::{Claim, Look, Seam, Trim, claim, look},
-    server::{Connection, Server, Trouble, within},
+    server::{Connection, Server, Trouble},
     view::View,
 };
 use crate::{
@@ -33,8 +33,8 @@ use crate::{
 /// How long Redis holds a question back while there is nothing new, and how often the log is looked
 /// after.
 const LOOK_AFTER: Duration = Duration::from_secs(1);
-/// How much longer an answer may take before the connection is given up.
-const PATIENCE: Duration = Duration::from_secs(3);
+/// How long an answer may take, which Redis may hold back, before the connection is given up.
+pub const PATIENCE: Duration = Duration::from_secs(4);
 /// Entries of one answer, each of which may have 64 KiB and more.
 const READ_ENTRIES: usize = 256;
 /// What is due for trimming is trimmed after so long, however little it is.
@@ -119,7 +119,7 @@ impl Follower {
         let mut connection = match connection {
             Some(connection) => connection,
             None => {
-                let mut connection = self.server.connect().await?;
+                let mut connection = self.server.connect_for(PATIENCE).await?;
                 self.claim(&mut connection, false).await?;
                 connection
             }
@@ -146,8 +146,7 @@ impl Follower {
             .arg("STREAMS")
             .arg(&self.namespace.log)
             .arg(self.read.to_string());
-        let asked = read.query_async::<Value>(&mut connection.link);
-        let answer = within(LOOK_AFTER + PATIENCE, asked).await?;
+        let answer = read.query_async::<Value>(&mut connection.link).await?;
         Entry::of_read(answer).ok_or_else(strange("what XREAD gives"))
     }
 
@@ -272,11 +271,9 @@ impl Follower {
     /// Does what is due, about once a second: notices what became of the log while nothing was
     /// published, and lets go of what is not retained.
     async fn look_after(&mut self, connection: &mut Connection) -> Result<(), Trouble> {
-        let patience = LOOK_AFTER + PATIENCE;
-        within(patience, ensure_master(connection)).await?;
+        ensure_master(connection).await?;
         let trim = self.due_for_trimming();
-        let now = look(connection, &self.namespace, &self.log, trim.as_ref());
-        let now = within(patience, now).await?;
+        let now = look(connection, &self.namespace, &self.log, trim.as_ref()).await?;
         if !now.is_as_claimed(&connection.facts.identity, &self.log) || self.position > now.last {
             return self.claim(connection, false).await;
         }

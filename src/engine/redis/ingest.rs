@@ -17,10 +17,11 @@ use serde_json::value::RawValue;
 use super::{
     backoff::Backoff,
     entry::Entry,
+    follower::PATIENCE,
     namespace::Namespace,
     reply::strange,
     request::{Answer, Request, Requests},
-    server::{Connection, Server, Trouble, within},
+    server::{Connection, Server, Trouble},
     view::View,
 };
 use crate::{
@@ -34,7 +35,6 @@ use crate::{
 const PAGE: usize = 128;
 /// How long Redis holds a question back while there is nothing.
 const BLOCK: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(3);
 /// How long a node that has said nothing keeps the others from moving entries.
 const LEASE: Duration = Duration::from_secs(4);
 /// The subject of whoever publishes here, in the scope of its idempotency keys. No token has it.
@@ -75,11 +75,11 @@ impl Ingest {
     }
 
     async fn serve(&self, backoff: &mut Backoff) -> Result<std::convert::Infallible, Trouble> {
-        let mut connection = self.server.connect().await?;
+        let mut connection = self.server.connect_for(PATIENCE).await?;
         let mut leased: Option<Instant> = None;
         loop {
             if leased.is_none_or(|since| since.elapsed() >= LEASE / 4) {
-                let has_lease = within(PATIENCE, self.renew_lease(&mut connection)).await?;
+                let has_lease = self.renew_lease(&mut connection).await?;
                 leased = has_lease.then(Instant::now);
             }
             if leased.is_none() {
@@ -124,8 +124,7 @@ impl Ingest {
             .arg("STREAMS")
             .arg(&self.namespace.ingest)
             .arg("0-0");
-        let asked = read.query_async::<Value>(&mut connection.link);
-        let answer = within(BLOCK + PATIENCE, asked).await?;
+        let answer = read.query_async::<Value>(&mut connection.link).await?;
         Entry::of_read(answer).ok_or_else(strange("what XREAD gives"))
     }
 
@@ -184,8 +183,7 @@ impl Ingest {
     ) -> Result<(), Trouble> {
         let mut delete = redis::cmd("XDEL");
         delete.arg(&self.namespace.ingest).arg(id);
-        let asked = delete.query_async::<u64>(&mut connection.link);
-        let removed = within(PATIENCE, asked).await?;
+        let removed: u64 = delete.query_async(&mut connection.link).await?;
         self.view.foreign.fetch_add(removed, Ordering::Relaxed);
         if let Some(held_back) = self.malformed.pass() {
             let problem: String = problem.chars().take(MOST_TOLD).collect();

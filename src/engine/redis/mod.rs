@@ -136,7 +136,9 @@ impl RedisEngine {
             .spawn(move || tasks.run(&runtime, &tell, stopped))?;
         *engine.thread() = Some(thread);
         let begun = told.recv().context("the thread of the log has ended")?;
-        begun.with_context(|| format!("the log in Redis at {}", engine.server.shown()))?;
+        // Its sources say again what it says.
+        let shown = engine.server.shown();
+        begun.map_err(|trouble| anyhow::anyhow!("the log in Redis at {shown}: {trouble}"))?;
         Ok(engine)
     }
 

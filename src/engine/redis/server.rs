@@ -105,12 +105,12 @@ impl Trouble {
     /// Whether it may be otherwise in a moment: the server is not there, or not ready.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Redis(error) => match error.kind() {
+            Self::Redis(error) => matches!(
+                error.kind(),
                 ErrorKind::Io
-                | ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown)
-                | ErrorKind::MasterNameNotFoundBySentinel => true,
-                _ => false,
-            },
+                    | ErrorKind::Server(ServerErrorKind::BusyLoading | ServerErrorKind::MasterDown)
+                    | ErrorKind::MasterNameNotFoundBySentinel
+            ),
             Self::Silent(_) | Self::Replica => true,
             Self::Old(_) | Self::Newer(_) | Self::Strange(_) | Self::Contested => false,
         }
@@ -142,16 +142,26 @@ impl Server {
         &self.shown
     }
 
+    /// A connection for questions that are answered at once.
+    ///
     /// # Errors
     /// Where there is no master of a version that will do.
     pub async fn connect(&self) -> Result<Connection, Trouble> {
-        within(self.timeout, self.open()).await
+        self.connect_for(self.timeout).await
     }
 
-    async fn open(&self) -> Result<Connection, Trouble> {
+    /// A connection whose answers may take so long.
+    ///
+    /// # Errors
+    /// As [`Server::connect`].
+    pub async fn connect_for(&self, patience: Duration) -> Result<Connection, Trouble> {
+        within(self.timeout, self.open(patience)).await
+    }
+
+    async fn open(&self, patience: Duration) -> Result<Connection, Trouble> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(self.timeout))
-            .set_response_timeout(Some(self.timeout));
+            .set_response_timeout(Some(patience));
         let client = self.client().await?;
         let mut link = client
             .get_multiplexed_async_connection_with_config(&config)

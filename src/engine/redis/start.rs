@@ -9,7 +9,7 @@ use redis::Value;
 
 use super::{
     entry::{Content, Entry, Place, event_at},
-    follower::{Follower, Trimming},
+    follower::{Follower, PATIENCE, Trimming},
     namespace::Namespace,
     reply::strange,
     script::{Claim, Seam, claim, look},
@@ -39,13 +39,14 @@ pub async fn start(
     retained: usize,
 ) -> Result<(Follower, Connection), Trouble> {
     let mut start = Start {
-        connection: server.connect().await?,
+        connection: server.connect_for(PATIENCE).await?,
         namespace,
         view,
         tail: tail.as_ref(),
     };
     let (log, read) = start.restore_log().await?;
     view.follows(&log, read.position);
+    view.heard();
     let follower = Follower {
         server: Arc::clone(server),
         namespace: Arc::clone(namespace),

@@ -21,7 +21,8 @@ pub struct Cluster {
     pub checker: Arc<Checker>,
     load: Load,
     hoppers: Vec<JoinHandle<()>>,
-    start: String,
+    /// The cursor of whoever was there before the first event.
+    pub start: String,
 }
 
 impl Cluster {

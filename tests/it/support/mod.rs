@@ -34,7 +34,7 @@ pub use js::Js;
 pub use keys::{SigningKey, base64url};
 pub use load::Load;
 pub use network::{Fault, Kind, Manner, Network};
-pub use node::Node;
+pub use node::{Node, free_address};
 pub use program::{Ended, Program};
 pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};
 pub use relay::Relay;

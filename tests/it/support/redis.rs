@@ -1,7 +1,7 @@
 //! Real Redis servers, on free ports and in directories of their own.
 
 use std::{
-    net::{SocketAddr, TcpListener},
+    net::SocketAddr,
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -14,7 +14,7 @@ use std::{
 
 use tempfile::TempDir;
 
-use super::within;
+use super::{node::free_address, within};
 
 /// Nothing is written to disk.
 pub const VOLATILE: &[&str] = &["--save", "", "--appendonly", "no"];
@@ -64,6 +64,29 @@ impl RedisServer {
         server
     }
 
+    /// A Sentinel that watches a master under the name `watched`, and promotes a replica of it
+    /// when it is gone for a second.
+    pub async fn sentinel(master: SocketAddr) -> Self {
+        let directory = tempfile::tempdir().expect("a directory");
+        let file = directory.path().join("sentinel.conf");
+        let (host, port) = (master.ip(), master.port());
+        let text = format!(
+            "sentinel monitor watched {host} {port} 1\n\
+             sentinel down-after-milliseconds watched 1000\n\
+             sentinel failover-timeout watched 3000\n"
+        );
+        std::fs::write(&file, text).expect("a file");
+        let file = file.to_str().expect("UTF-8").to_owned();
+        let mut server = Self {
+            address: free_address(),
+            directory,
+            arguments: vec![file, "--sentinel".to_owned()],
+            process: None,
+        };
+        server.start_again().await;
+        server
+    }
+
     /// One for all tests of this process.
     pub async fn shared() -> &'static Self {
         static SHARED: OnceLock<RedisServer> = OnceLock::new();
@@ -92,17 +115,10 @@ impl RedisServer {
         let directory = self.directory.path().to_str().expect("UTF-8").to_owned();
         let mut command = Command::new("setpriv");
         command
-            .args(["--pdeathsig", "KILL", "redis-server", "--bind", "127.0.0.1"])
-            .args([
-                "--port",
-                &port,
-                "--dir",
-                &directory,
-                "--loglevel",
-                "warning",
-            ])
-            .args(["--enable-debug-command", "local"])
+            .args(["--pdeathsig", "KILL", "redis-server"])
             .args(&self.arguments)
+            .args(["--bind", "127.0.0.1", "--port", &port, "--dir", &directory])
+            .args(["--loglevel", "warning", "--logfile", "log"])
             .stdin(Stdio::null())
             .stdout(Stdio::null());
         let (tell, told) = mpsc::channel();
@@ -117,7 +133,12 @@ impl RedisServer {
             keeper,
         });
         within("Redis to answer", async {
-            while self.try_command(&["PING"]).is_err() {
+            while let Err(error) = self.try_command(&["PING"]) {
+                let process = self.process.as_ref().expect("it was started");
+                if process.keeper.is_finished() {
+                    let log = std::fs::read_to_string(self.directory.path().join("log"));
+                    panic!("it has ended: {error}, {log:?}");
+                }
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
         })
@@ -197,15 +218,5 @@ impl RedisServer {
 impl Drop for RedisServer {
     fn drop(&mut self) {
         self.kill();
-    }
-}
-
-/// Below the ports that the operating system gives to connections.
-fn free_address() -> SocketAddr {
-    loop {
-        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(10_000..32_000)));
-        if TcpListener::bind(address).is_ok() {
-            return address;
-        }
     }
 }
