@@ -53,8 +53,12 @@ pub struct Follower {
     pub position: u64,
     /// Up to where it has read, entries of others among it.
     pub read: Place,
+    /// At which position something strange came next, which may have been put right by the time
+    /// the log was looked at.
+    pub doubted: Option<u64>,
     pub trimming: Trimming,
     pub foreign: Throttle,
+    pub untrimmed: Throttle,
 }
 
 /// When old events are let go of.
@@ -68,19 +72,25 @@ pub struct Trimming {
 }
 
 impl Trimming {
+    /// What is retained goes in so many parts.
+    const PARTS: u64 = 16;
+
     /// `retained` is the most events that the node retains.
     pub fn new(retained: usize, until: u64) -> Self {
         Self {
-            step: (retained as u64 / 16).max(1),
+            step: retained as u64 / Self::PARTS,
             until,
             last: Instant::now(),
             measured: None,
         }
     }
 
-    fn is_due(&self, earliest: u64) -> bool {
+    fn is_due(&self, earliest: u64, position: u64) -> bool {
         let count = earliest.saturating_sub(self.until);
-        count >= self.step || (count > 0 && self.last.elapsed() >= TRIM_AFTER)
+        // Where bytes or age bind, there are fewer.
+        let retained = position.saturating_sub(earliest);
+        let step = self.step.min(retained / Self::PARTS).max(1);
+        count >= step || (count > 0 && self.last.elapsed() >= TRIM_AFTER)
     }
 }
 
@@ -105,7 +115,6 @@ impl Follower {
                 Ok(never) => match never {},
                 Err(trouble) => trouble,
             };
-            tracing::debug!(%trouble, "the log in Redis can not be followed now");
             self.view.does_not_follow(&trouble);
             backoff.wait().await;
         }
@@ -231,6 +240,10 @@ impl Follower {
             self.restart(self.log.clone(), now.trimmed);
             return Ok(());
         }
+        // Whoever put it there may have been quicker than the log's next event, and the look slower.
+        if self.doubted.replace(self.position) != Some(self.position) {
+            return Ok(());
+        }
         tracing::error!(
             position = self.position,
             next = sequence,
@@ -272,8 +285,10 @@ impl Follower {
     /// published, and lets go of what is not retained.
     async fn look_after(&mut self, connection: &mut Connection) -> Result<(), Trouble> {
         ensure_master(connection).await?;
-        let trim = self.due_for_trimming();
-        let now = look(connection, &self.namespace, &self.log, trim.as_ref()).await?;
+        let now = match self.due_for_trimming() {
+            Some(trim) => self.trim(&trim, connection).await?,
+            None => look(connection, &self.namespace, &self.log, None).await?,
+        };
         if !now.is_as_claimed(&connection.facts.identity, &self.log) || self.position > now.last {
             return self.claim(connection, false).await;
         }
@@ -281,9 +296,22 @@ impl Follower {
         self.measure(connection).await
     }
 
+    /// A server that takes no writes is followed all the same.
+    async fn trim(&self, trim: &Trim, connection: &mut Connection) -> Result<Look, Trouble> {
+        match look(connection, &self.namespace, &self.log, Some(trim)).await {
+            Err(trouble) if trouble.is_refusal() => {
+                if let Some(held_back) = self.untrimmed.pass() {
+                    tracing::warn!(%trouble, held_back, "the log in Redis can not be trimmed");
+                }
+                look(connection, &self.namespace, &self.log, None).await
+            }
+            looked => looked,
+        }
+    }
+
     fn due_for_trimming(&mut self) -> Option<Trim> {
         let earliest = self.tail.earliest();
-        if !self.trimming.is_due(earliest) {
+        if !self.trimming.is_due(earliest, self.position) {
             return None;
         }
         self.trimming.last = Instant::now();

@@ -69,7 +69,12 @@ impl Ingest {
                 Ok(never) => match never {},
                 Err(trouble) => trouble,
             };
-            tracing::debug!(%trouble, "what was published into Redis waits");
+            // Where Redis is not there the others say so.
+            if trouble.is_refusal()
+                && let Some(held_back) = self.malformed.pass()
+            {
+                tracing::warn!(%trouble, held_back, "what was published into Redis waits");
+            }
             backoff.wait().await;
         }
     }

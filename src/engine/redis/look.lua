@@ -10,6 +10,9 @@ local meta = redis.call('HMGET', KEYS[2], 'identity', 'log', 'sequence', 'trimme
 local there = is_stream(KEYS[1])
 local until_now = tonumber(meta[4] or '0')
 if ARGV[2] ~= '' and there and meta[2] == ARGV[1] and tonumber(ARGV[2]) > until_now then
+  -- A server that is out of memory refuses a script whose first write may take some, and this one is
+  -- what gives memory back.
+  redis.call('DEL', KEYS[3])
   redis.call('HSET', KEYS[2], 'trimmed', ARGV[2])
   redis.call('SET', KEYS[3], ARGV[2] .. ' ' .. ARGV[3])
   redis.call('XTRIM', KEYS[1], 'MINID', '~', text(tonumber(ARGV[2]) + 1) .. '-0', 'LIMIT', 0)

@@ -55,8 +55,10 @@ pub async fn start(
         log,
         position: read.position,
         read: read.place,
+        doubted: None,
         trimming: Trimming::new(retained, read.trimmed),
         foreign: Throttle::default(),
+        untrimmed: Throttle::default(),
     };
     Ok((follower, start.connection))
 }
@@ -115,6 +117,10 @@ impl Start<'_> {
             }
             let mut events = Vec::with_capacity(entries.len());
             for entry in entries {
+                // What comes behind is for the follower, and may be anything yet.
+                if read.position >= claim.last {
+                    break;
+                }
                 if !self.take(entry, claim, &mut read, &mut events) {
                     return Ok(None);
                 }

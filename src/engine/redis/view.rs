@@ -182,20 +182,30 @@ impl View {
     pub fn heard(&self) {
         let mut known = self.known();
         known.followed_at = Instant::now();
-        known.follow_trouble = None;
+        if known.follow_trouble.take().is_some() {
+            tracing::info!("this node follows the log in Redis again");
+        }
     }
 
     pub fn does_not_follow(&self, trouble: &Trouble) {
-        self.known().follow_trouble = Some(trouble.to_string());
+        let told = self.known().follow_trouble.replace(trouble.to_string());
+        if told.is_none() {
+            tracing::warn!(%trouble, "this node can not follow the log in Redis");
+        }
     }
 
     pub fn can_append(&self) {
-        self.known().write_trouble = None;
+        if self.known().write_trouble.take().is_some() {
+            tracing::info!("Redis takes publishes again");
+        }
     }
 
     pub fn can_not_append(&self, trouble: &Trouble) {
         let mut known = self.known();
         let since = known.write_trouble.take().map(|(since, _)| since);
+        if since.is_none() {
+            tracing::warn!(%trouble, "Redis takes no publishes");
+        }
         known.write_trouble = Some((since.unwrap_or_else(Instant::now), trouble.to_string()));
     }
 

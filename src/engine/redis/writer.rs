@@ -90,7 +90,6 @@ impl Writer {
                 }
                 Err(trouble) => trouble,
             };
-            tracing::debug!(%trouble, "the writer's connection to Redis is lost");
             self.view.can_not_append(&trouble);
             backoff.wait().await;
         }

@@ -96,6 +96,41 @@ async fn a_redis_that_stops_is_told_by_readyz_and_goes_on_where_it_was() {
 }
 
 #[tokio::test]
+async fn a_redis_that_is_out_of_memory_refuses_publishes_and_is_read_and_trimmed_all_the_same() {
+    let events = [("RETENTION__EVENTS", "400")];
+    let cluster = Cluster::begin_with(VOLATILE, &events).await;
+    cluster.flows(800).await;
+    let maxmemory = |bytes: &str| {
+        cluster
+            .server
+            .command(&["CONFIG", "SET", "maxmemory", bytes])
+    };
+    maxmemory("100kb");
+    for node in &cluster.nodes {
+        let said = until_ready_is(&node.gateway(), 503).await;
+        assert!(said.contains("maxmemory"), "{said}");
+        let (status, answer) = node.gateway().post(r#"{"topic":"elsewhere:1"}"#).await;
+        assert_eq!(status, 503, "{answer}");
+        let told = answer["message"].as_str().expect("a message");
+        assert!(told.contains("nothing was published"), "{told}");
+        let (status, page) = node
+            .gateway()
+            .poll("topics=load:*&cursor=earliest&wait=0")
+            .await;
+        assert_eq!(status, 200, "{page}");
+        assert_ne!(page["events"][0], serde_json::Value::Null, "{page}");
+    }
+    maxmemory("0");
+    for node in &cluster.nodes {
+        until_ready_is(&node.gateway(), 200).await;
+    }
+    cluster.flows(200).await;
+    assert_eq!(cluster.lost_logs().await, 0.0);
+    let verdict = cluster.finish().await;
+    assert_eq!(verdict.logs, 1, "{verdict}");
+}
+
+#[tokio::test]
 async fn connections_that_redis_or_the_network_cuts_lose_nothing() {
     let cluster = Cluster::begin(VOLATILE).await;
     let count = rounds(10, 100);

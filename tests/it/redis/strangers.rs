@@ -1,9 +1,14 @@
 //! Others write into the keys of the log.
 
+use std::time::Duration;
+
 use serde_json::json;
 
-use super::gateway;
-use crate::support::{RedisServer, TRANSPORTS, VOLATILE, replay};
+use super::{cluster::Cluster, gateway};
+use crate::{
+    durability::rounds,
+    support::{RedisServer, TRANSPORTS, VOLATILE, replay},
+};
 
 /// Events that were there before, and those that come after, are all delivered, and nobody is reset.
 #[tokio::test]
@@ -53,6 +58,36 @@ async fn entries_that_no_gateway_wrote_are_left_out_and_do_no_harm() {
         let scrape = node.scrape().await;
         assert_eq!(scrape.value("tribus_log_lost_total"), 0.0);
     }
+}
+
+/// At any moment, in the place of the next event or beyond, while two nodes append and read.
+#[tokio::test]
+async fn entries_that_no_gateway_wrote_lose_and_repeat_nothing_under_load() {
+    let cluster = Cluster::begin(VOLATILE).await;
+    let count = rounds(400, 20_000);
+    let mut put = 0;
+    for round in 0..count {
+        let meta = cluster
+            .server
+            .command(&["HGET", &Cluster::key("meta"), "sequence"]);
+        let ::redis::Value::BulkString(last) = meta else {
+            panic!("{meta:?}");
+        };
+        let last: u64 = std::str::from_utf8(&last)
+            .expect("digits")
+            .parse()
+            .expect("a number");
+        let place = match round % 3 {
+            0 => format!("{}-0", last + 1 + round as u64 % 5),
+            1 => format!("{last}-{}", round + 1),
+            _ => "*".to_owned(),
+        };
+        let add = ["XADD", &Cluster::key("log"), &place, "e", "value"];
+        put += usize::from(cluster.server.try_command(&add).is_ok());
+        tokio::time::sleep(Duration::from_millis(fastrand::u64(0..8))).await;
+    }
+    assert!(put > count / 4, "{put}");
+    cluster.finish_whole("entries of others", put).await;
 }
 
 #[tokio::test]
