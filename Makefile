@@ -8,8 +8,9 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
-# What reads the log is tested again with the log on disk, and next to nothing of it in memory.
-ON_DISK = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
+# What reads the log is tested again with the log on disk and in Redis, and next to nothing of it in
+# memory.
+AGAIN = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
 	--skip client:: --skip console::
 
 .PHONY: run test client results soak bench lint deny fuzz release
@@ -24,7 +25,8 @@ run: | rust
 test: fuzz/Cargo.lock | rust
 	sh scripts/test-tools.sh
 	$(CARGO) test
-	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(ON_DISK)
+	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(AGAIN)
+	TRIBUS_TEST_ENGINE=redis $(CARGO) test --test it -- $(AGAIN)
 	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
 

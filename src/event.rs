@@ -42,7 +42,9 @@ impl LogId {
         &self.0
     }
 
-    fn parse(text: &str) -> Result<Self, CursorError> {
+    /// # Errors
+    /// Where it is none.
+    pub(crate) fn parse(text: &str) -> Result<Self, CursorError> {
         let valid = (1..=Self::MAX_BYTES).contains(&text.len()) && text.bytes().all(is_word_byte);
         valid.then(|| Self(text.into())).ok_or(CursorError)
     }

@@ -27,6 +27,7 @@ use crate::{
     engine::{
         Engine, IdempotencyLimits, MemoryEngine,
         disk::{DiskEngine, DiskOptions},
+        redis::{Address, RedisEngine, RedisOptions},
     },
     event::LogId,
     limits::{ConnectionLimiter, ConnectionRates, Limits},
@@ -352,6 +353,7 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
         bytes_in_memory: match config.bus.engine {
             EngineKind::Memory => None,
             EngineKind::Disk => Some(config.bus.disk.memory.0),
+            EngineKind::Redis => Some(config.bus.redis.memory.0),
         },
     };
     let idempotency = IdempotencyLimits {
@@ -378,6 +380,48 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
                 Ok(Arc::new(engine) as Arc<dyn Engine>)
             })
         }
+        EngineKind::Redis => open_redis(config, retention, idempotency),
+    }
+}
+
+fn open_redis(
+    config: &Config,
+    retention: Retention,
+    idempotency: IdempotencyLimits,
+) -> anyhow::Result<Arc<Bus>> {
+    let redis = &config.bus.redis;
+    let url = redis.url.as_ref();
+    let (address, shown) = match (&redis.master, url) {
+        (Some(master), _) => {
+            let sentinels = redis.sentinels.0.iter();
+            let address = Address::Sentinels {
+                sentinels: sentinels.map(|url| url.expose().to_owned()).collect(),
+                master: master.clone(),
+                login: url.map(|url| url.expose().to_owned()),
+            };
+            (address, format!("the master {master:?}"))
+        }
+        (None, Some(url)) => (Address::Direct(url.expose().to_owned()), url.address()),
+        (None, None) => anyhow::bail!("the engine \"redis\" needs `bus.redis.url`"),
+    };
+    let options = RedisOptions {
+        address,
+        shown,
+        namespace: config.bus.namespace.clone(),
+        timeout: redis.timeout.0,
+        retained: retention.events,
+        idempotency,
+        publish: publish_limits(config),
+    };
+    Bus::open(retention, |tail| {
+        Ok(Arc::new(RedisEngine::open(options, tail)?) as Arc<dyn Engine>)
+    })
+}
+
+fn publish_limits(config: &Config) -> PublishLimits {
+    PublishLimits {
+        event_bytes: config.limits.event_bytes.0,
+        nesting: config.limits.nesting,
     }
 }
 
@@ -404,10 +448,7 @@ fn settings(config: &Config) -> Settings {
             subscriptions: limits.subscriptions,
             patterns: limits.patterns,
         },
-        publish: PublishLimits {
-            event_bytes: limits.event_bytes.0,
-            nesting: limits.nesting,
-        },
+        publish: publish_limits(config),
         message_bytes: limits.message_bytes.0,
         publish_bytes: limits.publish_bytes.0,
         speaks_tls: config.tls.cert.is_some(),

@@ -137,6 +137,7 @@ impl Feed {
         *self.log.write().unwrap_or_else(PoisonError::into_inner) = Some(log);
     }
 
+    #[cfg(test)]
     pub(crate) fn is_of_log(&self, cursor: &Cursor) -> bool {
         let log = self.log.read().unwrap_or_else(PoisonError::into_inner);
         log.as_ref() == Some(&cursor.log)
@@ -175,6 +176,15 @@ impl Tail for Feed {
         if let Some(listener) = self.listener.get() {
             listener.hear(note);
         }
+    }
+
+    fn advance(&self, position: u64) {
+        self.window.advance(position);
+        self.head.send_replace(position);
+    }
+
+    fn trim(&self, position: u64) {
+        self.window.trim_until(position);
     }
 
     fn earliest(&self) -> u64 {
@@ -281,7 +291,8 @@ impl Bus {
     }
 
     /// Appends to the log, in the order of these calls, and waits until this node's readers can see what
-    /// was appended.
+    /// was appended, or for some seconds: what the log has is accepted, whenever this node catches up
+    /// with it.
     ///
     /// # Errors
     /// `conflict` or `unavailable`, see [`EngineError`].
@@ -294,7 +305,8 @@ impl Bus {
         let bus = Arc::clone(self);
         async move {
             let appended = appending.await?;
-            bus.wait_for(appended.last_sequence()).await?;
+            // To refuse it now would have the publisher send it again.
+            let _ = bus.wait_for(appended.last_sequence()).await;
             Ok(appended)
         }
     }
@@ -313,11 +325,8 @@ impl Bus {
     }
 
     async fn resume(&self, cursor: &Cursor) -> Result<StartPoint, Refusal> {
-        let seen_here = self.feed.is_of_log(cursor)
-            && cursor.check.is_none()
-            && cursor.sequence <= self.window().head();
         let asked = cursor.to_string();
-        if !seen_here && !self.engine.reached(cursor).await? {
+        if !self.engine.reached(cursor).await? {
             return Ok(StartPoint::Unknown { asked });
         }
         self.wait_for(cursor.sequence).await?;

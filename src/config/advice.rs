@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, List, Origins, sections::AuthConfig};
+use super::{Config, EngineKind, List, Origins, RedisUrl, sections::AuthConfig};
 
 /// Proxies end what was silent for this long, unless told otherwise.
 const PROXY_PATIENCE: Duration = Duration::from_secs(60);
@@ -77,6 +77,12 @@ impl Config {
             urls.iter()
                 .filter_map(|(key, url)| on_url(key, url.as_deref()?)),
         );
+        advice.extend(on_engine(self.bus.engine, origins));
+        if self.bus.engine == EngineKind::Redis {
+            let redis = &self.bus.redis;
+            let urls = redis.url.iter().chain(&redis.sentinels.0);
+            advice.extend(urls.filter_map(on_redis).next());
+        }
         advice.extend(
             NEEDS
                 .iter()
@@ -154,12 +160,7 @@ fn on_origins(origins: &List<String>) -> Option<Advice> {
 /// What comes over this URL decides who may do what.
 fn on_url(key: &str, url: &str) -> Option<Advice> {
     let url = url::Url::parse(url).ok()?;
-    let is_loopback = match url.host()? {
-        url::Host::Domain(name) => name == "localhost" || name.ends_with(".localhost"),
-        url::Host::Ipv4(address) => address.is_loopback(),
-        url::Host::Ipv6(address) => address.is_loopback(),
-    };
-    (url.scheme() == "http" && !is_loopback).then(|| {
+    (url.scheme() == "http" && !is_loopback(url.host()?)).then(|| {
         Advice::note(format!(
             "{key} is asked in clear text, and whoever sits in between decides who gets in: good \
              on a network of your own, else use https"
@@ -167,10 +168,57 @@ fn on_url(key: &str, url: &str) -> Option<Advice> {
     })
 }
 
+fn is_loopback(host: url::Host<&str>) -> bool {
+    match host {
+        url::Host::Domain(name) => match name.parse::<std::net::IpAddr>() {
+            // Of a scheme that it does not know the parser takes no address out.
+            Ok(address) => address.is_loopback(),
+            Err(_) => name == "localhost" || name.ends_with(".localhost"),
+        },
+        url::Host::Ipv4(address) => address.is_loopback(),
+        url::Host::Ipv6(address) => address.is_loopback(),
+    }
+}
+
+/// Whoever sits in between reads and writes the log.
+fn on_redis(url: &RedisUrl) -> Option<Advice> {
+    let is_plain = url.url().scheme() == "redis" && !is_loopback(url.url().host()?);
+    is_plain.then(|| {
+        Advice::note(
+            "bus.redis is spoken to in clear text, and whoever sits in between reads and writes \
+             the log: good on a network of your own, else use rediss",
+        )
+    })
+}
+
+fn on_engine(engine: EngineKind, origins: &Origins) -> Vec<Advice> {
+    let sections = [
+        ("bus.disk", "disk", EngineKind::Disk),
+        ("bus.redis", "redis", EngineKind::Redis),
+        ("bus.namespace", "redis", EngineKind::Redis),
+    ];
+    let idle = sections
+        .into_iter()
+        .filter(|(_, _, needed)| *needed != engine);
+    idle.filter_map(|(keys, name, _)| {
+        let idle = idle_keys(keys, origins)?;
+        Some(Advice::warning(format!(
+            "{idle} without bus.engine = {name:?}"
+        )))
+    })
+    .collect()
+}
+
 fn on_missing(keys: &str, need: &str, origins: &Origins) -> Option<Advice> {
     if origins.is_set(need) {
         return None;
     }
+    let idle = idle_keys(keys, origins)?;
+    Some(Advice::warning(format!("{idle} without {need}")))
+}
+
+/// The key, or those of the section, that are set, and that they have no effect.
+fn idle_keys(keys: &str, origins: &Origins) -> Option<String> {
     let mut idle: Vec<_> = origins.set_in(keys).collect();
     if origins.is_set(keys) {
         idle.push(keys);
@@ -180,10 +228,7 @@ fn on_missing(keys: &str, need: &str, origins: &Origins) -> Option<Advice> {
         [_] => "has",
         _ => "have",
     };
-    let idle = idle.join(", ");
-    Some(Advice::warning(format!(
-        "{idle} {verb} no effect without {need}"
-    )))
+    Some(format!("{} {verb} no effect", idle.join(", ")))
 }
 
 #[cfg(test)]
@@ -222,6 +267,18 @@ mod tests {
                 "auth.jwks_refresh = '1m'",
                 "auth.jwks_refresh has no effect without auth.jwks_url",
             ),
+            (
+                "bus.redis.url = 'redis://127.0.0.1'",
+                "bus.redis.url has no effect without bus.engine = \"redis\"",
+            ),
+            (
+                "bus.disk.path = '/x'\nbus.disk.memory = '1MiB'",
+                "bus.disk.memory, bus.disk.path have no effect without bus.engine = \"disk\"",
+            ),
+            (
+                "bus.namespace = 'shop'",
+                "bus.namespace has no effect without bus.engine = \"redis\"",
+            ),
         ];
         for (toml, part) in warned {
             let told = advice(toml);
@@ -237,6 +294,10 @@ mod tests {
             ("listen = '0.0.0.0:80'", "tls.cert"),
             ("listen = '192.0.2.1:80'", "tls.cert"),
             ("auth.jwks_url = 'http://keys.example/x'", "auth.jwks_url"),
+            (
+                "bus.engine = 'redis'\nbus.redis.url = 'redis://10.0.0.5'",
+                "rediss",
+            ),
         ] {
             let told = advice(toml);
             assert_eq!(told.len(), 1, "{toml}: {told:?}");
@@ -257,6 +318,8 @@ mod tests {
             "auth.jwks_url = 'http://localhost:5/x'",
             "auth.jwks_url = 'http://[::1]:5/x'",
             "auth.default_subscribe = ['user:{sub}:**']",
+            "bus.engine = 'redis'\nbus.redis.url = 'redis://127.0.0.1'",
+            "bus.engine = 'redis'\nbus.redis.url = 'rediss://redis.example'",
             "telemetry.otlp_endpoint = 'http://127.0.0.1:4318'\ntelemetry.sample_ratio = 1.0",
         ] {
             assert_eq!(advice(toml), [], "{toml}");

@@ -4,6 +4,7 @@
 //! unknown key or a bad value is an error that names the key.
 
 mod advice;
+mod bus;
 mod hook;
 mod keys;
 mod limits;
@@ -21,9 +22,9 @@ pub use limits::LimitsConfig;
 pub use origin::{Origin, Origins};
 pub use sections::{
     AuthConfig, BusConfig, Config, DiskConfig, EngineKind, HookConfig, LogConfig, LogFormat,
-    RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
+    RedisConfig, RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
 };
-pub use values::{Filter, List, Network, Size, Span};
+pub use values::{Filter, List, Network, RedisUrl, Size, Span};
 
 const ENVIRONMENT_PREFIX: &str = "TRIBUS";
 
@@ -143,12 +144,7 @@ impl Config {
             check_name("node", node)?;
         }
         self.limits.check()?;
-        if self.bus.engine == EngineKind::Disk && self.bus.disk.path.is_none() {
-            return Err(ConfigError::value(
-                "bus.disk.path",
-                "the engine \"disk\" needs it: a directory for the log, such as /var/lib/tribus",
-            ));
-        }
+        self.bus.check()?;
         if self.heartbeat.0 < Duration::from_millis(100) {
             return Err(ConfigError::value("heartbeat", "must be at least 100ms"));
         }

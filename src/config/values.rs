@@ -7,6 +7,7 @@ use serde::{
     Deserialize, Deserializer, Serialize, Serializer,
     de::{self, Visitor},
 };
+use url::Url;
 
 use crate::topic::TopicFilter;
 
@@ -113,6 +114,75 @@ impl Serialize for Filter {
     }
 }
 
+/// Where a Redis server or a Sentinel is: `redis://[user:password@]host[:port][/database]`, or
+/// `rediss://` for TLS. May hold a password, so no error and no dump shows the text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisUrl(Url);
+
+impl RedisUrl {
+    /// The whole text, with the password: for connecting, never for a log.
+    pub fn expose(&self) -> &str {
+        self.0.as_str()
+    }
+
+    /// Host and port, for messages.
+    pub fn address(&self) -> String {
+        let host = self.0.host_str().unwrap_or_default();
+        format!("{host}:{}", self.0.port().unwrap_or(Self::PORT))
+    }
+
+    pub fn has_password(&self) -> bool {
+        self.0.password().is_some()
+    }
+
+    pub fn url(&self) -> &Url {
+        &self.0
+    }
+
+    const PORT: u16 = 6379;
+}
+
+impl FromStr for RedisUrl {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let url = Url::parse(text).map_err(|_| "not a URL: write redis://127.0.0.1:6379")?;
+        if !matches!(url.scheme(), "redis" | "rediss") {
+            return Err("write redis://host:port, or rediss://host:port for TLS");
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("it names no host: write redis://127.0.0.1:6379");
+        }
+        let database = url.path().trim_start_matches('/');
+        if !database.is_empty() && database.parse::<u32>().is_err() {
+            return Err("after the host there is only the number of a database, such as /0");
+        }
+        if url.query().is_some() || url.fragment().is_some() {
+            return Err("it takes no parameters");
+        }
+        Ok(Self(url))
+    }
+}
+
+impl fmt::Debug for RedisUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.address())
+    }
+}
+
+impl<'de> Deserialize<'de> for RedisUrl {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for RedisUrl {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(&self.0)
+    }
+}
+
 /// A list; in the environment it is written as a TOML array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
@@ -167,6 +237,23 @@ impl<'de, T: de::DeserializeOwned> Visitor<'de> for ListVisitor<T> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_url_of_a_redis_is_checked_and_its_password_shown_nowhere() {
+        let url: RedisUrl = "rediss://tribus:s3cret@redis.example/3".parse().unwrap();
+        assert_eq!(format!("{url:?}"), "redis.example:6379");
+        assert!(url.has_password());
+        for bad in [
+            "redis.example:6379",
+            "http://redis.example",
+            "redis://",
+            "redis://h/zero",
+            "redis://h/0?x=1",
+        ] {
+            let error = bad.parse::<RedisUrl>().unwrap_err();
+            assert!(!error.contains(bad), "{error}");
+        }
+    }
 
     #[test]
     fn a_size_is_written_so_that_it_reads_back_exactly() {

@@ -3,6 +3,7 @@
 pub mod disk;
 mod idempotency;
 mod memory;
+pub mod redis;
 
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -42,7 +43,8 @@ pub trait Engine: Send + Sync + 'static {
     ) -> EngineFuture<'static, Appended>;
 
     /// Whether the log has reached this cursor, and still holds what the cursor stood for. Only
-    /// this answer justifies a reset.
+    /// this answer justifies a reset. Asked for every cursor that a client brings, so an engine
+    /// answers without I/O where its tail has been told as much.
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool>;
 
     /// Reads events back that the tail was told of and does not hold any more: all of these
@@ -98,6 +100,12 @@ pub trait Tail: Send + Sync + 'static {
 
     /// What a node told, see [`Engine::tell`].
     fn told(&self, note: &[u8]);
+
+    /// The log has come to a position, and after its last event there is nothing up to there.
+    fn advance(&self, position: u64);
+
+    /// Whoever else keeps the log has let go of what lies up to a position.
+    fn trim(&self, position: u64);
 
     /// The position before the oldest event that is retained: the engine may drop what lies
     /// before it.

@@ -416,7 +416,8 @@ fn log(page: &mut Page<'_, '_>, workers: &Workers, state: &NodeState) -> Result<
             "retained_in_memory",
             Unit::Bytes,
             "Of tribus_retained_bytes what is in memory. Clients that were away for longer are \
-             served from the disk: at bus.disk.memory with many of them, raise it.",
+             served from the disk or Redis: at bus.disk.memory or bus.redis.memory with many of \
+             them, raise it.",
         ),
         state.retained_bytes_in_memory as u64,
     )?;
@@ -463,23 +464,32 @@ fn engine(page: &mut Page<'_, '_>, engine: &EngineState) -> Result<(), Error> {
     page.counter(
         &family(
             "log_lost",
-            "Times that the log was damaged or had lost its end, was set aside, and all clients were \
-             told to start afresh.",
+            "Times that the log was damaged or had lost events, was given up for a new one, and all \
+             clients were told to start afresh.",
         ),
         engine.lost_logs,
     )?;
     page.counter(
         &family(
             "log_commits",
-            "Commits of the log to the disk. Publishes that came at the same time share one.",
+            "Commits of the log to the disk, or calls of Redis. Publishes that came at the same time \
+             share one.",
         ),
         engine.commits,
+    )?;
+    page.counter(
+        &family(
+            "log_foreign_entries",
+            "Entries in Redis that no gateway wrote, or could make an event of: they were left out. The \
+             gateway's log says what was wrong with them.",
+        ),
+        engine.foreign_entries,
     )?;
     page.gauge(
         &family_in(
             "log_stored",
             Unit::Bytes,
-            "What the log takes on the disk; 0 where it is in memory.",
+            "What the log takes on the disk or in Redis; 0 where it is in memory.",
         ),
         engine.stored_bytes,
     )

@@ -242,8 +242,10 @@ pub struct EngineState {
     pub lost_logs: u64,
     /// Writes to the store, each of which may hold many publishes.
     pub commits: u64,
-    /// What the log takes on disk, in bytes.
+    /// What the log takes on disk or in Redis, in bytes.
     pub stored_bytes: u64,
+    /// Entries of a shared store that no gateway wrote, or could make anything of.
+    pub foreign_entries: u64,
 }
 
 /// How far sessions are behind, by transport.

@@ -24,19 +24,19 @@ use crate::support::{Checker, Claims, Hopper, Load, Node, TestGateway, Verdict, 
 const TOPICS: [&[&str]; 4] = [&["load:*"], &["load:*"], &["load:1", "load:6"], &["load:3"]];
 
 /// How long clients may take to come to the end.
-const CATCH_UP: Duration = Duration::from_secs(60);
+pub const CATCH_UP: Duration = Duration::from_secs(60);
 
 fn is_soak() -> bool {
     std::env::var_os("TRIBUS_SOAK").is_some()
 }
 
 /// How much of something: in the quick round, and in the long one.
-fn rounds<T>(quick: T, long: T) -> T {
+pub fn rounds<T>(quick: T, long: T) -> T {
     if is_soak() { long } else { quick }
 }
 
 /// What a fault came to, past what the test harness captures.
-fn report(fault: &str, rounds: usize, came_to: &impl std::fmt::Display) {
+pub fn report(fault: &str, rounds: usize, came_to: &impl std::fmt::Display) {
     let line = format!("{fault}: {rounds} rounds, {came_to}\n");
     if is_soak() {
         let told = std::io::stdout().write_all(line.as_bytes());
@@ -144,7 +144,7 @@ impl Scene {
     }
 }
 
-async fn publish_end(gateway: &TestGateway, checker: &Checker) {
+pub async fn publish_end(gateway: &TestGateway, checker: &Checker) {
     within("the last publish to be answered", async {
         loop {
             let (number, event) = checker.publish_end();
@@ -211,7 +211,7 @@ async fn read_after(gateway: &TestGateway, cursor: &str) -> Vec<Value> {
 }
 
 /// Whether the gateway is ready, and what it says.
-async fn readiness(gateway: &TestGateway) -> (u16, String) {
+pub async fn readiness(gateway: &TestGateway) -> (u16, String) {
     let answer = gateway.http.get(gateway.admin_url("/readyz")).send();
     let answer = within("/readyz", answer).await.expect("an answer");
     (
@@ -221,7 +221,7 @@ async fn readiness(gateway: &TestGateway) -> (u16, String) {
 }
 
 /// Until `/readyz` answers with this status; what it says then.
-async fn until_ready_is(gateway: &TestGateway, status: u16) -> String {
+pub async fn until_ready_is(gateway: &TestGateway, status: u16) -> String {
     within(&format!("/readyz to say {status}"), async {
         loop {
             match readiness(gateway).await {

@@ -27,6 +27,7 @@ mod polling;
 mod presence;
 mod publishing;
 mod readme;
+mod redis;
 mod security;
 mod slow;
 mod smoke;

@@ -189,6 +189,21 @@ impl Window {
         }
     }
 
+    /// The log has come to a position at which there is no event, nor between it and the head.
+    pub fn advance(&self, position: u64) {
+        let mut state = self.write();
+        state.head = state.head.max(position);
+    }
+
+    /// Trims what lies up to a position, whatever this node would retain.
+    pub fn trim_until(&self, position: u64) {
+        let mut state = self.write();
+        let is_gone = |oldest: &Retained| oldest.sequence <= position;
+        while state.retained.front().is_some_and(is_gone) {
+            state.trim_oldest();
+        }
+    }
+
     /// Trims what has become too old since the last event.
     pub fn trim_expired(&self) {
         if self.retention.age.is_some() {

@@ -46,7 +46,7 @@ struct Head<'a> {
 #[derive(Debug)]
 pub struct StoredRecord {
     pub stamp: Stamp,
-    draft: Draft,
+    pub(in crate::engine) draft: Draft,
 }
 
 /// Encodes an accepted event as the record of a sequence.

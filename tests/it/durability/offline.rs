@@ -169,6 +169,10 @@ impl Tail for Told {
 
     fn extend(&self, _: Vec<Arc<Event>>) {}
 
+    fn advance(&self, _: u64) {}
+
+    fn trim(&self, _: u64) {}
+
     fn earliest(&self) -> u64 {
         0
     }

@@ -8,17 +8,21 @@ use tribus::{
     listener::{Deadlines, Tls},
 };
 
-use super::{Claims, SECRET, Sse, Ws, within};
+use super::{Claims, RedisServer, SECRET, Sse, Ws, within};
 
-/// An answer to a publish, without the `durability` that it has where all gateways are run with the
-/// engine `disk`.
+/// An answer to a publish, without the `durability` that it has where all gateways are run with
+/// another engine.
 pub fn answered(mut answer: Value) -> Value {
     let is_error = answer["type"] == "error";
-    if std::env::var_os(ENGINE).is_some()
+    if let Some(engine) = engine()
         && let Some(answer) = answer.as_object_mut().filter(|_| !is_error)
     {
-        let told = answer.remove("durability");
-        assert_eq!(told, Some("sync".into()), "{answer:?}");
+        let expected = match engine {
+            EngineKind::Disk => Some("sync".into()),
+            // The server of the tests writes nothing to disk.
+            EngineKind::Redis | EngineKind::Memory => None,
+        };
+        assert_eq!(answer.remove("durability"), expected, "{answer:?}");
     }
     answer
 }
@@ -36,9 +40,14 @@ pub struct TestGateway {
     _log: Option<tempfile::TempDir>,
 }
 
-/// Runs all gateways that name no engine with the engine `disk`, and so little of the log in memory
-/// that nearly all is read back.
+/// Runs all gateways that name no engine with the engine `disk` or `redis`, and so little of the log
+/// in memory that nearly all is read back.
 const ENGINE: &str = "TRIBUS_TEST_ENGINE";
+
+fn engine() -> Option<EngineKind> {
+    let name = std::env::var(ENGINE).ok()?;
+    Some(EngineKind::try_from(name).expect(ENGINE))
+}
 
 impl TestGateway {
     pub async fn start() -> Self {
@@ -90,16 +99,21 @@ impl TestGateway {
     }
 
     async fn run_with(mut config: Config, deadlines: Deadlines) -> Self {
-        let log = std::env::var_os(ENGINE).map(|engine| {
-            assert_eq!(engine, "disk", "{ENGINE}");
-            let log = tempfile::tempdir().expect("a directory for the log");
-            if config.bus.engine == EngineKind::Memory {
-                config.bus.engine = EngineKind::Disk;
-                config.bus.disk.path = Some(log.path().to_owned());
-                config.bus.disk.memory = Size(4 << 10);
+        let log = tempfile::tempdir().expect("a directory for the log");
+        if let Some(engine) = engine()
+            && config.bus.engine == EngineKind::Memory
+        {
+            let memory = Size(4 << 10);
+            config.bus.disk.path = Some(log.path().to_owned());
+            config.bus.disk.memory = memory;
+            if engine == EngineKind::Redis {
+                let url = RedisServer::shared().await.url();
+                config.bus.redis.url = Some(url.parse().expect("a URL"));
+                config.bus.namespace = RedisServer::namespace();
+                config.bus.redis.memory = memory;
             }
-            log
-        });
+            config.bus.engine = engine;
+        }
         let (tell, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel::<()>();
         let thread = std::thread::spawn(move || {
@@ -126,7 +140,7 @@ impl TestGateway {
             tls,
             stop: Some(stop),
             thread: Some(thread),
-            _log: log,
+            _log: Some(log),
         }
     }
 

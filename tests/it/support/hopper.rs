@@ -24,6 +24,8 @@ const TOKEN_SECONDS: i64 = 24 * 3600;
 
 pub struct Hopper {
     checker: Arc<Checker>,
+    /// Nodes of one log.
+    addresses: Vec<SocketAddr>,
     gateway: TestGateway,
     number: usize,
     token: String,
@@ -46,12 +48,24 @@ impl Hopper {
         topics: &[&str],
         cursor: &str,
     ) -> JoinHandle<()> {
+        Self::start_among(checker, &[address], name, topics, cursor)
+    }
+
+    /// As [`Hopper::start`], from node to node too.
+    pub fn start_among(
+        checker: &Arc<Checker>,
+        addresses: &[SocketAddr],
+        name: &str,
+        topics: &[&str],
+        cursor: &str,
+    ) -> JoinHandle<()> {
         let wanted = Wanted::topics(&[topics, &[END]].concat());
         let hopper = Self {
             query: wanted.query(),
             number: checker.enter(name, wanted, cursor),
             checker: Arc::clone(checker),
-            gateway: TestGateway::at(address, address),
+            addresses: addresses.to_vec(),
+            gateway: TestGateway::at(addresses[0], addresses[0]),
             token: Claims::all(name).expiring_in(TOKEN_SECONDS).token(),
             cursor: cursor.to_owned(),
             rng: fastrand::Rng::new(),
@@ -63,6 +77,7 @@ impl Hopper {
     async fn run(mut self) {
         while !self.is_done {
             let until = Instant::now() + Duration::from_millis(self.rng.u64(10..STAY_MS));
+            self.gateway.address = self.addresses[self.rng.usize(0..self.addresses.len())];
             let transport = TRANSPORTS[self.rng.usize(0..TRANSPORTS.len())];
             let left = match transport {
                 Transport::Ws => self.hop_by_ws(until).await,

@@ -46,11 +46,17 @@ pub struct Load {
 
 impl Load {
     pub fn start(checker: &Arc<Checker>, address: SocketAddr) -> Self {
+        Self::start_among(checker, &[address])
+    }
+
+    /// At nodes of one log: what is sent again goes to any of them.
+    pub fn start_among(checker: &Arc<Checker>, addresses: &[SocketAddr]) -> Self {
         let (stop, _) = watch::channel(false);
         let publishers = WAYS.into_iter().enumerate().map(|(number, way)| {
             let publisher = Publisher {
                 checker: Arc::clone(checker),
-                gateway: TestGateway::at(address, address),
+                addresses: addresses.to_vec(),
+                gateway: TestGateway::at(addresses[0], addresses[0]),
                 token: Claims::all("backend").expiring_in(TOKEN_SECONDS).token(),
                 number,
                 way,
@@ -79,6 +85,7 @@ impl Load {
 
 struct Publisher {
     checker: Arc<Checker>,
+    addresses: Vec<SocketAddr>,
     gateway: TestGateway,
     token: String,
     number: usize,
@@ -107,6 +114,7 @@ impl Publisher {
             let keyed = matches!(self.way, Way::KeyedBatch | Way::KeyedOverWebSocket);
             let (number, events) = self.checker.publish(self.number, count, keyed);
             loop {
+                self.go_somewhere();
                 let answer = match self.way {
                     Way::KeyedOverWebSocket => self.send(number, &events[0]).await,
                     _ => self.post(number, &events).await,
@@ -128,6 +136,14 @@ impl Publisher {
                 }
             }
             sleep(PAUSE).await;
+        }
+    }
+
+    fn go_somewhere(&mut self) {
+        let address = self.addresses[self.rng.usize(0..self.addresses.len())];
+        if address != self.gateway.address {
+            self.gateway.address = address;
+            self.ws = None;
         }
     }
 

@@ -12,6 +12,8 @@ mod network;
 mod node;
 mod program;
 mod raw;
+mod redis;
+mod relay;
 mod results;
 mod scrape;
 mod site;
@@ -23,6 +25,7 @@ mod ws;
 
 use std::{future::Future, time::Duration};
 
+pub use self::redis::{EVERYSEC, RedisServer, SYNCED, VOLATILE};
 pub use checker::{Checker, END, Verdict};
 pub use door::{Answer, Credentials, Door, answer_of};
 pub use gateway::{TestGateway, answered};
@@ -31,9 +34,10 @@ pub use js::Js;
 pub use keys::{SigningKey, base64url};
 pub use load::Load;
 pub use network::{Fault, Kind, Manner, Network};
-pub use node::Node;
+pub use node::{Node, free_address};
 pub use program::{Ended, Program};
 pub use raw::{Raw, RawResponse, client_frame, client_frame_head, released};
+pub use relay::Relay;
 pub use results::record;
 pub use scrape::Scrape;
 pub use site::{Backend, Mood};

@@ -155,7 +155,8 @@ impl Node {
     }
 }
 
-fn free_address() -> SocketAddr {
+/// One of loopback that nobody listens on.
+pub fn free_address() -> SocketAddr {
     loop {
         let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(PORTS)));
         if TcpListener::bind(address).is_ok() {

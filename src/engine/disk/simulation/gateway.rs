@@ -89,6 +89,14 @@ impl Tail for Witness {
         }
     }
 
+    fn advance(&self, position: u64) {
+        self.feed.advance(position);
+    }
+
+    fn trim(&self, position: u64) {
+        self.feed.trim(position);
+    }
+
     fn earliest(&self) -> u64 {
         self.feed.earliest()
     }

@@ -1,0 +1,138 @@
+//! What loses acknowledged events: it is noticed, and whoever missed some is told by a reset.
+
+use serde_json::json;
+
+use super::{cluster::Cluster, gateway};
+use crate::{
+    durability::rounds,
+    support::{RedisServer, Relay, SYNCED, VOLATILE, within},
+};
+
+#[tokio::test]
+async fn a_redis_that_comes_back_empty_is_told_by_a_reset() {
+    let mut cluster = Cluster::begin(VOLATILE).await;
+    let count = rounds(2, 20);
+    for _ in 0..count {
+        cluster.flows(200).await;
+        cluster.server.kill();
+        cluster.server.start_again().await;
+    }
+    cluster.flows(200).await;
+    cluster
+        .finish_with_a_loss("kill -9 of a volatile Redis", count)
+        .await;
+}
+
+#[tokio::test]
+async fn a_redis_that_is_emptied_is_told_by_a_reset() {
+    let cluster = Cluster::begin(SYNCED).await;
+    let count = rounds(2, 20);
+    for _ in 0..count {
+        cluster.flows(200).await;
+        cluster.server.command(&["FLUSHALL"]);
+    }
+    cluster.flows(200).await;
+    cluster.finish_with_a_loss("FLUSHALL", count).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_is_told_by_a_reset() {
+    let cluster = Cluster::begin(VOLATILE).await;
+    let count = rounds(2, 20);
+    for _ in 0..count {
+        cluster.flows(200).await;
+        cluster.server.command(&["DEL", &Cluster::key("log")]);
+    }
+    cluster.flows(200).await;
+    cluster.finish_with_a_loss("DEL of the stream", count).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_others_trim_is_told_by_a_reset_once_that_is_missed() {
+    let cluster = Cluster::begin(VOLATILE).await;
+    let count = rounds(2, 20);
+    for _ in 0..count {
+        cluster.flows(400).await;
+        cluster
+            .server
+            .command(&["XTRIM", &Cluster::key("log"), "MAXLEN", "10"]);
+    }
+    // Whoever begins where it was trimmed finds out.
+    let read = format!("topics=load:*&cursor={}&wait=0", cluster.start);
+    within("the loss to be noticed", async {
+        while cluster.lost_logs().await < 1.0 {
+            cluster.nodes[0].gateway().poll(&read).await;
+        }
+    })
+    .await;
+    cluster.flows(200).await;
+    cluster.finish_with_a_loss("XTRIM by others", count).await;
+}
+
+/// The events that the old master acknowledged last are known to nodes and clients, and to no
+/// server any more.
+#[tokio::test]
+async fn the_promotion_of_a_replica_that_is_behind_is_told_by_a_reset() {
+    let mut cluster = Cluster::begin(VOLATILE).await;
+    cluster.flows(200).await;
+    let replica = RedisServer::start(VOLATILE).await;
+    let between = Relay::to(cluster.server.address).await;
+    replica.follow(between.address).await;
+    cluster.flows(100).await;
+    between.stall(true);
+    cluster.flows(200).await;
+    cluster.server.kill();
+    replica.command(&["REPLICAOF", "NO", "ONE"]);
+    for relay in &cluster.relays {
+        relay.lead_to(replica.address);
+    }
+    cluster.server = replica;
+    cluster.flows(200).await;
+    cluster
+        .finish_with_a_loss("promotion of a replica that is behind", 1)
+        .await;
+}
+
+/// A quiet log: nobody publishes, and nobody asks.
+#[tokio::test]
+async fn a_loss_is_noticed_while_nothing_is_published() {
+    let server = RedisServer::start(VOLATILE).await;
+    for loss in [
+        &["FLUSHALL"][..],
+        &["DEL", "tribus:{n}:log"],
+        &["DEL", "tribus:{n}:meta"],
+    ] {
+        let gateway = gateway(&server, "n").await;
+        gateway.publish("x", json!(1)).await;
+        let mut ws = gateway.ws("topics=x").await;
+        server.command(loss);
+        let reset = within("the reset", ws.frame("reset")).await;
+        let id = gateway.publish("x", json!(2)).await;
+        assert_eq!(ws.event().await["id"], json!(id), "{loss:?}: {reset}");
+        let (_, page) = gateway.poll(&format!("topics=x&cursor={id}&wait=0")).await;
+        assert_eq!(page["events"], json!([]), "{page}");
+    }
+}
+
+/// The positions of events that a server lost are given to no others, and a cursor that stands for
+/// one of them is told from one that the log has reached.
+#[tokio::test]
+async fn a_cursor_of_an_event_that_a_server_lost_is_never_taken_for_another() {
+    let server = RedisServer::start(VOLATILE).await;
+    let behind = RedisServer::start(VOLATILE).await;
+    let relay = Relay::to(server.address).await;
+    let first = super::gateway_at(&relay.url(), "n", "").await;
+    first.publish("x", json!(1)).await;
+    behind.follow(server.address).await;
+    behind.has_caught_up_with(&server).await;
+    behind.command(&["REPLICAOF", "NO", "ONE"]);
+    let lost = first.publish("x", json!("lost")).await;
+    // The only node that knows of it is gone with the server.
+    first.stop().await;
+    relay.lead_to(behind.address);
+    let second = super::gateway_at(&relay.url(), "n", "").await;
+    let id = second.publish("x", json!(2)).await;
+    assert_ne!(id, lost);
+    let (status, page) = second.poll(&format!("topics=x&cursor={lost}&wait=0")).await;
+    assert_eq!((status, &page["type"]), (410, &json!("reset")), "{page}");
+}
