@@ -168,7 +168,7 @@ impl Gateway {
         let clients = tokio::task::spawn_local(clients);
         let operators = tokio::task::spawn_local(operators);
         self.shared.cluster.informed().await;
-        readiness.set(true);
+        readiness.set(admin::Phase::Ready);
         let mut clients = std::pin::pin!(clients);
         let ended = tokio::select! {
             () = stop => None,
@@ -176,7 +176,7 @@ impl Gateway {
         };
         let grace_end = Instant::now() + self.config.shutdown.grace.0;
         if ended.is_none() {
-            readiness.set(false);
+            readiness.set(admin::Phase::Draining);
             self.drain(&handle, &start_draining).await;
         }
         self.shared.cluster.leave().await;

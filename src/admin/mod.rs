@@ -7,17 +7,11 @@ mod pages;
 mod scrape;
 mod topics;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use actix_web::{HttpRequest, HttpResponse, error::QueryPayloadError, http::header, web};
 use serde::{Serialize, de::DeserializeOwned};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 
 use guard::refuse_pages;
 
@@ -31,17 +25,31 @@ use crate::{
 /// A list that takes longer is given up: the node is too busy, or the list too long.
 const LIST_DEADLINE: Duration = Duration::from_secs(5);
 
-/// Whether the node takes clients.
-#[derive(Clone, Debug, Default)]
-pub struct Readiness(Arc<AtomicBool>);
+/// Whether a balancer should send clients to the node.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Phase {
+    Starting,
+    Ready,
+    Draining,
+}
+
+/// The phase of the node's run, of which [`Readiness::default`] is the first.
+#[derive(Clone, Debug)]
+pub struct Readiness(watch::Sender<Phase>);
+
+impl Default for Readiness {
+    fn default() -> Self {
+        Self(watch::Sender::new(Phase::Starting))
+    }
+}
 
 impl Readiness {
-    pub fn set(&self, ready: bool) {
-        self.0.store(ready, Ordering::Relaxed);
+    pub fn set(&self, phase: Phase) {
+        self.0.send_replace(phase);
     }
 
-    fn is_ready(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    fn phase(&self) -> Phase {
+        *self.0.borrow()
     }
 }
 
@@ -132,8 +140,10 @@ async fn healthz() -> HttpResponse {
 }
 
 async fn readyz(operator: web::Data<Operator>) -> HttpResponse {
-    if !operator.readiness.is_ready() {
-        return HttpResponse::ServiceUnavailable().body("draining\n");
+    match operator.readiness.phase() {
+        Phase::Starting => return HttpResponse::ServiceUnavailable().body("starting\n"),
+        Phase::Draining => return HttpResponse::ServiceUnavailable().body("draining\n"),
+        Phase::Ready => {}
     }
     match operator.bus.engine_condition().refuses {
         None => HttpResponse::Ok().body("ready\n"),

@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use actix_web::{HttpRequest, HttpResponse, http::header, web};
 use jiff::Timestamp;
 
-use super::{Operator, refuse_pages};
+use super::{Operator, Phase, refuse_pages};
 use crate::{
     bus::ShardCommand,
     metrics::{CONTENT_TYPE, LagByTransport, NodeState},
@@ -44,7 +44,7 @@ async fn node_state(operator: &Operator) -> NodeState {
     let (shared, now) = (&operator.shared, Timestamp::now());
     let log = operator.bus.window().extent();
     NodeState {
-        ready: operator.readiness.is_ready(),
+        ready: operator.readiness.phase() == Phase::Ready,
         places_taken: shared.connections.load(Ordering::Relaxed),
         head: log.head,
         retained_events: log.events,

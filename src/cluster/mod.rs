@@ -294,14 +294,16 @@ impl Cluster {
                 to,
                 revocations,
                 is_last,
+                knows_all,
             } => {
                 // Good for whoever it is for.
                 for entry in revocations {
                     self.revoke(entry.into());
                 }
-                if is_last && to == self.node {
+                let is_whole = is_last && knows_all;
+                if is_whole && to == self.node {
                     self.informed.send_replace(true);
-                } else if is_last && let Some(is_answered) = self.asking().get_mut(&to) {
+                } else if is_whole && let Some(is_answered) = self.asking().get_mut(&to) {
                     *is_answered = true;
                 }
             }
@@ -410,7 +412,7 @@ impl Cluster {
         }
         sleep(Duration::from_millis(fastrand::u64(..ANSWER_SPREAD_MS))).await;
         let is_answered = self.asking().remove(&to) != Some(false);
-        if is_answered || !*self.informed.borrow() {
+        if is_answered {
             return;
         }
         self.tell_tickets().await;
@@ -423,6 +425,7 @@ impl Cluster {
                 to,
                 revocations: part.iter().map(RevocationEntry::from).collect(),
                 is_last,
+                knows_all: *self.informed.borrow(),
             };
             if let Err(error) = self.tell(answer).await {
                 return tracing::warn!(%error, node = %to, "a new node could not be answered");

@@ -32,6 +32,8 @@ pub(super) enum Said {
         to: NodeId,
         revocations: Vec<RevocationEntry>,
         is_last: bool,
+        /// I know all that is in force, and am not new myself.
+        knows_all: bool,
     },
     /// How many connections subjects have to me, and where it begins anew, no others until more follows.
     Counts {

@@ -1,6 +1,11 @@
 //! Several nodes, and which one it is.
 
-use crate::support::{Claims, TestGateway};
+use serde_json::{Value, json};
+
+use crate::{
+    durability::until_ready_is,
+    support::{Claims, RedisServer, Sse, TestGateway, within},
+};
 
 #[tokio::test]
 async fn a_node_with_a_name_tells_it_on_every_transport() {
@@ -15,4 +20,189 @@ async fn a_node_with_a_name_tells_it_on_every_transport() {
         let header = answer.headers().get("tribus-node");
         assert_eq!(header.map(|name| name.to_str().expect("text")), name);
     }
+}
+
+/// Two nodes of one log; presence is kept of rooms.
+struct Pair {
+    a: TestGateway,
+    b: TestGateway,
+    more: String,
+}
+
+impl Pair {
+    async fn begin() -> Self {
+        let server = RedisServer::shared().await;
+        let more = format!(
+            "bus.engine = \"redis\"\nbus.namespace = {:?}\nbus.redis.url = {:?}\n\
+             presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n",
+            RedisServer::namespace(),
+            server.url(),
+        );
+        Self {
+            a: TestGateway::with(&more).await,
+            b: TestGateway::with(&more).await,
+            more,
+        }
+    }
+
+    /// One more node, which knows what was told before.
+    async fn late(&self) -> TestGateway {
+        let late = TestGateway::with(&self.more).await;
+        until_ready_is(&late, 200).await;
+        late
+    }
+}
+
+async fn disconnect(gateway: &TestGateway, body: Value) -> Value {
+    let url = gateway.admin_url("/admin/disconnect");
+    let answer = gateway.http.post(url).body(body.to_string()).send();
+    let answer = within("an answer", answer).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    answer.json().await.expect("JSON")
+}
+
+#[tokio::test]
+async fn a_revocation_at_one_node_holds_at_all_and_at_those_that_start_later() {
+    let pair = Pair::begin().await;
+    let mut alice = pair.b.ws_as(&Claims::all("alice"), "topics=a").await;
+    let mut bob = pair.b.ws_as(&Claims::all("bob"), "topics=a").await;
+    disconnect(&pair.a, json!({"sub": "alice"})).await;
+    assert_eq!(alice.close_code().await, 4005);
+    let token = Claims::all("carol").with("jti", json!("one"));
+    disconnect(&pair.a, json!({"jti": "one"})).await;
+    let late = pair.late().await;
+    for node in [&pair.a, &pair.b, &late] {
+        for claims in [&Claims::all("alice"), &token] {
+            let refused = async {
+                loop {
+                    let (status, answer) = node.poll_as(claims, "topics=a&wait=0").await;
+                    if status == 401 {
+                        return answer;
+                    }
+                }
+            };
+            let answer = within("a refusal", refused).await;
+            assert_eq!(answer["code"], "revoked");
+        }
+    }
+    pair.a.publish("a", json!(1)).await;
+    assert_eq!(bob.event().await["data"], 1);
+}
+
+#[tokio::test]
+async fn a_subject_is_present_once_wherever_it_is_connected() {
+    let pair = Pair::begin().await;
+    let late = pair.late().await;
+    let mut watcher = late.ws("topics=presence:room:1").await;
+    let mut there = Vec::new();
+    for node in [&pair.a, &pair.b, &pair.a] {
+        let mut ws = node.ws_as(&Claims::all("alice"), "topics=room:1").await;
+        ws.frame("live").await;
+        there.push(ws);
+    }
+    let bob = pair.b.ws_as(&Claims::all("bob"), "topics=room:1").await;
+    let mut told = Vec::new();
+    for _ in 0..2 {
+        let event = watcher.event().await;
+        told.push((event["event"].clone(), event["data"]["user_id"].clone()));
+    }
+    assert_eq!(
+        told,
+        [
+            (json!("presence:join"), json!("alice")),
+            (json!("presence:join"), json!("bob"))
+        ]
+    );
+    for node in [&pair.a, &pair.b, &late] {
+        let claims = Claims::all("watcher");
+        let counted = async {
+            loop {
+                let answer = node.get("/presence", "topic=room:1", &claims).await;
+                let answer: Value = answer.json().await.expect("JSON");
+                if answer["members"][0]["connections"] == 3 {
+                    return answer;
+                }
+            }
+        };
+        let answer = within("three connections", counted).await;
+        assert_eq!(answer["count"], 2, "{answer}");
+    }
+    // A node's end is no leave of those who are elsewhere, and one of those who are not.
+    drop(bob);
+    let Pair { a, b, more } = pair;
+    b.stop().await;
+    let left = watcher.event().await;
+    assert_eq!(
+        (&left["event"], &left["data"]["user_id"]),
+        (&json!("presence:leave"), &json!("bob"))
+    );
+    let again = TestGateway::with(&more).await;
+    let mut bob = again.ws_as(&Claims::all("bob"), "topics=room:1").await;
+    bob.frame("live").await;
+    let joined = watcher.event().await;
+    assert_eq!(
+        (&joined["event"], &joined["data"]["user_id"]),
+        (&json!("presence:join"), &json!("bob"))
+    );
+    drop(there);
+    drop(a);
+}
+
+#[tokio::test]
+async fn a_ticket_is_good_once_at_whichever_node() {
+    let pair = Pair::begin().await;
+    for (issued_by, used_at) in [(&pair.a, &pair.b), (&pair.b, &pair.b)] {
+        let ticket = ticket(issued_by, json!({})).await;
+        let query = format!("topics=a&wait=0&ticket={ticket}");
+        let answers = tokio::join!(bare_poll(used_at, &query), bare_poll(&pair.a, &query));
+        let mut statuses = [answers.0, answers.1];
+        statuses.sort_unstable();
+        assert_eq!(statuses, [200, 401]);
+        assert_eq!(bare_poll(&pair.a, &query).await, 401);
+    }
+}
+
+#[tokio::test]
+async fn a_stream_goes_on_with_its_ticket_at_another_node_and_ends_at_the_first() {
+    let pair = Pair::begin().await;
+    let ticket = ticket(&pair.a, json!({"use": "stream"})).await;
+    let mut first = stream(&pair.a, &ticket, None).await;
+    let id = pair.b.publish("a", json!(1)).await;
+    assert_eq!(first.event().await["id"], json!(id));
+    let late = pair.late().await;
+    for node in [&pair.b, &late] {
+        let mut next = stream(node, &ticket, Some(&id)).await;
+        let closing = first.frame("closing").await;
+        assert_eq!(closing["code"], 4006);
+        next.frame("live").await;
+        first = next;
+    }
+}
+
+async fn stream(gateway: &TestGateway, ticket: &str, last: Option<&str>) -> Sse {
+    let url = gateway.url(&format!("/events?topics=a&ticket={ticket}"));
+    let mut asked = gateway.http.get(url);
+    if let Some(last) = last {
+        asked = asked.header("Last-Event-ID", last);
+    }
+    let answer = within("a stream", asked.send()).await.expect("an answer");
+    assert_eq!(answer.status(), 200);
+    Sse::new(answer)
+}
+
+async fn ticket(gateway: &TestGateway, body: Value) -> String {
+    let asked = gateway.http.post(gateway.url("/ticket"));
+    let asked = asked
+        .bearer_auth(Claims::all("alice").token())
+        .body(body.to_string());
+    let answer = within("a ticket", asked.send()).await.expect("an answer");
+    let answer: Value = answer.json().await.expect("JSON");
+    answer["ticket"].as_str().expect("a ticket").to_owned()
+}
+
+/// The status of a poll without a token.
+async fn bare_poll(gateway: &TestGateway, query: &str) -> u16 {
+    let asked = gateway.http.get(gateway.url(&format!("/poll?{query}")));
+    let answer = within("an answer", asked.send()).await.expect("an answer");
+    answer.status().as_u16()
 }

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::task::JoinHandle;
 
 use crate::{
-    durability::{CATCH_UP, publish_end},
+    durability::{CATCH_UP, publish_end, until_ready_is},
     support::{Checker, Hopper, Load, Node, RedisServer, Relay, Verdict},
 };
 
@@ -55,6 +55,7 @@ impl Cluster {
                 node.set(name, value);
             }
             node.start().await;
+            until_ready_is(&node.gateway(), 200).await;
             relays.push(relay);
             nodes.push(node);
         }

@@ -146,7 +146,12 @@ async fn a_cursor_that_no_node_gave_is_a_reset_at_all_of_them() {
     let id = a.publish("x", json!(1)).await;
     let b = gateway(server, &namespace).await;
     let log = id.split_once('-').expect("LOG-SEQUENCE").0;
-    for cursor in [format!("{log}-2"), format!("{id}.c"), "other-1".to_owned()] {
+    // Far ahead, for what nodes tell each other has positions too.
+    for cursor in [
+        format!("{log}-1000000"),
+        format!("{id}.c"),
+        "other-1".to_owned(),
+    ] {
         for node in [&a, &b] {
             let (status, page) = node.poll(&format!("topics=x&cursor={cursor}")).await;
             assert_eq!((status, &page["reason"]), (410, &json!("unknown_log")));
