@@ -22,7 +22,7 @@ use crate::{
     admin,
     auth::Authenticator,
     bus::{Bus, Retention, Shard, ShardCommand},
-    cluster::Cluster,
+    cluster::{Agreed, Cluster},
     config::{Config, EngineKind, List, Network},
     engine::{
         Engine, IdempotencyLimits, MemoryEngine,
@@ -83,12 +83,15 @@ impl Gateway {
         let bus = open_bus(&config)?;
         let (revocations, tickets) = (Arc::default(), Arc::default());
         let presence = presence(&config, bus.is_shared());
-        let cluster = Cluster::join(
-            Arc::clone(&bus),
-            (Arc::clone(&revocations), Arc::clone(&tickets)),
-            presence.clone(),
-        )
-        .context("the operating system has no randomness to give")?;
+        let limits = Arc::new(Limits::new(&config.limits));
+        let agreed = Agreed {
+            revocations: Arc::clone(&revocations),
+            tickets: Arc::clone(&tickets),
+            limits: Arc::clone(&limits),
+            presence: presence.clone(),
+        };
+        let cluster = Cluster::join(Arc::clone(&bus), agreed)
+            .context("the operating system has no randomness to give")?;
         let shared = Arc::new(Shared {
             settings: settings(&config),
             authenticator,
@@ -96,7 +99,7 @@ impl Gateway {
             cluster,
             revocations,
             presence,
-            limits: Limits::new(&config.limits),
+            limits,
             telemetry: Telemetry::start(&config.telemetry)?,
             metrics: Metrics::new(),
             warnings: Warnings::default(),

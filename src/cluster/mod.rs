@@ -28,6 +28,7 @@ use crate::{
     bus::{Bus, Hears},
     engine::EngineError,
     event::Event,
+    limits::{Limits, Spending},
     node::NodeId,
     presence::Presence,
     protocol::Refusal,
@@ -44,6 +45,9 @@ const ANSWER_SPREAD_MS: u64 = 300;
 /// Revocations, and counts of connections, that are told at once, so that a note stays small.
 const REVOCATIONS_A_NOTE: usize = 500;
 const COUNTS_A_NOTE: usize = 500;
+/// The same of what subjects have spent, and for how long that is gathered.
+const SPENDING_A_NOTE: usize = 500;
+const SPENDING_EVERY: Duration = Duration::from_millis(5);
 /// How often a node says that it is there, and after what silence it is taken for dead.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
@@ -52,11 +56,21 @@ const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 /// After how long what could not be asked is asked again.
 const ASK_AGAIN: Duration = Duration::from_secs(1);
 
+/// What the nodes of a log are to agree on, each with its own.
+pub struct Agreed {
+    pub revocations: Arc<RevocationList>,
+    pub tickets: Arc<TicketStore>,
+    pub limits: Arc<Limits>,
+    /// Where it is kept.
+    pub presence: Option<Arc<Presence>>,
+}
+
 /// This node among those of its log. One per gateway.
 pub struct Cluster {
     node: NodeId,
     bus: Arc<Bus>,
     revocations: Arc<RevocationList>,
+    limits: Arc<Limits>,
     presence: Option<Arc<Presence>>,
     /// The nodes that have asked and this one would answer; whether another one has.
     asking: Mutex<HashMap<NodeId, bool>>,
@@ -103,20 +117,17 @@ impl Cluster {
     ///
     /// # Errors
     /// Where the operating system has no randomness to give.
-    pub fn join(
-        bus: Arc<Bus>,
-        (revocations, tickets): (Arc<RevocationList>, Arc<TicketStore>),
-        presence: Option<Arc<Presence>>,
-    ) -> Result<Arc<Self>, getrandom::Error> {
+    pub fn join(bus: Arc<Bus>, agreed: Agreed) -> Result<Arc<Self>, getrandom::Error> {
         let (notes, incoming) = mpsc::channel(WAITING_NOTES);
         let cluster = Arc::new(Self {
             node: NodeId::random()?,
-            revocations,
-            presence,
+            revocations: agreed.revocations,
+            limits: agreed.limits,
+            presence: agreed.presence,
             asking: Mutex::default(),
             heard: Mutex::default(),
             has_missed: Arc::default(),
-            tickets,
+            tickets: agreed.tickets,
             acts: Mutex::default(),
             incoming: Mutex::new(Some(incoming)),
             untold: Throttle::default(),
@@ -194,7 +205,27 @@ impl Cluster {
                 None => std::future::pending().await,
             }
         };
-        tokio::join!(self.listen(incoming), announcing);
+        tokio::join!(
+            self.listen(incoming),
+            announcing,
+            self.tell_spending_forever()
+        );
+    }
+
+    async fn tell_spending_forever(&self) {
+        loop {
+            self.limits.subjects.changed().await;
+            sleep(SPENDING_EVERY).await;
+            self.tell_spending(&self.limits.subjects.take_spent()).await;
+        }
+    }
+
+    async fn tell_spending(&self, spending: &[Spending]) {
+        for part in spending.chunks(SPENDING_A_NOTE) {
+            let spending = part.iter().map(Into::into).collect();
+            // Untold, it counts at this node alone, until the subject spends again.
+            let _ = self.tell(Said::Spent { spending }).await;
+        }
     }
 
     async fn listen(self: &Arc<Self>, mut incoming: mpsc::Receiver<Vec<u8>>) {
@@ -245,6 +276,7 @@ impl Cluster {
         for node in dead {
             heard.remove(&node);
             tracing::warn!(%node, "a node was not heard for 15 s: its clients count as gone");
+            self.limits.subjects.forget_node(node);
             if let Some(presence) = &self.presence {
                 presence.forget_node(node);
             }
@@ -311,8 +343,14 @@ impl Cluster {
                 begins_anew,
                 counts,
             } => self.hear_counts(node, begins_anew, counts),
+            Said::Spent { spending } => {
+                for entry in spending {
+                    self.limits.subjects.hear(node, entry.into());
+                }
+            }
             Said::Leave => {
                 self.heard().remove(&node);
+                self.limits.subjects.forget_node(node);
                 tokio::spawn(Arc::clone(self).forget_later(node));
             }
             Said::Tickets { tickets } => {
@@ -406,6 +444,8 @@ impl Cluster {
     }
 
     async fn answer(self: Arc<Self>, to: NodeId) {
+        self.tell_spending(&self.limits.subjects.all_spending())
+            .await;
         if let Some(presence) = &self.presence {
             // Told again with the next ones where it can not be told now.
             let _ = self.tell_all_counts(presence).await;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     auth::{ClaimedLimits, Identity, Outstanding, Revocation, TicketHash, TicketUse, Whose},
+    limits::Spending,
     node::NodeId,
     presence::{Count, Place},
     topic::{Tenant, Topic, TopicError, TopicFilter},
@@ -40,6 +41,8 @@ pub(super) enum Said {
         begins_anew: bool,
         counts: Vec<CountEntry>,
     },
+    /// What subjects have spent of their budgets at my place since I told last.
+    Spent { spending: Vec<SpendingEntry> },
     /// Something is to be done with a ticket, by all nodes alike. `number` names it on my side.
     Ticket {
         number: u64,
@@ -83,6 +86,27 @@ pub(super) struct CountEntry {
     connections: Option<u32>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     announced_at: Option<u64>,
+}
+
+/// Numbers that are 0 are left out.
+#[derive(Debug, Default, Deserialize, Serialize)]
+#[serde(default)]
+pub(super) struct SpendingEntry {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tenant: Option<String>,
+    sub: String,
+    #[serde(skip_serializing_if = "is_zero")]
+    published: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    connects: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    connections: u32,
+    #[serde(skip_serializing_if = "is_zero")]
+    polls: u32,
+}
+
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -187,6 +211,32 @@ impl TryFrom<CountEntry> for Count {
             connections: entry.connections,
             announced_at: entry.announced_at,
         })
+    }
+}
+
+impl From<&Spending> for SpendingEntry {
+    fn from(spending: &Spending) -> Self {
+        let (tenant, subject) = &spending.key;
+        Self {
+            tenant: tenant.as_deref().map(str::to_owned),
+            sub: (**subject).to_owned(),
+            published: spending.published,
+            connects: spending.connects,
+            connections: spending.connections,
+            polls: spending.polls,
+        }
+    }
+}
+
+impl From<SpendingEntry> for Spending {
+    fn from(entry: SpendingEntry) -> Self {
+        Self {
+            key: (tenant_of(entry.tenant.as_deref()), entry.sub.into()),
+            published: entry.published,
+            connects: entry.connects,
+            connections: entry.connections,
+            polls: entry.polls,
+        }
     }
 }
 

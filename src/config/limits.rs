@@ -49,6 +49,9 @@ pub struct LimitsConfig {
     pub connections_per_subject: u32,
     /// Of those, waiting polls.
     pub polls_per_subject: u32,
+    /// Whether what a subject may take holds for all nodes together instead of each by itself. Needs an
+    /// engine that nodes share.
+    pub shared: bool,
     /// Idempotency keys of one subject, so that none can take the places of all.
     pub idempotency_keys_per_subject: usize,
 
@@ -98,6 +101,7 @@ impl Default for LimitsConfig {
             connect_burst: 50_000,
             connections_per_subject: 25_000,
             polls_per_subject: 25_000,
+            shared: false,
             idempotency_keys_per_subject: 500_000,
 
             failed_auths_per_minute: 500,

@@ -145,6 +145,12 @@ impl Config {
         }
         self.limits.check()?;
         self.bus.check()?;
+        if self.limits.shared && !self.bus.engine.is_shared() {
+            return Err(ConfigError::value(
+                "limits.shared",
+                "needs an engine that nodes share: set bus.engine to \"redis\"",
+            ));
+        }
         if self.heartbeat.0 < Duration::from_millis(100) {
             return Err(ConfigError::value("heartbeat", "must be at least 100ms"));
         }

@@ -252,6 +252,16 @@ pub enum LogFormat {
     Json,
 }
 
+impl EngineKind {
+    /// Whether several nodes may have one log.
+    pub fn is_shared(self) -> bool {
+        match self {
+            Self::Memory | Self::Disk => false,
+            Self::Redis => true,
+        }
+    }
+}
+
 impl TryFrom<String> for EngineKind {
     type Error = String;
 

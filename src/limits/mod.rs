@@ -7,6 +7,8 @@
 //! | a client address | handshakes, failed authentications | in one table each (`address`, `failed_auths`) |
 //! | the node | admissions | here |
 //!
+//! The limits of subjects hold for each node by itself, or for all together (`shared`).
+//!
 //! Everything kept by a key is pruned by [`Limits::prune`] once it says no more than its absence
 //! would, and is bounded besides.
 
@@ -14,6 +16,7 @@ mod address;
 mod bucket;
 mod connection;
 mod failed_auths;
+mod shared;
 mod subject;
 
 use std::{
@@ -24,6 +27,7 @@ use std::{
 pub use address::{AddressKey, AddressLimits};
 pub use bucket::Rate;
 pub use connection::{ConnectionLimiter, ConnectionRates};
+pub use shared::{Spending, SubjectKey};
 pub use subject::{SubjectAllowance, SubjectLimits, SubjectPlace, SubjectState};
 
 use bucket::{Bucket, Clock};

@@ -10,12 +10,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::bucket::{Bucket, Clock, Rate};
+use super::{
+    bucket::{Bucket, Clock, Rate},
+    shared::{Changes, Elsewhere, Spending, SubjectKey},
+};
 use crate::{
     auth::Identity,
     config::LimitsConfig,
+    node::NodeId,
     protocol::{ErrorCode, LimitKind, Refusal},
-    topic::Tenant,
 };
 
 /// Subjects whose state is kept, about 300 bytes each. One that is neither connected nor in debt
@@ -84,8 +87,7 @@ impl SubjectAllowance {
     }
 }
 
-type Key = (Tenant, Arc<str>);
-type Part = HashMap<Key, Arc<SubjectState>, ahash::RandomState>;
+type Part = HashMap<SubjectKey, Arc<SubjectState>, ahash::RandomState>;
 
 /// All subjects of a node that are connected, or have lately been.
 pub struct SubjectLimits {
@@ -94,6 +96,8 @@ pub struct SubjectLimits {
     hasher: ahash::RandomState,
     parts: [Mutex<Part>; PARTS],
     most_in_part: usize,
+    /// Where the limits hold for all nodes together.
+    changes: Option<Arc<Changes>>,
 }
 
 /// One subject's budgets, shared by its connections.
@@ -105,6 +109,8 @@ pub struct SubjectState {
     polls: AtomicU32,
     /// Until when each poll series that has no poll waiting right now is remembered.
     gaps: Mutex<Vec<Instant>>,
+    /// What it spends at other nodes, where that counts.
+    elsewhere: Option<Box<Elsewhere>>,
 }
 
 impl SubjectLimits {
@@ -119,6 +125,7 @@ impl SubjectLimits {
             hasher: ahash::RandomState::new(),
             parts: std::array::from_fn(|_| Mutex::default()),
             most_in_part: subjects.div_ceil(PARTS),
+            changes: config.shared.then(Arc::default),
         }
     }
 
@@ -127,7 +134,10 @@ impl SubjectLimits {
     /// # Errors
     /// `unavailable` while there are more subjects than are kept.
     pub fn state(&self, identity: &Identity) -> Result<Arc<SubjectState>, Refusal> {
-        let key = (identity.tenant.clone(), Arc::clone(&identity.subject));
+        self.state_of((identity.tenant.clone(), Arc::clone(&identity.subject)))
+    }
+
+    fn state_of(&self, key: SubjectKey) -> Result<Arc<SubjectState>, Refusal> {
         let mut part = self.part(&key);
         if let Some(state) = part.get(&key) {
             return Ok(Arc::clone(state));
@@ -142,7 +152,75 @@ impl SubjectLimits {
                 "more users at once than this node keeps account of: try again later",
             ));
         }
-        Ok(Arc::clone(part.entry(key).or_default()))
+        let elsewhere = self.changes.as_ref();
+        let state = Arc::new(SubjectState {
+            elsewhere: elsewhere.map(|changes| Box::new(Elsewhere::new(key.clone(), changes))),
+            ..SubjectState::default()
+        });
+        part.insert(key, Arc::clone(&state));
+        Ok(state)
+    }
+
+    /// Waits until there is something to tell other nodes; for ever where limits are each node's own.
+    pub async fn changed(&self) {
+        match &self.changes {
+            Some(changes) => changes.wait().await,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// What subjects have spent since this was asked last.
+    pub fn take_spent(&self) -> Vec<Spending> {
+        let keys = self.changes.as_ref().map(|changes| changes.take());
+        let keys = keys.into_iter().flatten();
+        keys.filter_map(|key| {
+            let state = self.part(&key).get(&key).cloned()?;
+            state.spending()
+        })
+        .collect()
+    }
+
+    /// What subjects have now, for a node that knows nothing of them.
+    pub fn all_spending(&self) -> Vec<Spending> {
+        let mut all = Vec::new();
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            let connected = part
+                .values()
+                .filter(|state| state.connections.load(Ordering::Relaxed) > 0);
+            all.extend(connected.filter_map(|state| state.spending()));
+        }
+        all
+    }
+
+    /// Takes into account what a subject spent at another node.
+    pub fn hear(&self, node: NodeId, spending: Spending) {
+        if self.changes.is_none() {
+            return;
+        }
+        // Where there is no room for one more it counts here alone.
+        let Ok(state) = self.state_of(spending.key) else {
+            return;
+        };
+        let now = self.clock.now();
+        let SubjectAllowance {
+            publish, connect, ..
+        } = self.defaults;
+        state.publish.owe(spending.published, publish, now);
+        state.connect.owe(spending.connects, connect, now);
+        if let Some(elsewhere) = &state.elsewhere {
+            elsewhere.set_there(node, spending.connections, spending.polls);
+        }
+    }
+
+    /// Another node is gone, and its connections with it.
+    pub fn forget_node(&self, node: NodeId) {
+        for part in &self.parts {
+            let part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            for elsewhere in part.values().filter_map(|state| state.elsewhere.as_ref()) {
+                elsewhere.set_there(node, 0, 0);
+            }
+        }
     }
 
     /// Takes so many events from the subject's publish budget.
@@ -169,6 +247,9 @@ impl SubjectLimits {
             .over(LimitKind::Publish));
         }
         let taken = state.publish.take(events, rate, self.clock.now());
+        if let (Ok(()), Some(elsewhere)) = (&taken, &state.elsewhere) {
+            elsewhere.note_published(events);
+        }
         taken.map_err(|wait| {
             Refusal::rate_limited(
                 "you publish too much: slow down",
@@ -214,6 +295,9 @@ impl SubjectLimits {
         allowance: SubjectAllowance,
     ) -> Result<(), Refusal> {
         let taken = state.connect.take(1, allowance.connect, self.clock.now());
+        if let (Ok(()), Some(elsewhere)) = (&taken, &state.elsewhere) {
+            elsewhere.note_connect();
+        }
         taken.map_err(|wait| {
             Refusal::rate_limited(
                 "you connect too often: slow down",
@@ -239,7 +323,7 @@ impl SubjectLimits {
         part.retain(|_, state| Arc::strong_count(state) > 1 || !state.is_idle(now, gaps_until));
     }
 
-    fn part(&self, key: &Key) -> MutexGuard<'_, Part> {
+    fn part(&self, key: &SubjectKey) -> MutexGuard<'_, Part> {
         let index = self.hasher.hash_one(key) as usize % PARTS;
         self.parts[index]
             .lock()
@@ -251,12 +335,40 @@ impl SubjectState {
     /// Puts events back that were taken from the publish budget and not appended.
     pub fn give_back_publish(&self, events: u32) {
         self.publish.give_back(events);
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.take_back_published(events);
+        }
     }
 
     /// Whether a new state would be the same.
     fn is_idle(&self, now: u64, gaps_until: Instant) -> bool {
         let no_gap = self.gaps().iter().all(|until| *until <= gaps_until);
-        self.publish.is_full(now) && self.connect.is_full(now) && no_gap
+        let is_elsewhere = self
+            .elsewhere
+            .as_ref()
+            .is_some_and(|elsewhere| elsewhere.connections() > 0);
+        self.publish.is_full(now) && self.connect.is_full(now) && no_gap && !is_elsewhere
+    }
+
+    /// What to tell other nodes; `None` where nobody is told.
+    fn spending(&self) -> Option<Spending> {
+        let connections = self.connections.load(Ordering::Relaxed);
+        let polls = self.polls.load(Ordering::Relaxed);
+        Some(self.elsewhere.as_ref()?.take(connections, polls))
+    }
+
+    /// Connections and waiting polls at other nodes.
+    fn elsewhere(&self) -> (u32, u32) {
+        let elsewhere = self.elsewhere.as_ref();
+        elsewhere.map_or((0, 0), |elsewhere| {
+            (elsewhere.connections(), elsewhere.polls())
+        })
+    }
+
+    fn note_change(&self) {
+        if let Some(elsewhere) = &self.elsewhere {
+            elsewhere.note();
+        }
     }
 
     /// Takes over a poll series that has no poll waiting.
@@ -305,6 +417,9 @@ impl SubjectPlace {
     /// Puts back what a new stream or series cost its subject, since it does not begin after all.
     pub(super) fn give_back_connect(&mut self) {
         self.state.connect.give_back(1);
+        if let Some(elsewhere) = &self.state.elsewhere {
+            elsewhere.take_back_connect();
+        }
         self.is_counted_series = false;
     }
 
@@ -316,7 +431,9 @@ impl SubjectPlace {
             goes_on: false,
             is_counted_series: false,
         };
-        if before >= allowance.connections {
+        let (elsewhere, _) = place.state.elsewhere();
+        place.state.note_change();
+        if before.saturating_add(elsewhere) >= allowance.connections {
             return Err(too_many(
                 format!(
                     "you have {} connections, which is all that you may have: close one",
@@ -331,7 +448,8 @@ impl SubjectPlace {
     fn become_poll(&mut self, allowance: SubjectAllowance) -> Result<(), Refusal> {
         let before = self.state.polls.fetch_add(1, Ordering::Relaxed);
         self.is_poll = true;
-        if before >= allowance.polls {
+        let (_, elsewhere) = self.state.elsewhere();
+        if before.saturating_add(elsewhere) >= allowance.polls {
             return Err(too_many(
                 format!(
                     "you have {} polls waiting, which is all that you may have",
@@ -354,6 +472,7 @@ impl Drop for SubjectPlace {
             self.state.pause_series();
         }
         self.state.connections.fetch_sub(1, Ordering::Relaxed);
+        self.state.note_change();
     }
 }
 
@@ -369,6 +488,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::auth::ClaimedLimits;
+    use crate::topic::Tenant;
 
     pub(in crate::limits) fn identity(subject: &str, limits: Option<ClaimedLimits>) -> Identity {
         Identity {

@@ -63,7 +63,7 @@ pub struct Shared {
     pub revocations: Arc<RevocationList>,
     /// Who is on the topics for which that is kept.
     pub presence: Option<Arc<Presence>>,
-    pub limits: Limits,
+    pub limits: Arc<Limits>,
     pub cluster: Arc<Cluster>,
     /// Where spans are exported.
     pub telemetry: Option<Arc<Telemetry>>,

@@ -1,5 +1,7 @@
 //! Several nodes, and which one it is.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use crate::{
@@ -31,10 +33,14 @@ struct Pair {
 
 impl Pair {
     async fn begin() -> Self {
+        Self::with("").await
+    }
+
+    async fn with(toml: &str) -> Self {
         let server = RedisServer::shared().await;
         let more = format!(
             "bus.engine = \"redis\"\nbus.namespace = {:?}\nbus.redis.url = {:?}\n\
-             presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n",
+             presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n{toml}",
             RedisServer::namespace(),
             server.url(),
         );
@@ -205,4 +211,70 @@ async fn bare_poll(gateway: &TestGateway, query: &str) -> u16 {
     let asked = gateway.http.get(gateway.url(&format!("/poll?{query}")));
     let answer = within("an answer", asked.send()).await.expect("an answer");
     answer.status().as_u16()
+}
+
+/// Until a stream is refused at a node, or one is let in, for what its subject has at others.
+async fn until_stream_is(gateway: &TestGateway, status: u16) -> Value {
+    let claims = Claims::all("alice");
+    let answered = async {
+        loop {
+            let answer = gateway.get("/events", "topics=a", &claims).await;
+            if answer.status() == status {
+                return match status {
+                    200 => Value::Null,
+                    _ => answer.json().await.expect("JSON"),
+                };
+            }
+        }
+    };
+    within(&format!("a stream to be {status}"), answered).await
+}
+
+#[tokio::test]
+async fn connections_of_a_subject_count_at_all_nodes_where_limits_are_shared() {
+    let pair = Pair::with("limits.shared = true\nlimits.connections_per_subject = 2\n").await;
+    let alice = Claims::all("alice");
+    let first = pair.a.ws_as(&alice, "topics=a").await;
+    let second = pair.b.ws_as(&alice, "topics=a").await;
+    let late = pair.late().await;
+    for node in [&pair.a, &pair.b, &late] {
+        let refused = until_stream_is(node, 429).await;
+        assert_eq!(refused["code"], "too_many_connections", "{refused}");
+    }
+    drop(second);
+    until_stream_is(&late, 200).await;
+    drop(first);
+    // What was there goes with its node.
+    let third = pair.a.ws_as(&alice, "topics=a").await;
+    let fourth = pair.a.ws_as(&alice, "topics=a").await;
+    until_stream_is(&pair.b, 429).await;
+    drop((third, fourth));
+    let Pair { a, b, .. } = pair;
+    a.stop().await;
+    until_stream_is(&b, 200).await;
+}
+
+#[tokio::test]
+async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared() {
+    const BURST: usize = 10;
+    let budget = "limits.publish_events_per_second = 1\nlimits.publish_burst = 10\n";
+    for is_shared in [true, false] {
+        let pair = Pair::with(&format!("limits.shared = {is_shared}\n{budget}")).await;
+        for _ in 0..BURST {
+            let (status, answer) = pair.a.post(r#"{"topic":"a"}"#).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+        // Slowly enough to hear of the other node, and too fast to be paid back.
+        let mut pace = tokio::time::interval(Duration::from_millis(100));
+        let mut accepted = 0;
+        loop {
+            pace.tick().await;
+            let (status, answer) = pair.b.post(r#"{"topic":"a"}"#).await;
+            match status {
+                200 => accepted += 1,
+                _ => break assert_eq!(answer["code"], "rate_limited", "{answer}"),
+            }
+        }
+        assert_eq!(accepted < BURST, is_shared, "{accepted}");
+    }
 }
