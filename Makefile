@@ -13,12 +13,17 @@ IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 AGAIN = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
 	--skip client:: --skip console::
 
-.PHONY: run test client results soak bench lint deny fuzz release
+.PHONY: run cluster test client results soak bench lint deny fuzz release
 .DEFAULT_GOAL := run
 
 # Builds the gateway and starts it in development mode on http://127.0.0.1:8080.
 run: | rust
 	$(CARGO) run --release -- serve
+
+# Three gateways on one log in Redis, behind nginx, which it installs where they are missing: see
+# scripts/cluster.sh for ENGINE and PORT.
+cluster: | rust
+	sh scripts/cluster.sh
 
 # Everything that CI runs besides formatting and lints. First installs what the tests use: by apt-get, as root,
 # and from npm and PyPI; see scripts/test-tools.sh.

@@ -1,12 +1,12 @@
 //! Several nodes, and which one it is.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
 
 use crate::{
     durability::until_ready_is,
-    support::{Claims, RedisServer, Sse, TestGateway, within},
+    support::{Claims, Program, RedisServer, Sse, TestGateway, free_address, within},
 };
 
 #[tokio::test]
@@ -277,4 +277,61 @@ async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared
         }
         assert_eq!(accepted < BURST, is_shared, "{accepted}");
     }
+}
+
+#[tokio::test]
+async fn make_cluster_shows_three_nodes_on_one_log_behind_a_proxy() {
+    let address = free_address();
+    let mut script = Command::new("sh");
+    script
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster.sh"))
+        .env("TRIBUS_BIN", env!("CARGO_BIN_EXE_tribus"))
+        .env("PORT", address.port().to_string());
+    let mut script = Program::start(script);
+    let token = script.prints("export TRIBUS_TOKEN=").await;
+    let token = token
+        .trim()
+        .trim_start_matches("export TRIBUS_TOKEN=")
+        .to_owned();
+    let first = script.prints("for example: kill ").await;
+    let first = first.rsplit(' ').next().expect("a process").to_owned();
+
+    let http = reqwest::Client::new();
+    let ask = |path: String| {
+        http.get(format!("http://{address}{path}"))
+            .bearer_auth(&token)
+            .send()
+    };
+    let mut cursor = "earliest".to_owned();
+    let mut nodes = BTreeSet::new();
+    for number in 0..12 {
+        let event = json!({"topic": "a", "data": number}).to_string();
+        let publish = http
+            .post(format!("http://{address}/publish"))
+            .bearer_auth(&token);
+        let published = within("an answer", publish.body(event).send()).await;
+        assert_eq!(published.expect("an answer").status(), 200);
+        // Wherever it is, the client finds the event there, and only this one.
+        let polled = ask(format!("/poll?topics=a&cursor={cursor}"));
+        let polled = within("an answer", polled).await.expect("an answer");
+        let node = polled.headers()["tribus-node"].to_str().expect("text");
+        nodes.insert(node.to_owned());
+        let page: Value = polled.json().await.expect("JSON");
+        assert_eq!(page["events"][0]["data"], number, "{page}");
+        assert_eq!(page["events"].as_array().map(Vec::len), Some(1), "{page}");
+        page["cursor"]
+            .as_str()
+            .expect("a cursor")
+            .clone_into(&mut cursor);
+        if number == 8 {
+            assert_eq!(nodes.len(), 3, "{nodes:?}");
+            let killed = Command::new("kill").arg(&first).status();
+            assert!(killed.expect("kill runs").success());
+        }
+    }
+    script.signal("TERM");
+    let ended = script.ended().await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    let gone = async { while ask("/".to_owned()).await.is_ok() {} };
+    within("nginx to be gone", gone).await;
 }

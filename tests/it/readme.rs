@@ -26,6 +26,7 @@ fn the_readme_does_what_it_says_when_it_is_run_as_written() {
             "html" => reader.run_page(block.text),
             "toml" => reader.configure_a_hook(block.text),
             "json" => reader.read_of_the_hook(block.text),
+            "nginx" => assert_nginx_is_set_as_in_operations(block.text),
             "" if block.text.contains('▶') => {}
             "" => reader.compare_notice(block.text),
             other => panic!("a block of {other:?}: tell this test what to do with it"),
@@ -38,6 +39,21 @@ fn the_readme_does_what_it_says_when_it_is_run_as_written() {
         .filter(|(_, command)| !reader.done.contains(command))
         .collect();
     assert!(missing.is_empty(), "no longer in the README: {missing:?}");
+}
+
+/// That one is tested with a real nginx.
+fn assert_nginx_is_set_as_in_operations(text: &str) {
+    let operations = read("docs/operations.md");
+    let tested: Vec<_> = operations.lines().map(str::trim).collect();
+    for line in text.lines().map(str::trim) {
+        let is_for_a_reader = line.is_empty() || line.starts_with('#');
+        // Each has nodes of its own.
+        let is_a_node = line.starts_with("server 10.");
+        assert!(
+            is_for_a_reader || is_a_node || tested.contains(&line),
+            "{line:?} is not in docs/operations.md"
+        );
+    }
 }
 
 /// Whoever reads the README on a slow line waits for its pictures.
@@ -77,11 +93,14 @@ enum Step {
     SetToken,
     PublishOne,
     PrintToken,
+    /// Tried by the tests of several nodes.
+    Cluster,
 }
 
 /// How each command begins.
-const COMMANDS: [(&str, Step); 13] = [
+const COMMANDS: [(&str, Step); 14] = [
     ("make run", Step::Run),
+    ("make cluster", Step::Cluster),
     ("TRIBUS__AUTH__ALLOWED_ORIGINS=", Step::RunForPage),
     ("./target/release/tribus subscribe ", Step::Subscribe),
     (
@@ -159,6 +178,7 @@ impl Reader {
             [Step::MakeSecret, Step::SetSecret, Step::Serve] => self.serve_with_real_key(text),
             [Step::SetSecret, Step::SetToken, Step::Subscribe] => self.follow_with_token(text),
             [Step::SetSecret, Step::SetToken, Step::PublishOne] => self.publish_with_token(text),
+            [Step::Cluster] => {}
             [Step::PrintToken] => self.tokens.extend(self.shell.output(text)),
             other => panic!("one block with {other:?}: tell this test what comes of it"),
         }
