@@ -46,7 +46,7 @@ export class ConnectionView {
   }
 
   #enter(status) {
-    const isNew = this.#history.enter(status, this.#wire.node);
+    const isNew = this.#history.enter(status);
     const { now } = this.#history;
     this.#root.dataset.state = now.state;
     this.#root.dataset.kind = kindOf(now);
@@ -65,6 +65,11 @@ export class ConnectionView {
   #tick() {
     const { now } = this.#history;
     if (!now) return;
+    if (now.transport && now.node !== this.#wire.node) {
+      // Of long-polls each may be served by another.
+      now.node = this.#wire.node;
+      this.#list();
+    }
     this.#strip.draw();
     say(this.#parts.since, `for ${seconds(Date.now() - now.from)}`);
     say(this.#parts.heard, heardWords(this.#wire));

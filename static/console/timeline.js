@@ -14,7 +14,7 @@ const NARROWEST = 4;
 /** What a spell is called by, and coloured after. */
 export const kindOf = ({ state, transport }) => transport ?? state;
 
-/** Spells, oldest first: `{ state, transport, reason, node, from, to }`, the last one without `to`. */
+/** Spells, oldest first: `{ state, transport, reason, from, to }`, the last one without `to`; with `node` where that has a name. */
 export class History {
   spells = [];
 
@@ -23,22 +23,22 @@ export class History {
   }
 
   /** Whether a new spell began. */
-  enter({ state, transport, reason }, node, at = Date.now()) {
+  enter({ state, transport, reason }, at = Date.now()) {
     const { now } = this;
-    if (now && this.#goesOn(now, state, transport, node)) {
+    if (now && this.#goesOn(now, state, transport)) {
       now.reason = reason ?? now.reason;
       return false;
     }
     if (now) now.to = at;
-    this.spells.push({ state, transport, reason, node: transport && node, from: at });
+    this.spells.push({ state, transport, reason, from: at });
     if (this.spells.length > KEPT) this.spells.shift();
     return true;
   }
 
   /** Attempts that a device makes while it is offline are no news. */
-  #goesOn(now, state, transport, node) {
+  #goesOn(now, state, transport) {
     const isVain = now.state === "offline" && state === "connecting" && navigator.onLine === false;
-    return isVain || (now.state === state && now.transport === transport && (!transport || now.node === node));
+    return isVain || (now.state === state && now.transport === transport);
   }
 }
 
