@@ -309,7 +309,7 @@ impl Shard {
         if let Some(presence) = &self.presence
             && let Some(place) = place(presence, session, filter)
         {
-            presence.enter(place, session.id());
+            presence.enter(place, session.id(), Instant::now());
         }
     }
 
@@ -317,7 +317,7 @@ impl Shard {
         if let Some(presence) = &self.presence
             && let Some(place) = place(presence, session, filter)
         {
-            presence.leave(place, session.id());
+            presence.leave(place, session.id(), Instant::now());
         }
     }
 

@@ -9,7 +9,8 @@ use super::{ASK_AGAIN, COUNTS_A_NOTE, Cluster, note::Said};
 use crate::{
     engine::{EngineError, IdempotencyKey},
     event::Draft,
-    presence::{Announcement, Change, Count, FORGET, PREFIX, Presence},
+    node::NodeId,
+    presence::{Announcement, Change, Count, FORGET, PREFIX, Place, Presence},
     protocol::{Fingerprint, PublishLimits, PublishRequest, Publisher, Refusal},
     topic::{Tenant, Topic},
 };
@@ -21,6 +22,9 @@ const KEYS_OF_PRESENCE: &str = "\u{1}presence ";
 
 impl Cluster {
     pub(super) async fn announce_forever(self: Arc<Self>, presence: Arc<Presence>) {
+        // Who does not know who was announced would announce them again.
+        let mut informed = self.informed.subscribe();
+        let _ = informed.wait_for(|informed| *informed).await;
         let turns = Semaphore::new(AT_A_TIME);
         let mut announcing = FuturesUnordered::new();
         let mut told_all = true;
@@ -52,6 +56,14 @@ impl Cluster {
         self.tell_counts(&presence.counts(), false).await
     }
 
+    pub(super) async fn tell_announced(&self, to: NodeId, announced: &[(Place, u64)]) {
+        for part in announced.chunks(COUNTS_A_NOTE) {
+            let announced = part.iter().map(Into::into).collect();
+            // It goes without: it may announce some of them a second time.
+            let _ = self.tell(Said::Announced { to, announced }).await;
+        }
+    }
+
     async fn tell_counts(&self, counts: &[Count], begins_anew: bool) -> Result<(), EngineError> {
         let nothing_else = begins_anew.then_some(&[][..]);
         for part in counts.chunks(COUNTS_A_NOTE).chain(nothing_else) {
@@ -76,7 +88,7 @@ impl Cluster {
         let _turn = turns.acquire().await;
         let place = &what.place;
         let mut after = what.after;
-        let again = loop {
+        let check_at = loop {
             let key = self.bus.is_shared().then(|| key(&what, after));
             let draft = match draft(
                 &place.tenant,
@@ -87,7 +99,7 @@ impl Cluster {
                 Ok(draft) => draft,
                 Err(error) => {
                     tracing::error!(%error, "a join or leave can not be announced");
-                    break Some(Instant::now() + ASK_AGAIN);
+                    break Instant::now() + ASK_AGAIN;
                 }
             };
             match self.bus.publish(vec![draft], key).await {
@@ -95,11 +107,11 @@ impl Cluster {
                 Ok(before) if before.duplicate && presence.needs(place) == Some(what.change) => {
                     after = before.first.sequence;
                 }
-                Ok(_) => break None,
-                Err(_) => break Some(Instant::now() + ASK_AGAIN),
+                Ok(_) => break Instant::now(),
+                Err(_) => break Instant::now() + ASK_AGAIN,
             }
         };
-        presence.end_announcement(place, again);
+        presence.end_announcement(place, check_at);
     }
 
     /// Of the topics that the log tells of, this node does not know who is on them: nobody, until they

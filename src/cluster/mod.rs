@@ -10,7 +10,10 @@ mod tickets;
 
 use std::{
     collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -72,6 +75,8 @@ pub struct Cluster {
     revocations: Arc<RevocationList>,
     limits: Arc<Limits>,
     presence: Option<Arc<Presence>>,
+    /// The position at which it asked last: what came later it has read itself.
+    asked_at: AtomicU64,
     /// The nodes that have asked and this one would answer; whether another one has.
     asking: Mutex<HashMap<NodeId, bool>>,
     /// When each node was heard last, this one too.
@@ -103,7 +108,7 @@ impl Hears for Inbox {
 
     fn read(&self, event: &Event) {
         if let Some(presence) = &self.presence {
-            presence.read(event);
+            presence.read(event, Instant::now());
         }
     }
 
@@ -132,6 +137,7 @@ impl Cluster {
             incoming: Mutex::new(Some(incoming)),
             untold: Throttle::default(),
             informed: watch::Sender::new(!bus.is_shared()),
+            asked_at: AtomicU64::default(),
             bus,
         });
         cluster.bus.set_listener(Arc::new(Inbox {
@@ -240,6 +246,8 @@ impl Cluster {
                     None => return,
                 },
                 () = self.has_missed.notified() => {
+                    let head = self.bus.window().head();
+                    self.asked_at.store(head, Ordering::Relaxed);
                     if let Err(error) = self.tell(Said::Ask).await {
                         tracing::warn!(%error, "the other nodes could not be asked what is in force");
                         sleep(ASK_AGAIN).await;
@@ -278,7 +286,7 @@ impl Cluster {
             tracing::warn!(%node, "a node was not heard for 15 s: its clients count as gone");
             self.limits.subjects.forget_node(node);
             if let Some(presence) = &self.presence {
-                presence.forget_node(node);
+                presence.forget_node(node, Instant::now());
             }
         }
     }
@@ -343,6 +351,14 @@ impl Cluster {
                 begins_anew,
                 counts,
             } => self.hear_counts(node, begins_anew, counts),
+            Said::Announced { to, announced } if to == self.node => {
+                if let Some(presence) = &self.presence {
+                    let announced = announced.into_iter();
+                    let announced = announced.filter_map(|entry| entry.try_into().ok());
+                    let asked_at = self.asked_at.load(Ordering::Relaxed);
+                    presence.learn(announced.collect(), asked_at, Instant::now());
+                }
+            }
             Said::Spent { spending } => {
                 for entry in spending {
                     self.limits.subjects.hear(node, entry.into());
@@ -359,7 +375,7 @@ impl Cluster {
                     let _ = self.adopt(ticket, Timestamp::now());
                 }
             }
-            Said::Ticket { .. } | Said::Alive | Said::Unknown => {}
+            Said::Announced { .. } | Said::Ticket { .. } | Said::Alive | Said::Unknown => {}
         }
     }
 
@@ -368,17 +384,17 @@ impl Cluster {
             return;
         };
         if begins_anew {
-            presence.forget_node(node);
+            presence.forget_node(node, Instant::now());
         }
         let counts = counts.into_iter().filter_map(|entry| entry.try_into().ok());
-        presence.hear(node, counts.collect());
+        presence.hear(node, counts.collect(), Instant::now());
     }
 
     /// Its clients come to other nodes within the grace, as after any other end of a connection.
     async fn forget_later(self: Arc<Self>, node: NodeId) {
         if let Some(presence) = &self.presence {
             sleep(presence.grace()).await;
-            presence.forget_node(node);
+            presence.forget_node(node, Instant::now());
         }
     }
 
@@ -454,6 +470,9 @@ impl Cluster {
         let is_answered = self.asking().remove(&to) != Some(false);
         if is_answered {
             return;
+        }
+        if let Some(presence) = &self.presence {
+            self.tell_announced(to, &presence.announced()).await;
         }
         self.tell_tickets().await;
         let entries = self.revocations.all(Timestamp::now());

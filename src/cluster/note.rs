@@ -41,6 +41,11 @@ pub(super) enum Said {
         begins_anew: bool,
         counts: Vec<CountEntry>,
     },
+    /// Who was announced, as far as I have read the log: for the one that asked.
+    Announced {
+        to: NodeId,
+        announced: Vec<AnnouncedEntry>,
+    },
     /// What subjects have spent of their budgets at my place since I told last.
     Spent { spending: Vec<SpendingEntry> },
     /// Something is to be done with a ticket, by all nodes alike. `number` names it on my side.
@@ -84,8 +89,16 @@ pub(super) struct CountEntry {
     /// Not there where the subject does not count any more.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     connections: Option<u32>,
+}
+
+/// Someone whose join is in the log, and no leave after it.
+#[derive(Debug, Deserialize, Serialize)]
+pub(super) struct AnnouncedEntry {
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    announced_at: Option<u64>,
+    tenant: Option<String>,
+    topic: String,
+    sub: String,
+    position: u64,
 }
 
 /// Numbers that are 0 are left out.
@@ -193,8 +206,31 @@ impl From<&Count> for CountEntry {
             topic: count.place.topic.as_str().to_owned(),
             sub: (*count.place.subject).to_owned(),
             connections: count.connections,
-            announced_at: count.announced_at,
         }
+    }
+}
+
+impl From<&(Place, u64)> for AnnouncedEntry {
+    fn from((place, position): &(Place, u64)) -> Self {
+        Self {
+            tenant: place.tenant.as_deref().map(str::to_owned),
+            topic: place.topic.as_str().to_owned(),
+            sub: (*place.subject).to_owned(),
+            position: *position,
+        }
+    }
+}
+
+impl TryFrom<AnnouncedEntry> for (Place, u64) {
+    type Error = TopicError;
+
+    fn try_from(entry: AnnouncedEntry) -> Result<Self, TopicError> {
+        let place = Place {
+            tenant: tenant_of(entry.tenant.as_deref()),
+            topic: Topic::parse(&entry.topic)?,
+            subject: entry.sub.into(),
+        };
+        Ok((place, entry.position))
     }
 }
 
@@ -209,7 +245,6 @@ impl TryFrom<CountEntry> for Count {
                 subject: entry.sub.into(),
             },
             connections: entry.connections,
-            announced_at: entry.announced_at,
         })
     }
 }

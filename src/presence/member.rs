@@ -21,8 +21,9 @@ pub(super) struct Member {
     is_announced: bool,
     /// A change of it is being announced by this node.
     is_announcing: bool,
-    /// The position of the last change that was announced.
+    /// The position of the last change that was announced, and of the last that was a join.
     changed_at: u64,
+    joined_at: u64,
 }
 
 impl Member {
@@ -100,12 +101,12 @@ impl Member {
         }
     }
 
-    /// Begins to announce what has to be, unless that is under way; with the position of the change
+    /// Begins to announce what has to be, unless that is under way; with the position of the join
     /// before it.
     pub fn begin_announcing(&mut self) -> Option<(Change, u64)> {
         let change = self.needs().filter(|_| !self.is_announcing)?;
         self.is_announcing = true;
-        Some((change, self.changed_at))
+        Some((change, self.joined_at))
     }
 
     pub fn end_announcing(&mut self) {
@@ -117,6 +118,9 @@ impl Member {
         if position > self.changed_at {
             self.is_announced = change == Change::Join;
             self.changed_at = position;
+            if self.is_announced {
+                self.joined_at = position;
+            }
         }
     }
 

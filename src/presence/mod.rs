@@ -78,7 +78,8 @@ pub struct Place {
 pub struct Announcement {
     pub place: Place,
     pub change: Change,
-    /// The position of the change before it; 0 where this node knows of none.
+    /// The position of the join before it; 0 where this node knows of none. It tells one change from
+    /// another of its kind.
     pub after: u64,
 }
 
@@ -88,8 +89,6 @@ pub struct Announcement {
 pub struct Count {
     pub place: Place,
     pub connections: Option<u32>,
-    /// The position at which its join was announced, as far as the node knows.
-    pub announced_at: Option<u64>,
 }
 
 /// One of those on a topic.
@@ -174,8 +173,7 @@ impl Presence {
     }
 
     /// A connection to this node has subscribed to a topic that is covered.
-    pub fn enter(&self, place: Place, connection: ConnectionId) {
-        let now = Instant::now();
+    pub fn enter(&self, place: Place, connection: ConnectionId, now: Instant) {
         let mut state = self.lock();
         if state.member(&place).enter(connection) {
             state.tell(&place, now);
@@ -187,12 +185,11 @@ impl Presence {
     }
 
     /// A connection to this node has subscribed to it no more.
-    pub fn leave(&self, place: Place, connection: ConnectionId) {
+    pub fn leave(&self, place: Place, connection: ConnectionId, now: Instant) {
         let mut state = self.lock();
         let Some(member) = state.known(&place) else {
             return;
         };
-        let now = Instant::now();
         let lingers_until = member.leave(connection, self.grace, now);
         state.tell(&place, now + TELL_AFTER);
         if let Some(until) = lingers_until {
@@ -202,43 +199,35 @@ impl Presence {
     }
 
     /// Another node's counts.
-    pub fn hear(&self, node: NodeId, counts: Vec<Count>) {
+    pub fn hear(&self, node: NodeId, counts: Vec<Count>, now: Instant) {
         let mut state = self.lock();
         for count in counts {
-            let member = state.member(&count.place);
-            member.set_there(node, count.connections);
-            if let Some(position) = count.announced_at {
-                member.announced(Change::Join, position);
-            }
-            state.check_later(count.place);
+            state
+                .member(&count.place)
+                .set_there(node, count.connections);
+            state.check_later(count.place, now);
         }
         self.changed.notify_one();
     }
 
     /// Another node is gone, and with it its connections.
-    pub fn forget_node(&self, node: NodeId) {
+    pub fn forget_node(&self, node: NodeId, now: Instant) {
         let mut state = self.lock();
         let mut changed = Vec::new();
-        for ((tenant, topic), members) in &mut state.topics {
-            for (subject, member) in members {
-                member.set_there(node, None);
-                if member.needs().is_some() {
-                    changed.push(Place {
-                        tenant: tenant.clone(),
-                        topic: topic.clone(),
-                        subject: Arc::clone(subject),
-                    });
-                }
+        state.for_each(|place, member| {
+            member.set_there(node, None);
+            if member.needs().is_some() {
+                changed.push(place());
             }
-        }
+        });
         for place in changed {
-            state.check_later(place);
+            state.check_later(place, now);
         }
         self.changed.notify_one();
     }
 
     /// An event that is about to be seen. Called for each event of the log, in order.
-    pub fn read(&self, event: &Event) {
+    pub fn read(&self, event: &Event, now: Instant) {
         let Some(topic) = event.topic.strip_prefix(PREFIX) else {
             return;
         };
@@ -246,7 +235,7 @@ impl Presence {
             return;
         };
         if &*event.name == FORGET {
-            return self.read_forget((event.tenant.clone(), topic), event.sequence);
+            return self.read_forget((event.tenant.clone(), topic), event.sequence, now);
         }
         let announced = serde_json::from_slice::<Announced<'_>>(event.json());
         let (Some(change), Ok(announced)) = (Change::of(&event.name), announced) else {
@@ -261,14 +250,14 @@ impl Presence {
         let member = state.member(&place);
         member.announced(change, event.sequence);
         if member.counts_here() {
-            state.check(place, Instant::now());
+            state.check(place, now);
         } else {
-            state.check_later(place);
+            state.check_later(place, now);
         }
         self.changed.notify_one();
     }
 
-    fn read_forget(&self, topic: (Tenant, Topic), position: u64) {
+    fn read_forget(&self, topic: (Tenant, Topic), position: u64, now: Instant) {
         let mut state = self.lock();
         let Some(members) = state.topics.get_mut(&topic) else {
             return;
@@ -280,11 +269,12 @@ impl Presence {
         let (tenant, topic) = topic;
         for subject in subjects {
             let (tenant, topic) = (tenant.clone(), topic.clone());
-            state.check_later(Place {
+            let place = Place {
                 tenant,
                 topic,
                 subject,
-            });
+            };
+            state.check_later(place, now);
         }
         self.changed.notify_one();
     }
@@ -330,34 +320,51 @@ impl Presence {
         }
     }
 
-    /// An announcement has been made, or could not be made and is tried again.
-    pub fn end_announcement(&self, place: &Place, again: Option<Instant>) {
+    /// An announcement has been made, or could not be made; when to look whether another is needed.
+    pub fn end_announcement(&self, place: &Place, check_at: Instant) {
         let mut state = self.lock();
         if let Some(member) = state.known(place) {
             member.end_announcing();
-            state.check(place.clone(), again.unwrap_or_else(Instant::now));
+            state.check(place.clone(), check_at);
         }
         self.changed.notify_one();
     }
 
-    /// All counts of this node, for one that knows none.
+    /// All counts of this node, to be told to all others, which forget those told before.
     pub fn counts(&self) -> Vec<Count> {
-        let state = self.lock();
         let mut counts = Vec::new();
-        for ((tenant, topic), members) in &state.topics {
-            counts.extend(members.iter().filter_map(|(subject, member)| {
-                Some(Count {
-                    connections: Some(member.count()?),
-                    announced_at: member.announced_at(),
-                    place: Place {
-                        tenant: tenant.clone(),
-                        topic: topic.clone(),
-                        subject: Arc::clone(subject),
-                    },
-                })
+        self.lock().for_each(|place, member| {
+            // What is told here is what the others know last.
+            member.tell();
+            counts.extend(member.count().map(|connections| Count {
+                place: place(),
+                connections: Some(connections),
             }));
-        }
+        });
         counts
+    }
+
+    /// Who is announced, and at which position: for a node that has not read all of the log that
+    /// this one has.
+    pub fn announced(&self) -> Vec<(Place, u64)> {
+        let mut announced = Vec::new();
+        self.lock().for_each(|place, member| {
+            announced.extend(member.announced_at().map(|position| (place(), position)));
+        });
+        announced
+    }
+
+    /// Takes what another node has read of the log before this one began to read it, at `began`. What came
+    /// later this one has read itself.
+    pub fn learn(&self, announced: Vec<(Place, u64)>, began: u64, now: Instant) {
+        let mut state = self.lock();
+        for (place, position) in announced {
+            if position <= began {
+                state.member(&place).announced(Change::Join, position);
+                state.check_later(place, now);
+            }
+        }
+        self.changed.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -366,6 +373,19 @@ impl Presence {
 }
 
 impl State {
+    fn for_each(&mut self, mut act: impl FnMut(&dyn Fn() -> Place, &mut Member)) {
+        for ((tenant, topic), members) in &mut self.topics {
+            for (subject, member) in members {
+                let place = || Place {
+                    tenant: tenant.clone(),
+                    topic: topic.clone(),
+                    subject: Arc::clone(subject),
+                };
+                act(&place, member);
+            }
+        }
+    }
+
     fn member(&mut self, place: &Place) -> &mut Member {
         let topic = (place.tenant.clone(), place.topic.clone());
         let members = self.topics.entry(topic).or_default();
@@ -393,7 +413,6 @@ impl State {
             if member.tell() {
                 counts.push(Count {
                     connections: member.count(),
-                    announced_at: member.announced_at(),
                     place,
                 });
             }
@@ -405,9 +424,9 @@ impl State {
         self.checks.insert((at, place));
     }
 
-    fn check_later(&mut self, place: Place) {
+    fn check_later(&mut self, place: Place, now: Instant) {
         let delay = LEFT_TO_OTHERS.mul_f64(1.0 + fastrand::f64());
-        self.check(place, Instant::now() + delay);
+        self.check(place, now + delay);
     }
 
     /// Those who have not come back count no more.
@@ -461,3 +480,6 @@ impl State {
         firsts.map(|(at, _)| *at).min()
     }
 }
+
+#[cfg(test)]
+mod simulation;
