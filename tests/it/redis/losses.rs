@@ -6,8 +6,8 @@ use serde_json::json;
 
 use super::{cluster::Cluster, gateway, gateway_at};
 use crate::{
-    durability::rounds,
-    support::{RedisServer, Relay, SYNCED, TestGateway, VOLATILE, within},
+    durability::{report, rounds},
+    support::{EVERYSEC, RedisServer, Relay, SYNCED, TestGateway, VOLATILE, within},
 };
 
 #[tokio::test]
@@ -23,6 +23,23 @@ async fn a_redis_that_comes_back_empty_is_told_by_a_reset() {
     cluster
         .finish_with_a_loss("kill -9 of a volatile Redis", count)
         .await;
+}
+
+/// While the disk syncs, Redis puts off writing to its file, by up to two seconds (redis.conf,
+/// `appendfsync`): what it acknowledged then is lost now and again.
+#[tokio::test]
+async fn what_a_redis_that_syncs_each_second_loses_is_told_by_a_reset() {
+    let mut cluster = Cluster::begin(EVERYSEC).await;
+    let count = rounds(3, 40);
+    for _ in 0..count {
+        cluster.flows(200).await;
+        cluster.server.kill();
+        cluster.server.start_again().await;
+    }
+    cluster.flows(200).await;
+    let verdict = cluster.finish().await;
+    assert_eq!(verdict.resets() > 0, verdict.logs > 1, "{verdict}");
+    report("kill -9 of Redis, appendfsync everysec", count, &verdict);
 }
 
 #[tokio::test]
