@@ -1,12 +1,26 @@
 //! What every engine promises, through the gateway: the same for all of them.
 
-use std::collections::BTreeSet;
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    time::Duration,
+};
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+use tribus::{
+    engine::{
+        Engine, IdempotencyLimits, StoredEvent, Tail,
+        disk::{DiskEngine, DiskOptions, Durability},
+        redis::{Address, RedisEngine, RedisOptions},
+    },
+    event::{Cursor, Draft, Event, LogId},
+    protocol::PublishLimits,
+    topic::{Tenant, Topic},
+};
 
-use crate::support::{Claims, RedisServer, TRANSPORTS, TestGateway, replay};
+use crate::support::{Claims, RedisServer, TRANSPORTS, TestGateway, replay, within};
 
 /// Where a log is; next to nothing of it is in memory where the engine has it elsewhere.
 struct Store {
@@ -258,5 +272,115 @@ async fn a_log_that_lasts_is_the_same_after_a_restart_and_another_one_is_told() 
             "{}",
             store.engine
         );
+    }
+}
+
+/// Asks the engine for each event's cursor while it is told of the event: what it is answered without
+/// waiting.
+#[derive(Default)]
+struct Asking {
+    engine: OnceLock<Arc<dyn Engine>>,
+    log: Mutex<Option<LogId>>,
+    answers: Mutex<Vec<Option<bool>>>,
+}
+
+impl Tail for Asking {
+    fn begin(&self, log: LogId, _: u64, _: &[u8]) {
+        *self.log.lock().unwrap_or_else(PoisonError::into_inner) = Some(log);
+    }
+
+    fn restore(&self, _: Vec<StoredEvent>, _: u64) {}
+
+    fn restart(&self, log: LogId, position: u64) {
+        self.begin(log, position, &[]);
+    }
+
+    fn extend(&self, events: Vec<Arc<Event>>) {
+        let log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        let log = log.clone().expect("it has begun");
+        let engine = self.engine.get().expect("it was told");
+        let ask = |event: &Arc<Event>| {
+            let cursor = Cursor::new(log.clone(), event.sequence);
+            engine.reached(&cursor).now_or_never().and_then(Result::ok)
+        };
+        let answers = events.iter().map(ask);
+        let mut all = self.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        all.extend(answers);
+    }
+
+    fn advance(&self, _: u64) {}
+
+    fn trim(&self, _: u64) {}
+
+    fn earliest(&self) -> u64 {
+        0
+    }
+
+    fn trims(&self) -> Vec<u8> {
+        Vec::new()
+    }
+}
+
+/// A client may be given an event and come back with its cursor before its publisher has an answer.
+#[tokio::test]
+async fn a_cursor_is_reached_as_soon_as_anybody_can_have_it() {
+    let limits = IdempotencyLimits {
+        keys: 10,
+        keys_per_subject: 10,
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let options = DiskOptions::new(Durability::Os, 1 << 20, limits);
+    let url = RedisServer::shared().await.url();
+    let redis = RedisOptions {
+        address: Address::Direct(url.clone()),
+        shown: url,
+        namespace: RedisServer::namespace(),
+        timeout: Duration::from_secs(5),
+        retained: 100,
+        idempotency: limits,
+        publish: PublishLimits {
+            event_bytes: 1 << 10,
+            nesting: 10,
+        },
+    };
+    let tails = [Arc::new(Asking::default()), Arc::new(Asking::default())];
+    let tail = |at: usize| Arc::clone(&tails[at]) as Arc<dyn Tail>;
+    let disk = DiskEngine::open(directory.path(), options, tail(0)).expect("it opens");
+    let redis = RedisEngine::open(redis, tail(1)).expect("it opens");
+    let engines: [Arc<dyn Engine>; 2] = [Arc::new(disk), Arc::new(redis)];
+    for (engine, tail) in engines.into_iter().zip(&tails) {
+        tail.engine.set(Arc::clone(&engine)).ok().expect("once");
+        for _ in 0..20 {
+            engine
+                .append(vec![draft()], None)
+                .await
+                .expect("it takes it");
+        }
+        within("the tail to be told", async {
+            let count = || {
+                let answers = tail.answers.lock();
+                answers.unwrap_or_else(PoisonError::into_inner).len()
+            };
+            while count() < 20 {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+        })
+        .await;
+        engine.close().await.expect("it ends");
+        let answers = tail.answers.lock().unwrap_or_else(PoisonError::into_inner);
+        assert_eq!(*answers, vec![Some(true); 20]);
+    }
+}
+
+fn draft() -> Draft {
+    Draft {
+        tenant: Tenant::none(),
+        topic: Topic::parse("x").expect("a topic"),
+        name: "message".into(),
+        tags: Box::default(),
+        ephemeral: false,
+        trace: None,
+        trace_id: None,
+        body: br#""topic":"x","data":1}"#.to_vec(),
     }
 }
