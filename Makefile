@@ -35,13 +35,13 @@ test: fuzz/Cargo.lock | rust
 	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
 
-# The log on disk: worlds of its simulation for a minute or more, then its faults in many and long
-# rounds, one after the other, and what each came to. About an hour; SOAK names some of the faults,
-# such as durability::kills.
+# The log on disk: worlds of its simulation for a minute or more; then the faults of the disk and of
+# Redis in many and long rounds, one after the other, and what each came to. Above an hour; SOAK
+# names some of the faults, such as durability::kills.
 soak: | rust
 	sh scripts/test-tools.sh
 	TRIBUS_SIMULATION_SEEDS=$(or $(SOAK_SEEDS),10000) $(CARGO) test --lib simulation
-	TRIBUS_SOAK=1 $(CARGO) test --test it $(or $(SOAK),durability) -- --test-threads=1 --nocapture
+	TRIBUS_SOAK=1 $(CARGO) test --test it -- $(or $(SOAK),durability:: redis::) --test-threads=1 --nocapture
 
 # Builds static/tribus.js from client/, with npm; a test tells when that was forgotten.
 client:

@@ -1,4 +1,5 @@
-//! What durability costs: publishes that wait for the disk, and a resume that is read from it.
+//! What durability and a shared log cost: publishes that wait for the disk or for Redis, and a resume
+//! that is read from the disk. Redis is a `redis-server` of the bench's own, on loopback.
 //!
 //! ```sh
 //! cargo bench --bench log              # five rounds, medians
@@ -25,8 +26,10 @@ use tribus::{
     engine::{
         Engine, IdempotencyLimits, MemoryEngine, StoredEvent, Tail,
         disk::{DiskEngine, DiskOptions, Durability},
+        redis::{Address, RedisEngine, RedisOptions},
     },
     event::{Draft, Event, LogId},
+    protocol::PublishLimits,
     topic::{Tenant, Topic},
 };
 
@@ -58,9 +61,11 @@ enum Way {
     Floor,
     Disk(Durability, usize, usize),
     Memory(usize, usize),
+    /// With this `appendfsync`, or without AOF.
+    Redis(Option<&'static str>, usize, usize),
 }
 
-const WAYS: [(&str, Way); 9] = [
+const WAYS: [(&str, Way); 15] = [
     ("floor: write and fdatasync, one at a time", Way::Floor),
     ("disk, 1 publisher", Way::Disk(Durability::Sync, 1, 1)),
     ("disk, 64 publishers", Way::Disk(Durability::Sync, 64, 1)),
@@ -79,6 +84,21 @@ const WAYS: [(&str, Way); 9] = [
     ),
     ("memory, 64 publishers", Way::Memory(64, 1)),
     ("memory, 8 publishers, batches of 100", Way::Memory(8, 100)),
+    ("redis, 1 publisher", Way::Redis(None, 1, 1)),
+    ("redis, 64 publishers", Way::Redis(None, 64, 1)),
+    ("redis, 256 publishers", Way::Redis(None, 256, 1)),
+    (
+        "redis, 8 publishers, batches of 100",
+        Way::Redis(None, 8, 100),
+    ),
+    (
+        "redis at \"everysec\", 64 publishers",
+        Way::Redis(Some("everysec"), 64, 1),
+    ),
+    (
+        "redis at \"always\", 64 publishers",
+        Way::Redis(Some("always"), 64, 1),
+    ),
 ];
 
 async fn measure() -> anyhow::Result<()> {
@@ -136,7 +156,61 @@ impl Way {
                 let engine = MemoryEngine::new(LogId::random()?, Arc::new(Nobody), idempotency);
                 Ok(publish(Arc::new(engine), publishers, batch, time).await)
             }
+            Self::Redis(fsync, publishers, batch) => {
+                let server = RedisServer::start(directory.path(), fsync)?;
+                let engine = server.engine(idempotency)?;
+                Ok(publish(Arc::new(engine), publishers, batch, time).await)
+            }
         }
+    }
+}
+
+/// A server on a free port, which ends with this.
+struct RedisServer {
+    process: Child,
+    port: u16,
+}
+
+impl RedisServer {
+    fn start(directory: &Path, fsync: Option<&str>) -> anyhow::Result<Self> {
+        let port = std::net::TcpListener::bind("127.0.0.1:0")?
+            .local_addr()?
+            .port();
+        let aof = if fsync.is_some() { "yes" } else { "no" };
+        let process = Command::new("redis-server")
+            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", aof])
+            .args(["--appendfsync", fsync.unwrap_or("no")])
+            .args(["--port", &port.to_string(), "--dir"])
+            .arg(directory)
+            .stdout(Stdio::null())
+            .spawn()
+            .context("redis-server, see scripts/test-tools.sh")?;
+        Ok(Self { process, port })
+    }
+
+    /// Once the server answers.
+    fn engine(&self, idempotency: IdempotencyLimits) -> anyhow::Result<RedisEngine> {
+        let url = format!("redis://127.0.0.1:{}", self.port);
+        let options = RedisOptions {
+            address: Address::Direct(url.clone()),
+            shown: url,
+            namespace: "bench".to_owned(),
+            timeout: Duration::from_secs(5),
+            retained: usize::MAX,
+            idempotency,
+            publish: PublishLimits {
+                event_bytes: 64 << 10,
+                nesting: 128,
+            },
+        };
+        RedisEngine::open(options, Arc::new(Nobody))
+    }
+}
+
+impl Drop for RedisServer {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
     }
 }
 
@@ -162,7 +236,7 @@ async fn publish(engine: Arc<dyn Engine>, publishers: usize, batch: usize, time:
                 let mut count = 0;
                 while start.elapsed() < time {
                     let drafts = (0..batch).map(|_| draft()).collect();
-                    engine.append(drafts, None).await.expect("the disk is well");
+                    engine.append(drafts, None).await.expect("the log is well");
                     count += batch;
                     // The memory engine never waits.
                     tokio::task::yield_now().await;

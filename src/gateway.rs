@@ -1,5 +1,7 @@
 //! The one place where everything concrete meets: bind, tell the address, run until told to stop.
 
+mod store;
+
 use std::{
     cell::RefCell,
     future::Future,
@@ -21,15 +23,9 @@ use tokio::{
 use crate::{
     admin,
     auth::Authenticator,
-    bus::{Bus, Retention, Shard, ShardCommand},
+    bus::{Bus, Shard, ShardCommand},
     cluster::{Agreed, Cluster},
-    config::{Config, EngineKind, List, Network},
-    engine::{
-        Engine, IdempotencyLimits, MemoryEngine,
-        disk::{DiskEngine, DiskOptions},
-        redis::{Address, RedisEngine, RedisOptions},
-    },
-    event::LogId,
+    config::{Config, List, Network},
     limits::{ConnectionLimiter, ConnectionRates, Limits},
     listener::{self, Deadlines, LISTEN_BACKLOG, Listening, Places, Tls},
     metrics::Metrics,
@@ -80,7 +76,7 @@ impl Gateway {
             ("listen", &config.listen),
             ("admin_listen", &config.admin_listen),
         ])?;
-        let bus = open_bus(&config)?;
+        let bus = store::open(&config)?;
         let (revocations, tickets) = (Arc::default(), Arc::default());
         let presence = presence(&config, bus.is_shared());
         let limits = Arc::new(Limits::new(&config.limits));
@@ -345,79 +341,6 @@ fn shard_of_this_thread(bus: &Arc<Bus>, limits: SessionLimits, shared: &Shared) 
                 Shard::start(Arc::clone(bus), limits, metrics, watched_by)
             });
         Rc::clone(slot.insert(shard))
-    })
-}
-
-fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
-    let retention = Retention {
-        events: config.retention.events,
-        bytes: config.retention.bytes.0,
-        age: config.retention.age.map(|age| age.0),
-        bytes_in_memory: match config.bus.engine {
-            EngineKind::Memory => None,
-            EngineKind::Disk => Some(config.bus.disk.memory.0),
-            EngineKind::Redis => Some(config.bus.redis.memory.0),
-        },
-    };
-    let idempotency = IdempotencyLimits {
-        keys: config.limits.idempotency_keys,
-        keys_per_subject: config.limits.idempotency_keys_per_subject,
-    };
-    match config.bus.engine {
-        EngineKind::Memory => {
-            let log = LogId::random().context("the operating system has no randomness to give")?;
-            Bus::open(retention, |tail| {
-                Ok(Arc::new(MemoryEngine::new(log, tail, idempotency)) as Arc<dyn Engine>)
-            })
-        }
-        EngineKind::Disk => {
-            let disk = &config.bus.disk;
-            let path = disk
-                .path
-                .as_deref()
-                .context("the engine \"disk\" needs `bus.disk.path`")?;
-            let options = DiskOptions::new(disk.durability, retention.bytes, idempotency);
-            Bus::open(retention, |tail| {
-                let engine = DiskEngine::open(path, options, tail)
-                    .with_context(|| format!("can not open the log in {}", path.display()))?;
-                Ok(Arc::new(engine) as Arc<dyn Engine>)
-            })
-        }
-        EngineKind::Redis => open_redis(config, retention, idempotency),
-    }
-}
-
-fn open_redis(
-    config: &Config,
-    retention: Retention,
-    idempotency: IdempotencyLimits,
-) -> anyhow::Result<Arc<Bus>> {
-    let redis = &config.bus.redis;
-    let url = redis.url.as_ref();
-    let (address, shown) = match (&redis.master, url) {
-        (Some(master), _) => {
-            let sentinels = redis.sentinels.0.iter();
-            let address = Address::Sentinels {
-                sentinels: sentinels.map(|url| url.expose().to_owned()).collect(),
-                master: master.clone(),
-                login: url.map(|url| url.expose().to_owned()),
-            };
-            (address, format!("the master {master:?}"))
-        }
-        (None, Some(url)) => (Address::Direct(url.expose().to_owned()), url.address()),
-        (None, None) => anyhow::bail!("the engine \"redis\" needs `bus.redis.url`"),
-    };
-    let options = RedisOptions {
-        address,
-        shown,
-        namespace: config.bus.namespace.clone(),
-        timeout: redis.timeout.0,
-        retained: retention.events,
-        idempotency,
-        publish: publish_limits(config),
-    };
-    Bus::open(retention, |tail| {
-        Ok(Arc::new(RedisEngine::open(options, tail)?) as Arc<dyn Engine>)
     })
 }
 

@@ -436,8 +436,8 @@ impl Engine for OnDisk {
     }
 
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool> {
-        let (writer, shelf) = self.parts();
-        let reached = cursor.log == shelf.log() && cursor.sequence <= writer.last();
+        let (_, shelf) = self.parts();
+        let reached = cursor.log == shelf.log() && cursor.sequence <= shelf.last();
         Box::pin(std::future::ready(Ok(reached)))
     }
 

@@ -17,12 +17,13 @@ mod values;
 use std::{fmt, io::ErrorKind, path::Path, time::Duration};
 
 pub use advice::{Advice, Severity};
+pub use bus::{BusConfig, DiskConfig, EngineKind, RedisConfig};
 pub use keys::keys;
 pub use limits::LimitsConfig;
 pub use origin::{Origin, Origins};
 pub use sections::{
-    AuthConfig, BusConfig, Config, DiskConfig, EngineKind, HookConfig, LogConfig, LogFormat,
-    RedisConfig, RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
+    AuthConfig, Config, HookConfig, LogConfig, LogFormat, RetentionConfig, ShutdownConfig,
+    TelemetryConfig, TlsConfig,
 };
 pub use values::{Filter, List, Network, RedisUrl, Size, Span};
 

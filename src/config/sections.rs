@@ -5,13 +5,11 @@ use std::{path::PathBuf, time::Duration};
 use serde::{Deserialize, Serialize};
 
 use super::{
+    bus::BusConfig,
     limits::LimitsConfig,
-    values::{Filter, List, Network, RedisUrl, Size, Span},
+    values::{Filter, List, Network, Size, Span},
 };
-use crate::{
-    auth::{AuthOptions, Secret},
-    engine::disk::Durability,
-};
+use crate::auth::{AuthOptions, Secret};
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -108,76 +106,6 @@ pub struct HookConfig {
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
-pub struct BusConfig {
-    /// Where the log lives.
-    pub engine: EngineKind,
-    /// Which log of a shared store: gateways of one namespace share one log. `[A-Za-z0-9_-]`, 1 to
-    /// 64 of them.
-    pub namespace: String,
-    pub disk: DiskConfig,
-    pub redis: RedisConfig,
-}
-
-/// The engine `disk`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DiskConfig {
-    /// The directory of the log, this gateway's alone; made where it is not there. The engine needs
-    /// it.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub path: Option<PathBuf>,
-    /// What an answered publish outlives: `sync` a power failure, `os` the gateway only.
-    pub durability: Durability,
-    /// Of the retained events, how much stays in memory: whoever was away for longer is served from
-    /// the disk.
-    pub memory: Size,
-}
-
-/// The engine `redis`.
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct RedisConfig {
-    /// Where Redis is, such as redis://127.0.0.1:6379; with a user, a password and the number of a
-    /// database where there are some. Beside `sentinels` only these count, and whether it is
-    /// `rediss`.
-    #[serde(skip_serializing_if = "is_missing_or_secret")]
-    pub url: Option<RedisUrl>,
-    /// Sentinels that know where the master is, such as redis://10.0.0.5:26379.
-    #[serde(skip_serializing_if = "is_empty_or_secret")]
-    pub sentinels: List<RedisUrl>,
-    /// The name of the master that the Sentinels watch.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub master: Option<String>,
-    /// An answer that takes longer is none: what was published is refused, and nobody knows
-    /// whether Redis has it.
-    pub timeout: Span,
-    /// Of the retained events, how much stays in memory: whoever was away for longer is served from
-    /// Redis.
-    pub memory: Size,
-}
-
-/// A URL with a password is not written out.
-fn is_missing_or_secret(url: &Option<RedisUrl>) -> bool {
-    url.as_ref().is_none_or(RedisUrl::has_password)
-}
-
-fn is_empty_or_secret(urls: &List<RedisUrl>) -> bool {
-    urls.0.is_empty() || urls.0.iter().any(RedisUrl::has_password)
-}
-
-#[derive(Clone, Copy, Debug, Deserialize, Serialize, PartialEq, Eq)]
-#[serde(rename_all = "snake_case", try_from = "String")]
-pub enum EngineKind {
-    /// In this process, gone with it.
-    Memory,
-    /// On this machine's disk: it outlives the process.
-    Disk,
-    /// In Redis: shared by several gateways.
-    Redis,
-}
-
-#[derive(Clone, Debug, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
 pub struct RetentionConfig {
     /// The most events retained.
     pub events: usize,
@@ -252,31 +180,6 @@ pub enum LogFormat {
     Json,
 }
 
-impl EngineKind {
-    /// Whether several nodes may have one log.
-    pub fn is_shared(self) -> bool {
-        match self {
-            Self::Memory | Self::Disk => false,
-            Self::Redis => true,
-        }
-    }
-}
-
-impl TryFrom<String> for EngineKind {
-    type Error = String;
-
-    fn try_from(name: String) -> Result<Self, String> {
-        match name.as_str() {
-            "memory" => Ok(Self::Memory),
-            "disk" => Ok(Self::Disk),
-            "redis" => Ok(Self::Redis),
-            _ => Err(format!(
-                "there is no engine {name:?}: use \"memory\", \"disk\" or \"redis\""
-            )),
-        }
-    }
-}
-
 impl TryFrom<String> for LogFormat {
     type Error = String;
 
@@ -345,39 +248,6 @@ impl Default for HookConfig {
             cache: Span(Duration::from_secs(10)),
             stale: Span(Duration::from_secs(300)),
             lifetime: Span(Duration::from_secs(3600)),
-        }
-    }
-}
-
-impl Default for BusConfig {
-    fn default() -> Self {
-        Self {
-            engine: EngineKind::Memory,
-            namespace: "tribus".to_owned(),
-            disk: DiskConfig::default(),
-            redis: RedisConfig::default(),
-        }
-    }
-}
-
-impl Default for RedisConfig {
-    fn default() -> Self {
-        Self {
-            url: None,
-            sentinels: List::default(),
-            master: None,
-            timeout: Span(Duration::from_secs(5)),
-            memory: Size(64 << 20),
-        }
-    }
-}
-
-impl Default for DiskConfig {
-    fn default() -> Self {
-        Self {
-            path: None,
-            durability: Durability::Sync,
-            memory: Size(64 << 20),
         }
     }
 }

@@ -4,6 +4,7 @@
 mod authentication;
 mod client;
 mod command_line;
+mod conformance;
 mod connections;
 mod console;
 mod deployment;

@@ -4,7 +4,7 @@ use std::{
     future::ready,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -76,7 +76,6 @@ pub struct Writer {
 /// What the writer shows of the log.
 #[derive(Default)]
 struct Shown {
-    last: AtomicU64,
     keys: AtomicUsize,
 }
 
@@ -115,11 +114,6 @@ impl Writer {
             shown,
         };
         (writer, desk)
-    }
-
-    /// The last sequence that was acknowledged.
-    pub fn last(&self) -> u64 {
-        self.shown.last.load(Ordering::Acquire)
     }
 
     pub fn remembered_keys(&self) -> usize {
@@ -195,7 +189,6 @@ impl Writer {
 
 impl Shown {
     fn update(&self, log: &mut DiskLog) {
-        self.last.store(log.last(), Ordering::Release);
         self.keys.store(log.remembered_keys(), Ordering::Relaxed);
     }
 }

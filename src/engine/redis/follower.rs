@@ -39,6 +39,8 @@ pub const PATIENCE: Duration = Duration::from_secs(4);
 const READ_ENTRIES: usize = 256;
 /// What is due for trimming is trimmed after so long, however little it is.
 const TRIM_AFTER: Duration = Duration::from_secs(30);
+/// And after so long where it is a good part of what is retained.
+const TRIM_SHARE_AFTER: Duration = Duration::from_secs(5);
 /// How often it is asked what the log takes in Redis.
 const MEASURE: Duration = Duration::from_secs(15);
 
@@ -63,7 +65,7 @@ pub struct Follower {
 
 /// When old events are let go of.
 pub struct Trimming {
-    /// At how many events: each time the table of what is gone of each topic goes with it.
+    /// At how many events at the latest: each time the table of what is gone of each topic goes with it.
     step: u64,
     /// Up to where Redis has let go, as far as is known.
     until: u64,
@@ -85,12 +87,16 @@ impl Trimming {
         }
     }
 
+    /// Seldom where little comes, since the table is larger than what is let go of then.
     fn is_due(&self, earliest: u64, position: u64) -> bool {
         let count = earliest.saturating_sub(self.until);
         // Where bytes or age bind, there are fewer.
-        let retained = position.saturating_sub(earliest);
-        let step = self.step.min(retained / Self::PARTS).max(1);
-        count >= step || (count > 0 && self.last.elapsed() >= TRIM_AFTER)
+        let share = position.saturating_sub(earliest) / Self::PARTS;
+        let waited = self.last.elapsed();
+        count > 0
+            && (count >= self.step
+                || (count >= share && waited >= TRIM_SHARE_AFTER)
+                || waited >= TRIM_AFTER)
     }
 }
 
@@ -198,10 +204,11 @@ impl Follower {
     }
 
     fn tell(&mut self, events: &mut Vec<Arc<Event>>) {
+        // Whoever hears of an event may come back with its cursor at once.
+        self.view.follows(&self.log, self.position);
         if !events.is_empty() {
             self.tail.extend(std::mem::take(events));
         }
-        self.view.follows(&self.log, self.position);
     }
 
     fn step(&self, entry: &Entry) -> Step {

@@ -1,5 +1,7 @@
 //! Backends publish straight into Redis.
 
+use std::time::Duration;
+
 use serde_json::{Value, json};
 
 use super::gateway;
@@ -23,6 +25,9 @@ async fn what_a_backend_puts_into_redis_is_published_once_and_in_order() {
         clients.push(node.ws("topics=order:*").await);
     }
     for number in 0..300 {
+        // So that both move them, each in the belief that it is the only one.
+        server.command(&["DEL", &RedisServer::key(&namespace, "ingest-lease")]);
+        tokio::time::sleep(Duration::from_millis(10)).await;
         let data = number.to_string();
         ingest(server, &namespace, &["topic", "order:1", "data", &data]);
     }

@@ -138,6 +138,7 @@ async fn pump(
     mut state: watch::Receiver<State>,
     is_late: bool,
 ) {
+    let generation = state.borrow().generation;
     let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
     let delays = state.clone();
     let read = async move {
@@ -156,7 +157,11 @@ async fn pump(
     let write = async move {
         while let Some((due, chunk)) = queue.recv().await {
             tokio::time::sleep_until(due).await;
-            let passes = state.wait_for(|state| !state.is_stalled).await.is_ok();
+            let changed = |state: &State| !state.is_stalled || state.generation != generation;
+            let passes = match state.wait_for(changed).await {
+                Ok(state) => state.generation == generation,
+                Err(_) => false,
+            };
             if !passes || to.write_all(&chunk).await.is_err() {
                 return;
             }
