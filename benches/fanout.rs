@@ -58,8 +58,8 @@ async fn measure() -> anyhow::Result<()> {
     let events = setting("FANOUT_EVENTS", 200);
     println!("{clients} clients, {events} events a round, {rounds} rounds, medians\n");
     println!(
-        "{:<24}{:>22}{:>22}{:>18}",
-        "server", "one at a time", "16 in flight", "idle connection"
+        "{:<24}{:>22}{:>22}{:>22}{:>18}",
+        "server", "one at a time", "16 in flight", "16 on one /ws", "idle connection"
     );
     let kinds = [Kind::Floor, Kind::WebSocket, Kind::OnDisk, Kind::Sse];
     let mut rounds_of = kinds.map(|_| Vec::new());
@@ -74,13 +74,18 @@ async fn measure() -> anyhow::Result<()> {
         let row = Row {
             single: median(rows.iter().map(|row| row.single)),
             burst: median(rows.iter().map(|row| row.burst)),
+            piped: kind
+                .is_piped()
+                .then(|| median(rows.iter().filter_map(|row| row.piped))),
             idle: median(rows.iter().map(|row| row.idle)),
         };
+        let piped = row.piped.map(|piped| format!("{piped:.2} µs"));
         println!(
-            "{:<24}{:>19.2} µs{:>19.2} µs{:>14.1} KiB",
+            "{:<24}{:>19.2} µs{:>19.2} µs{:>22}{:>14.1} KiB",
             kind.name(),
             row.single,
             row.burst,
+            piped.unwrap_or_default(),
             row.idle
         );
         table.push(row);
@@ -92,15 +97,13 @@ async fn measure() -> anyhow::Result<()> {
             row.burst / table[0].burst
         );
     }
-    let pairs = rounds_of[1].iter().zip(&rounds_of[2]);
+    let pairs = || rounds_of[1].iter().zip(&rounds_of[2]);
     println!(
-        "with the log on disk against memory, in pairs: {:.2} one at a time, {:.2} with 16 in flight",
-        median(
-            pairs
-                .clone()
-                .map(|(memory, disk)| disk.single / memory.single)
-        ),
-        median(pairs.map(|(memory, disk)| disk.burst / memory.burst))
+        "with the log on disk against memory, in pairs: {:.2} one at a time, {:.2} with 16 in flight, \
+         {:.2} with 16 on one /ws",
+        median(pairs().map(|(memory, disk)| disk.single / memory.single)),
+        median(pairs().map(|(memory, disk)| disk.burst / memory.burst)),
+        median(pairs().filter_map(|(memory, disk)| Some(disk.piped? / memory.piped?)))
     );
     Ok(())
 }
@@ -115,6 +118,8 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
 struct Row {
     single: f64,
     burst: f64,
+    /// Where it was measured.
+    piped: Option<f64>,
     idle: f64,
 }
 
@@ -135,6 +140,11 @@ impl Kind {
             Self::OnDisk => "tribus, log on disk",
             Self::Sse => "tribus, SSE",
         }
+    }
+
+    /// Whether it is also measured with a publisher that does not wait on one connection.
+    fn is_piped(self) -> bool {
+        matches!(self, Self::WebSocket | Self::OnDisk)
     }
 }
 
@@ -204,9 +214,16 @@ impl Server {
         let burst = self
             .drive(&mut publisher, &arrivals, clients, events * 4, IN_FLIGHT)
             .await?;
+        let mut piped = None;
+        if self.kind.is_piped() {
+            let mut publisher = Publisher::Piped(self.open(&websocket("")).await?);
+            let driven = self.drive(&mut publisher, &arrivals, clients, events * 4, IN_FLIGHT);
+            piped = Some(driven.await?);
+        }
         Ok(Row {
             single,
             burst,
+            piped,
             idle,
         })
     }
@@ -233,21 +250,20 @@ impl Server {
     }
 
     async fn connect(&self) -> anyhow::Result<TcpStream> {
-        let mut stream = TcpStream::connect(self.address).await?;
         let request = match self.kind {
-            Kind::Floor => return Ok(stream),
-            Kind::WebSocket | Kind::OnDisk => format!(
-                "GET /ws?topics=bench:* HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n\
-                 Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-                 Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {}\r\n\r\n",
-                token()
-            ),
+            Kind::Floor => return Ok(TcpStream::connect(self.address).await?),
+            Kind::WebSocket | Kind::OnDisk => websocket("?topics=bench:*"),
             Kind::Sse => format!(
                 "GET /events?topics=bench:* HTTP/1.1\r\nHost: bench\r\n\
                  Authorization: Bearer {}\r\n\r\n",
                 token()
             ),
         };
+        self.open(&request).await
+    }
+
+    async fn open(&self, request: &str) -> anyhow::Result<TcpStream> {
+        let mut stream = TcpStream::connect(self.address).await?;
         stream.write_all(request.as_bytes()).await?;
         Ok(stream)
     }
@@ -317,6 +333,15 @@ fn token() -> String {
     sign_hs256(&Secret::new(SECRET), &claims)
 }
 
+fn websocket(query: &str) -> String {
+    format!(
+        "GET /ws{query} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {}\r\n\r\n",
+        token()
+    )
+}
+
 fn pin_to(core: usize) {
     let pid = std::process::id().to_string();
     let _ = Command::new("taskset")
@@ -326,9 +351,11 @@ fn pin_to(core: usize) {
 }
 
 /// Publishes events, each with a request of its own and those in flight over connections of their own, as
-/// a backend's pool does; or makes the floor write frames to everyone.
+/// a backend's pool does, or all of those in flight over one WebSocket; or makes the floor write frames to
+/// everyone.
 enum Publisher {
     Http(Vec<TcpStream>),
+    Piped(TcpStream),
     Floor(RefCell<std::process::ChildStdin>),
 }
 
@@ -351,6 +378,7 @@ impl Publisher {
                     .borrow_mut()
                     .write_all("\n".repeat(count).as_bytes())?);
             }
+            Self::Piped(stream) => return publish_piped(stream, count).await,
             Self::Http(streams) => streams,
         };
         let body = r#"{"topic":"bench:1","event":"tick"}"#;
@@ -378,6 +406,22 @@ async fn read_answer(stream: &mut TcpStream) -> anyhow::Result<()> {
         anyhow::ensure!(len > 0, "the gateway closed a publisher's connection");
     }
     anyhow::ensure!(answer.starts_with(b"HTTP/1.1 200"), "a publish was refused");
+    Ok(())
+}
+
+async fn publish_piped(stream: &mut TcpStream, count: usize) -> anyhow::Result<()> {
+    let message = r#"{"type":"publish","topic":"bench:1","event":"tick"}"#;
+    // RFC 6455, section 5.2: text of fewer than 126 bytes, under a mask that changes nothing.
+    let mut frame = vec![0x81, 0x80 | u8::try_from(message.len())?, 0, 0, 0, 0];
+    frame.extend_from_slice(message.as_bytes());
+    stream.write_all(&frame.repeat(count)).await?;
+    let mut answers = Vec::new();
+    while find_all(&answers, br#""type":"published""#).0 < count {
+        let len = stream.read_buf(&mut answers).await?;
+        anyhow::ensure!(len > 0, "the gateway closed a publisher's connection");
+        let (errors, _) = find_all(&answers, br#""type":"error""#);
+        anyhow::ensure!(errors == 0, "a publish was refused");
+    }
     Ok(())
 }
 

@@ -492,6 +492,15 @@ fn engine(page: &mut Page<'_, '_>, engine: &EngineState) -> Result<(), Error> {
             "What the log takes on the disk or in Redis; 0 where it is in memory.",
         ),
         engine.stored_bytes,
+    )?;
+    page.gauge(
+        &family_in(
+            "log_set_aside",
+            Unit::Bytes,
+            "What a log that was given up takes on the disk besides, lost-... in its directory, which \
+             may be removed.",
+        ),
+        engine.set_aside_bytes,
     )
 }
 

@@ -244,6 +244,8 @@ pub struct EngineState {
     pub commits: u64,
     /// What the log takes on disk or in Redis, in bytes.
     pub stored_bytes: u64,
+    /// What the log that was given up last takes there besides.
+    pub set_aside_bytes: u64,
     /// Entries of a shared store that no gateway wrote, or could make anything of.
     pub foreign_entries: u64,
 }

@@ -3,9 +3,9 @@
 
 use std::{
     fmt::Debug,
-    fs::{File as OsFile, OpenOptions, TryLockError},
+    fs::{File as OsFile, Metadata, OpenOptions, TryLockError},
     io::{self, ErrorKind},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -40,6 +40,9 @@ pub trait Directory: Debug + Send + Sync {
     /// Removes a directory within this one, with all that is in it.
     fn remove_aside(&self, name: &str) -> io::Result<()>;
 
+    /// How many bytes of the disk the directories within this one take whose names are such.
+    fn allocated_aside(&self, is_aside: fn(&str) -> bool) -> io::Result<u64>;
+
     /// Makes names that were created, changed and removed durable.
     fn sync(&self) -> io::Result<()>;
 }
@@ -49,6 +52,9 @@ pub trait File: Debug + Send + Sync {
     /// # Errors
     /// The file system's, here and below.
     fn size(&self) -> io::Result<u64>;
+
+    /// How many bytes of the disk it takes: holes take none.
+    fn allocated(&self) -> io::Result<u64>;
 
     /// Fills all of `into`; fewer bytes are an error.
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()>;
@@ -217,9 +223,28 @@ impl Directory for Folder {
         std::fs::remove_dir_all(self.path.join(name))
     }
 
+    fn allocated_aside(&self, is_aside: fn(&str) -> bool) -> io::Result<u64> {
+        let mut allocated = 0;
+        for entry in std::fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if is_aside(&entry.file_name().to_string_lossy()) {
+                for file in std::fs::read_dir(entry.path())? {
+                    allocated += allocated_to(&file?.metadata()?);
+                }
+            }
+        }
+        Ok(allocated)
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.handle.sync_all()
     }
+}
+
+/// `st_blocks` of stat(3type), which are of this size whatever the file system's are.
+fn allocated_to(file: &Metadata) -> u64 {
+    const BLOCK: u64 = 512;
+    file.blocks() * BLOCK
 }
 
 /// Makes a directory that is not there, durable in the one above it.
@@ -244,6 +269,10 @@ fn write_whole(path: &Path, content: &[u8]) -> io::Result<()> {
 impl File for OsFile {
     fn size(&self) -> io::Result<u64> {
         Ok(self.metadata()?.len())
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        Ok(allocated_to(&self.metadata()?))
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

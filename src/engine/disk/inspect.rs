@@ -53,6 +53,7 @@ pub struct SegmentReport {
     /// and reach to this one, which may be ephemeral, and so leave nothing.
     pub until: u64,
     pub events: usize,
+    /// Of the disk.
     pub bytes: u64,
     /// When its oldest and its newest event were appended, in milliseconds since 1970.
     pub oldest: Option<i64>,
@@ -109,7 +110,7 @@ fn skipped(segment: &Segment) -> SegmentReport {
     SegmentReport {
         name: segment.name().to_owned(),
         after: segment.after(),
-        bytes: segment.bytes().unwrap_or(0),
+        bytes: segment.allocated().unwrap_or(0),
         skipped: true,
         ..SegmentReport::default()
     }
@@ -125,7 +126,7 @@ fn look_at(
         name: segment.name().to_owned(),
         after: segment.after(),
         until: segment.after(),
-        bytes: segment.bytes().unwrap_or(0),
+        bytes: segment.allocated().unwrap_or(0),
         ..SegmentReport::default()
     };
     let looked_at = read(segment, depth, label, &mut report, topics);

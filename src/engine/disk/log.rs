@@ -11,6 +11,7 @@ use anyhow::Context as _;
 
 use super::{
     backend::{self, Mishaps},
+    beginning::is_given_up,
     clock::Stamp,
     directory::Directory,
     failure::{GivenUp, Health, Loss},
@@ -408,9 +409,15 @@ impl DiskLog {
 
     fn measure(&self) {
         let segments = self.shelf.segments();
-        let bytes = segments.iter().filter_map(|segment| segment.bytes().ok());
-        let bytes = bytes.sum();
-        self.update_condition(|condition| condition.stored_bytes = bytes);
+        let stored = segments
+            .iter()
+            .filter_map(|segment| segment.allocated().ok());
+        let stored = stored.sum();
+        let set_aside = self.directory.allocated_aside(is_given_up).unwrap_or(0);
+        self.update_condition(|condition| {
+            condition.stored_bytes = stored;
+            condition.set_aside_bytes = set_aside;
+        });
     }
 
     pub(super) fn update_condition(&self, update: impl FnOnce(&mut EngineState)) {

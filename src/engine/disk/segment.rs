@@ -177,12 +177,20 @@ impl Segment {
         self.after
     }
 
-    /// What it takes on disk.
+    /// How long its file is, with holes.
     ///
     /// # Errors
     /// The disk's.
     pub fn bytes(&self) -> io::Result<u64> {
         self.file.size()
+    }
+
+    /// How many bytes of the disk it takes.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn allocated(&self) -> io::Result<u64> {
+        self.file.allocated()
     }
 
     /// Writes again what is there, and syncs it. After a sync that failed the kernel may show what

@@ -224,6 +224,7 @@ impl View {
             lost_logs: self.lost_logs.load(Ordering::Relaxed),
             commits: self.commits.load(Ordering::Relaxed),
             stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
+            set_aside_bytes: 0,
             foreign_entries: self.foreign.load(Ordering::Relaxed),
         }
     }

@@ -253,3 +253,49 @@ fn a_publish_without_a_key_that_is_in_two_logs_is_found() {
     story.checker.see_event(other, &event);
     story.is_wrong_with("publish 0 is in two logs");
 }
+
+/// What is sent over one connection without waiting, in a history that is sound otherwise: which of it
+/// is where, and which is refused.
+fn piped(places: &[(usize, u64)], refused: &[usize]) -> Story {
+    let story = Story::of(&[1]);
+    let connection = story.checker.connect();
+    let sent: Vec<_> = (0..4)
+        .map(|_| story.checker.publish_over(connection, false))
+        .collect();
+    for at in refused {
+        story.checker.refuse(sent[*at].0);
+    }
+    story.see([0, 1]);
+    for (at, sequence) in places {
+        let mut event = sent[*at].1.clone();
+        event["id"] = json!(format!("l-{sequence}"));
+        story.checker.see_event(story.client, &event);
+    }
+    story
+}
+
+#[test]
+fn of_what_is_in_flight_at_an_end_the_first_ones_may_be_there() {
+    piped(&[], &[]).checker.sound();
+    piped(&[(0, 3), (1, 4)], &[]).checker.sound();
+    piped(&[(0, 3), (2, 4)], &[1]).checker.sound();
+}
+
+#[test]
+fn what_is_left_out_or_out_of_order_of_one_connection_is_found() {
+    piped(&[(0, 3), (2, 4)], &[]).is_wrong_with("publish 3 is left out, and 4,");
+    piped(&[(1, 3)], &[0]).checker.sound();
+    piped(&[(1, 3)], &[]).is_wrong_with("publish 2 is left out, and 3,");
+    piped(&[(1, 3), (0, 4)], &[])
+        .is_wrong_with("publish 3 is at l-3, and 2, which was sent before");
+}
+
+#[test]
+fn a_reset_may_hide_what_was_left_out_but_no_wrong_order() {
+    let story = piped(&[(1, 3)], &[]);
+    story.checker.see_reset(story.client, "expired", "l-3");
+    story.checker.sound();
+    let story = piped(&[(1, 3), (0, 4)], &[]);
+    story.checker.see_reset(story.client, "expired", "l-4");
+    story.is_wrong_with("which was sent before");
+}

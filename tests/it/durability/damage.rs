@@ -3,6 +3,7 @@
 use std::{fs, os::unix::fs::FileExt, path::Path};
 
 use super::{Scene, report, rounds};
+use crate::support::Node;
 
 /// Small segments, so that there are sealed ones.
 const SETTINGS: &[(&str, &str)] = &[
@@ -150,4 +151,33 @@ async fn damage_is_answered_with_a_reset_and_never_with_silence() {
         );
         report(&format!("damage {damage:?}"), of_it.len(), &came_to);
     }
+}
+
+#[tokio::test]
+async fn a_log_that_was_given_up_is_counted_until_it_is_removed() {
+    let mut node = Node::new(&[]);
+    node.start().await;
+    let gateway = node.gateway();
+    gateway.publish("load:1", 1.into()).await;
+    let whole = gateway.scrape().await;
+    assert_eq!(whole.value("tribus_log_set_aside_bytes"), 0.0);
+    node.terminate().await;
+    flip_all_from(&node.segments()[0], 4096);
+    node.start().await;
+    gateway
+        .scrape_until("the log that was given up to be counted", |scrape| {
+            let is_beside = scrape.value("tribus_log_set_aside_bytes") > 4096.0;
+            is_beside && scrape.value("tribus_log_stored_bytes") > 4096.0
+        })
+        .await;
+    let names = fs::read_dir(node.log()).expect("a log");
+    let paths = names.map(|name| name.expect("a name").path());
+    let mut lost = paths.filter(|path| path.to_string_lossy().contains("/lost-"));
+    fs::remove_dir_all(lost.next().expect("a log that was given up")).expect("it is removed");
+    gateway
+        .scrape_until("nothing to be beside it", |scrape| {
+            scrape.value("tribus_log_set_aside_bytes") == 0.0
+        })
+        .await;
+    node.terminate().await;
 }

@@ -1,6 +1,12 @@
 //! The gateway is killed: at any time, and at each step of its work.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use serde_json::json;
 
 use super::{Scene, Strace, report, rounds};
 use crate::support::Node;
@@ -91,47 +97,90 @@ fn copy(from: &Path, to: &Path) {
     }
 }
 
-/// A log that was lost is never gone on with, in whatever state its end was left.
+/// A log of two segments, and what was answered of it.
+struct TwoSegments {
+    node: Node,
+    id: String,
+    log: String,
+}
+
+impl TwoSegments {
+    /// Killed.
+    async fn write() -> Self {
+        let mut node = Node::new(&[("RETENTION__BYTES", "16MiB")]);
+        node.start().await;
+        let gateway = node.gateway();
+        let id = gateway.publish("load:1", 1.into()).await;
+        let log = id.rsplit_once('-').expect("LOG-SEQUENCE").0.to_owned();
+        let events: Vec<_> = (0..10)
+            .map(|_| json!({"topic": "load:1", "data": "x".repeat(50_000)}))
+            .collect();
+        while node.segments().len() < 2 {
+            let (status, answer) = gateway.post(&json!(events).to_string()).await;
+            assert_eq!(status, 200, "{answer}");
+        }
+        // Of the newest one too something must be there.
+        gateway.publish("load:1", 2.into()).await;
+        node.kill().await;
+        Self { node, id, log }
+    }
+
+    /// As it is found where a segment of it is damaged, and nothing tells where it ended.
+    fn with_damage_in(&self, segment: usize) -> PathBuf {
+        let damaged = self.node.directory().join(format!("damaged-{segment}"));
+        copy(&self.node.log(), &damaged);
+        let name = self.node.segments()[segment].clone();
+        let name = name.file_name().expect("a name");
+        fs::write(damaged.join(name), vec![0; 4096]).expect("damage");
+        fs::remove_file(damaged.join("reached")).expect("damage");
+        damaged
+    }
+
+    /// Every client hears that it has missed something.
+    async fn assert_is_given_up(&self, after: &str) {
+        let gateway = self.node.gateway();
+        let (_, page) = gateway.poll("topics=load:*").await;
+        let cursor = page["cursor"].as_str().expect("a cursor");
+        let log = &self.log;
+        assert!(
+            !cursor.starts_with(log),
+            "{after} the lost log goes on at {cursor}"
+        );
+        let query = format!("topics=load:*&cursor={}", self.id);
+        let (_, page) = gateway.poll(&query).await;
+        assert_eq!(page["type"], "reset", "{after}: {page}");
+    }
+}
+
+/// A log that was lost is never gone on with, in whatever state its end was left: not without the
+/// segment that was damaged either. In which order names are moved is the file system's, so that the
+/// damage is in the oldest segment once, and once in the newest.
 #[tokio::test]
 async fn a_start_that_gives_a_log_up_may_be_killed_at_each_of_its_steps() {
-    let mut node = Node::new(&[]);
-    node.start().await;
-    let id = node.gateway().publish("load:1", 1.into()).await;
-    let log = id.rsplit_once('-').expect("LOG-SEQUENCE").0.to_owned();
-    node.kill().await;
-    let segment = node.segments().remove(0);
-    fs::write(segment, vec![0; 4096]).expect("damage");
-    fs::remove_file(node.log().join("reached")).expect("damage");
-    let damaged = node.directory().join("damaged");
-    copy(&node.log(), &damaged);
+    let mut written = TwoSegments::write().await;
+    let damaged = [0, 1].map(|segment| written.with_damage_in(segment));
     let mut count = 0;
     let calls = rounds(
         vec!["rename", "fsync"],
         vec!["rename", "fsync", "fdatasync", "pwrite64", "ftruncate"],
     );
-    for call in calls {
+    for (call, damaged) in calls
+        .iter()
+        .flat_map(|call| damaged.iter().map(move |damaged| (*call, damaged)))
+    {
         for number in 1.. {
-            fs::remove_dir_all(node.log()).expect("a directory");
-            copy(&damaged, &node.log());
+            let node = &mut written.node;
+            copy(damaged, &node.log());
             let step = Step { call, number };
-            if step.start(&mut node).await {
+            if step.start(node).await {
                 node.kill().await;
                 break;
             }
             node.ended().await;
             node.start().await;
-            let (_, page) = node.gateway().poll("topics=load:*").await;
-            let cursor = page["cursor"].as_str().expect("a cursor");
-            assert!(
-                !cursor.starts_with(&log),
-                "after {call} {number} the lost log goes on at {cursor}"
-            );
-            let (_, page) = node
-                .gateway()
-                .poll(&format!("topics=load:*&cursor={id}"))
-                .await;
-            assert_eq!(page["type"], "reset", "after {call} {number}: {page}");
-            node.kill().await;
+            let after = format!("{} and {call} {number}", damaged.display());
+            written.assert_is_given_up(&after).await;
+            written.node.kill().await;
             count += 1;
         }
     }

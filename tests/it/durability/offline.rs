@@ -102,6 +102,14 @@ impl Directory for Memory {
         Ok(())
     }
 
+    fn allocated_aside(&self, is_aside: fn(&str) -> bool) -> io::Result<u64> {
+        let files = self.lock();
+        let aside = files
+            .iter()
+            .filter(|(name, _)| name.split_once('/').is_some_and(|(to, _)| is_aside(to)));
+        Ok(aside.map(|(_, file)| file.lock().len() as u64).sum())
+    }
+
     fn sync(&self) -> io::Result<()> {
         Ok(())
     }
@@ -110,6 +118,10 @@ impl Directory for Memory {
 impl File for Bytes {
     fn size(&self) -> io::Result<u64> {
         Ok(self.lock().len() as u64)
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

@@ -1,15 +1,20 @@
-//! Everything that was published, acknowledged and seen by clients, and whether it fits together.
+//! Everything that was published, acknowledged and seen by clients.
+
+mod check;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::BTreeMap,
     fmt,
-    ops::Range,
     sync::{Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use serde_json::{Value, json};
 use tokio::sync::watch;
+
+use check::Check;
+
+pub use check::Verdict;
 
 use crate::hopping::filter::Wanted;
 
@@ -44,7 +49,8 @@ enum Sight {
 }
 
 struct Publish {
-    publisher: usize,
+    /// Whose it is, where that one waits for the answer before it publishes again.
+    publisher: Option<usize>,
     count: u64,
     /// Sent again under its key until it is answered.
     keyed: bool,
@@ -53,6 +59,8 @@ struct Publish {
     is_end: bool,
     /// Where its first event is.
     acknowledged: Option<Offset>,
+    /// It was answered with `unavailable`, once at least.
+    is_refused: bool,
 }
 
 struct Client {
@@ -65,6 +73,8 @@ struct Client {
 #[derive(Default)]
 struct History {
     publishes: Vec<Publish>,
+    /// What was sent over each connection of those who wait for no answer, in this order.
+    connections: Vec<Vec<u64>>,
     clients: Vec<Client>,
     resets: BTreeMap<String, usize>,
     refused: usize,
@@ -78,29 +88,28 @@ struct History {
 ///   once and in order, or that client gets a reset;
 /// - an event that was not acknowledged, or was seen before it was, is there with all of its batch
 ///   for everyone, or for nobody;
-/// - no offset stands for two events, and no event of a log for two offsets.
+/// - no offset stands for two events, and no event of a log for two offsets;
+/// - what is sent over one connection without waiting is there in the order of sending, and none of
+///   it without all that was sent before and not refused.
 #[derive(Default)]
 pub struct Checker {
     history: Mutex<History>,
     acknowledged: watch::Sender<u64>,
 }
 
-/// What a sound history amounts to.
-#[derive(Debug, Default)]
-pub struct Verdict {
-    pub acknowledged: usize,
-    /// Publishes that nobody was ever told of, but by the clients that saw them.
-    pub unanswered_but_there: usize,
-    pub refused: usize,
-    /// Clients that were told to come back later, each time.
-    pub turned_away: usize,
-    pub deliveries: usize,
-    /// By their reasons.
-    pub resets: BTreeMap<String, usize>,
-    pub logs: usize,
-}
-
 impl Publish {
+    fn of(count: u64) -> Self {
+        Self {
+            publisher: None,
+            count,
+            keyed: false,
+            bulk: 0,
+            is_end: false,
+            acknowledged: None,
+            is_refused: false,
+        }
+    }
+
     fn topic(&self, number: u64, index: u64) -> String {
         match self.is_end {
             true => END.to_owned(),
@@ -115,28 +124,6 @@ impl Publish {
         let filler = "x".repeat(self.bulk + more as usize);
         let data = json!({"publish": number, "index": index, "of": self.count, "filler": filler});
         json!({"topic": self.topic(number, index), "data": data})
-    }
-}
-
-impl Verdict {
-    pub fn resets(&self) -> usize {
-        self.resets.values().sum()
-    }
-}
-
-impl fmt::Display for Verdict {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{} events acknowledged, {} publishes refused, {} unanswered and there, {} deliveries \
-             checked, resets {:?}, logs {}",
-            self.acknowledged,
-            self.refused,
-            self.unanswered_but_there,
-            self.deliveries,
-            self.resets,
-            self.logs
-        )
     }
 }
 
@@ -177,48 +164,53 @@ impl Checker {
 
     /// A publish of so many events is about to be sent: the bodies of its events.
     pub fn publish(&self, publisher: usize, count: u64, keyed: bool) -> (u64, Vec<Value>) {
-        self.note_publish(Publish {
-            publisher,
-            count,
+        self.history().publish(Publish {
+            publisher: Some(publisher),
             keyed,
-            bulk: 0,
-            is_end: false,
-            acknowledged: None,
+            ..Publish::of(count)
         })
     }
 
     /// As [`Checker::publish`], of large events that are sent once.
     pub fn publish_bulky(&self, count: u64, bulk: usize) -> (u64, Vec<Value>) {
-        self.note_publish(Publish {
-            publisher: usize::MAX,
-            count,
-            keyed: false,
+        self.history().publish(Publish {
+            publisher: Some(usize::MAX),
             bulk,
-            is_end: false,
-            acknowledged: None,
+            ..Publish::of(count)
         })
     }
 
     /// The last publish of a test, which every client waits for.
     pub fn publish_end(&self) -> (u64, Value) {
-        let (number, mut events) = self.note_publish(Publish {
-            publisher: usize::MAX,
-            count: 1,
-            keyed: false,
-            bulk: 0,
+        let (number, mut events) = self.history().publish(Publish {
             is_end: true,
-            acknowledged: None,
+            ..Publish::of(1)
         });
         (number, events.remove(0))
     }
 
-    fn note_publish(&self, publish: Publish) -> (u64, Vec<Value>) {
+    /// Somebody has connected who will publish without waiting for answers: the connection's number.
+    pub fn connect(&self) -> usize {
         let mut history = self.history();
-        let number = history.publishes.len() as u64;
-        let events = (0..publish.count).map(|index| publish.body(number, index));
-        let events = events.collect();
-        history.publishes.push(publish);
-        (number, events)
+        history.connections.push(Vec::new());
+        history.connections.len() - 1
+    }
+
+    /// One event is about to be sent over a connection, behind others that may not be answered yet.
+    pub fn publish_over(&self, connection: usize, keyed: bool) -> (u64, Value) {
+        let mut history = self.history();
+        let publish = Publish {
+            keyed,
+            ..Publish::of(1)
+        };
+        let (number, mut events) = history.publish(publish);
+        history.connections[connection].push(number);
+        (number, events.remove(0))
+    }
+
+    /// A publish with a key is about to be sent again, over another connection.
+    pub fn publish_again(&self, connection: usize, number: u64) {
+        self.history().connections[connection].push(number);
     }
 
     /// A publish was answered with these ids.
@@ -241,8 +233,10 @@ impl Checker {
     }
 
     /// A publish was answered with `unavailable`.
-    pub fn refuse(&self) {
-        self.history().refused += 1;
+    pub fn refuse(&self, number: u64) {
+        let mut history = self.history();
+        history.refused += 1;
+        history.publishes[number as usize].is_refused = true;
     }
 
     /// A client was told to come back later.
@@ -351,209 +345,23 @@ impl Checker {
     /// # Errors
     /// All that is wrong, in words.
     pub fn check(&self) -> Result<Verdict, Vec<String>> {
-        let history = self.history();
-        let mut check = Check {
-            history: &history,
-            logs: HashMap::new(),
-            places: HashMap::new(),
-            homes: HashMap::new(),
-            wrong: history.complaints.clone(),
-            verdict: Verdict {
-                resets: history.resets.clone(),
-                refused: history.refused,
-                turned_away: history.turned_away,
-                ..Verdict::default()
-            },
-        };
-        check.learn_what_is_there();
-        check.check_publishers();
-        for client in &history.clients {
-            check.check_client(client);
-        }
-        check.verdict.logs = check.logs.len();
-        match check.wrong.is_empty() {
-            true => Ok(check.verdict),
-            false => Err(check.wrong),
-        }
+        Check::of(&self.history())
     }
 }
 
 impl History {
+    fn publish(&mut self, publish: Publish) -> (u64, Vec<Value>) {
+        let number = self.publishes.len() as u64;
+        let events = (0..publish.count).map(|index| publish.body(number, index));
+        let events = events.collect();
+        self.publishes.push(publish);
+        (number, events)
+    }
+
     fn complain(&mut self, what: String) {
         // One defect may show a thousand times.
         if self.complaints.len() < 1000 {
             self.complaints.push(what);
-        }
-    }
-}
-
-struct Check<'a> {
-    history: &'a History,
-    /// By their names: what stands at which sequence.
-    logs: HashMap<String, BTreeMap<u64, Mark>>,
-    /// Of log and publish: where its first event stands.
-    places: HashMap<(String, u64), u64>,
-    /// The first log in which a publish was found.
-    homes: HashMap<u64, String>,
-    wrong: Vec<String>,
-    verdict: Verdict,
-}
-
-impl Check<'_> {
-    /// What was acknowledged is there, and so is what somebody saw, with all of its batch.
-    fn learn_what_is_there(&mut self) {
-        let history = self.history;
-        for (number, publish) in history.publishes.iter().enumerate() {
-            if let Some(first) = &publish.acknowledged {
-                self.verdict.acknowledged += publish.count as usize;
-                self.place(number as u64, first);
-            }
-        }
-        for client in &history.clients {
-            for sight in &client.sights {
-                let Sight::Event(offset, mark) = sight else {
-                    continue;
-                };
-                match offset.sequence.checked_sub(mark.index) {
-                    Some(sequence) => {
-                        let log = offset.log.clone();
-                        self.place(mark.publish, &Offset { log, sequence });
-                    }
-                    None => self.wrong.push(format!("{mark} is at {offset}")),
-                }
-            }
-        }
-    }
-
-    fn place(&mut self, number: u64, first: &Offset) {
-        let publish = &self.history.publishes[number as usize];
-        let place = (first.log.clone(), number);
-        match self.places.get(&place) {
-            Some(there) if *there == first.sequence => return,
-            Some(there) => {
-                let log = &first.log;
-                let so = format!("publish {number} is at {first} and at {log}-{there}");
-                return self.wrong.push(so);
-            }
-            None => {}
-        }
-        let home = self.homes.entry(number).or_insert(first.log.clone());
-        if *home != first.log && !publish.keyed {
-            let so = format!("publish {number} is in two logs, and was sent once");
-            self.wrong.push(so);
-        }
-        if publish.acknowledged.is_none() {
-            self.verdict.unanswered_but_there += 1;
-        }
-        self.places.insert(place, first.sequence);
-        let log = self.logs.entry(first.log.clone()).or_default();
-        for index in 0..publish.count {
-            let mark = Mark {
-                publish: number,
-                index,
-            };
-            if let Some(other) = log.insert(first.sequence + index, mark) {
-                let at = first.later(index);
-                let so = format!("{at} stands for two: {other}, and {mark}");
-                self.wrong.push(so);
-            }
-        }
-    }
-
-    /// Each publisher waits for an answer before it goes on, so that its events are in order.
-    fn check_publishers(&mut self) {
-        let mut newest: HashMap<usize, &Offset> = HashMap::new();
-        for (number, publish) in self.history.publishes.iter().enumerate() {
-            let Some(first) = &publish.acknowledged else {
-                continue;
-            };
-            if publish.is_end {
-                continue;
-            }
-            if let Some(before) = newest.insert(publish.publisher, first)
-                && before.log == first.log
-                && before.sequence >= first.sequence
-            {
-                let so = format!("publish {number} is at {first}, and an earlier one at {before}");
-                self.wrong.push(so);
-            }
-        }
-    }
-
-    fn check_client(&mut self, client: &Client) {
-        let mut at = client.began.clone();
-        for sight in &client.sights {
-            match sight {
-                Sight::Event(offset, mark) => {
-                    self.verdict.deliveries += 1;
-                    self.check_event(client, &at, offset, *mark);
-                    at = offset.clone();
-                }
-                Sight::Cursor(offset) => {
-                    if offset.log == at.log && offset.sequence < at.sequence {
-                        let so = format!("{} was at {at}, and is led to {offset}", client.name);
-                        self.wrong.push(so);
-                    } else {
-                        self.check_way(client, &at, &offset.later(1));
-                    }
-                    at = offset.clone();
-                }
-                Sight::Reset(offset) => at = offset.clone(),
-            }
-        }
-        self.check_end(client, &at);
-    }
-
-    fn check_event(&mut self, client: &Client, at: &Offset, offset: &Offset, mark: Mark) {
-        if offset.log == at.log && offset.sequence <= at.sequence {
-            let so = format!("{} was at {at}, and is given {offset} again", client.name);
-            self.wrong.push(so);
-        } else {
-            self.check_way(client, at, offset);
-        }
-        if !self.wants(client, mark) {
-            let so = format!("{} did not want {mark}", client.name);
-            self.wrong.push(so);
-        }
-    }
-
-    /// A client that comes from a position to right before another has missed nothing on its way.
-    /// From one log to the next it comes without a reset only where it has all of both.
-    fn check_way(&mut self, client: &Client, at: &Offset, before: &Offset) {
-        if before.log == at.log {
-            self.check_between(client, &at.log, at.sequence + 1..before.sequence);
-        } else {
-            self.check_between(client, &at.log, at.sequence + 1..u64::MAX);
-            self.check_between(client, &before.log, 0..before.sequence);
-        }
-    }
-
-    fn check_between(&mut self, client: &Client, log: &str, range: Range<u64>) {
-        let there = self.logs.get(log).into_iter();
-        let there = there.flat_map(|there| there.range(range.clone()));
-        let missed: Vec<_> = there
-            .filter(|(_, mark)| self.wants(client, **mark))
-            .map(|(sequence, mark)| format!("{} missed {mark}, {log}-{sequence}", client.name))
-            .collect();
-        self.wrong.extend(missed);
-    }
-
-    fn wants(&self, client: &Client, mark: Mark) -> bool {
-        let topic = self.history.publishes[mark.publish as usize].topic(mark.publish, mark.index);
-        client.wanted.wants(&topic, "message", &[])
-    }
-
-    /// Every client stays until it has come to the end of the log.
-    fn check_end(&mut self, client: &Client, at: &Offset) {
-        let ends = self
-            .history
-            .publishes
-            .iter()
-            .filter(|publish| publish.is_end);
-        let mut ends = ends.filter_map(|publish| publish.acknowledged.as_ref());
-        if !ends.any(|end| end.log == at.log && end.sequence <= at.sequence) {
-            let so = format!("{} came to {at} only, and not to the end", client.name);
-            self.wrong.push(so);
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Publishers that go on whatever becomes of the gateway.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+mod pipeline;
+
+use std::{collections::VecDeque, net::SocketAddr, sync::Arc, time::Duration};
 
 use serde_json::{Value, json};
 use tokio::{
@@ -8,6 +10,8 @@ use tokio::{
     task::JoinHandle,
     time::{sleep, timeout},
 };
+
+use pipeline::Pipeline;
 
 use super::{Checker, Claims, Received, TestGateway, Ws, within};
 
@@ -28,14 +32,20 @@ enum Way {
     KeyedBatch,
     /// As that, one event at a time on `/ws`.
     KeyedOverWebSocket,
+    /// Events on `/ws` without waiting for answers, each once.
+    Pipelined,
+    /// As that, until they are answered, under keys.
+    KeyedPipelined,
 }
 
-const WAYS: [Way; 5] = [
+const WAYS: [Way; 7] = [
     Way::Single,
     Way::Single,
     Way::Batch,
     Way::KeyedBatch,
     Way::KeyedOverWebSocket,
+    Way::Pipelined,
+    Way::KeyedPipelined,
 ];
 
 /// Publishers of every kind, until they are stopped.
@@ -53,14 +63,30 @@ impl Load {
     pub fn start_among(checker: &Arc<Checker>, addresses: &[SocketAddr]) -> Self {
         let (stop, _) = watch::channel(false);
         let publishers = WAYS.into_iter().enumerate().map(|(number, way)| {
+            let checker = Arc::clone(checker);
+            let address = addresses[number % addresses.len()];
+            let gateway = TestGateway::at(address, address);
+            let token = Claims::all("backend").expiring_in(TOKEN_SECONDS).token();
+            let stop = stop.subscribe();
+            if let Way::Pipelined | Way::KeyedPipelined = way {
+                let pipeline = Pipeline {
+                    checker,
+                    gateway,
+                    token,
+                    keyed: way == Way::KeyedPipelined,
+                    stop,
+                    in_flight: VecDeque::new(),
+                };
+                return tokio::spawn(pipeline.run());
+            }
             let publisher = Publisher {
-                checker: Arc::clone(checker),
+                checker,
                 addresses: addresses.to_vec(),
-                gateway: TestGateway::at(addresses[0], addresses[0]),
-                token: Claims::all("backend").expiring_in(TOKEN_SECONDS).token(),
+                gateway,
+                token,
                 number,
                 way,
-                stop: stop.subscribe(),
+                stop,
                 ws: None,
                 rng: fastrand::Rng::new(),
             };
@@ -108,8 +134,8 @@ impl Publisher {
     async fn run(mut self) {
         while !self.is_stopped() {
             let count = match self.way {
-                Way::Single | Way::KeyedOverWebSocket => 1,
                 Way::Batch | Way::KeyedBatch => self.rng.u64(2..=BATCH),
+                _ => 1,
             };
             let keyed = matches!(self.way, Way::KeyedBatch | Way::KeyedOverWebSocket);
             let (number, events) = self.checker.publish(self.number, count, keyed);
@@ -125,7 +151,7 @@ impl Publisher {
                         break;
                     }
                     Answer::Unavailable(again) => {
-                        self.checker.refuse();
+                        self.checker.refuse(number);
                         again
                     }
                     Answer::None => TRY_AGAIN,
@@ -165,7 +191,7 @@ impl Publisher {
             answer.json::<Value>().await
         };
         match timeout(PATIENCE, answer).await {
-            Ok(Ok(answer)) => self.judge(&answer),
+            Ok(Ok(answer)) => judge(&self.checker, &answer),
             Ok(Err(_)) | Err(_) => Answer::None,
         }
     }
@@ -177,7 +203,7 @@ impl Publisher {
         message["ref"] = json!(number);
         let answer = timeout(PATIENCE, self.ask(&message)).await;
         match answer.ok().flatten() {
-            Some(answer) => self.judge(&answer),
+            Some(answer) => judge(&self.checker, &answer),
             None => {
                 self.ws = None;
                 Answer::None
@@ -203,22 +229,21 @@ impl Publisher {
             }
         }
     }
+}
 
-    fn judge(&self, answer: &Value) -> Answer {
-        let ids = match (&answer["ids"], &answer["id"]) {
-            (Value::Array(ids), _) => ids.iter().collect(),
-            (_, Value::Null) => Vec::new(),
-            (_, id) => vec![id],
-        };
-        if !ids.is_empty() {
-            let ids = ids.into_iter().filter_map(Value::as_str);
-            return Answer::Ids(ids.map(str::to_owned).collect());
-        }
-        if answer["code"] != "unavailable" {
-            self.checker
-                .complain(format!("a publish was answered {answer}"));
-        }
-        let again = answer["retryAfterMs"].as_u64();
-        Answer::Unavailable(again.map_or(TRY_AGAIN, Duration::from_millis))
+fn judge(checker: &Checker, answer: &Value) -> Answer {
+    let ids = match (&answer["ids"], &answer["id"]) {
+        (Value::Array(ids), _) => ids.iter().collect(),
+        (_, Value::Null) => Vec::new(),
+        (_, id) => vec![id],
+    };
+    if !ids.is_empty() {
+        let ids = ids.into_iter().filter_map(Value::as_str);
+        return Answer::Ids(ids.map(str::to_owned).collect());
     }
+    if answer["code"] != "unavailable" {
+        checker.complain(format!("a publish was answered {answer}"));
+    }
+    let again = answer["retryAfterMs"].as_u64();
+    Answer::Unavailable(again.map_or(TRY_AGAIN, Duration::from_millis))
 }

@@ -637,6 +637,14 @@ impl Directory for SimulatedDirectory {
         within.iter().try_for_each(|name| state.remove(name))
     }
 
+    fn allocated_aside(&self, is_aside: fn(&str) -> bool) -> io::Result<u64> {
+        let state = self.0.state();
+        let names = state.names.iter();
+        let aside =
+            names.filter(|(name, _)| name.split_once('/').is_some_and(|(to, _)| is_aside(to)));
+        Ok(aside.map(|(_, file)| state.files[*file].cached.len()).sum())
+    }
+
     fn sync(&self) -> io::Result<()> {
         self.0.state().sync_names()
     }
@@ -647,6 +655,10 @@ impl File for SimulatedFile {
         let state = self.disk.state();
         state.check_alive()?;
         Ok(state.files[self.file].cached.len())
+    }
+
+    fn allocated(&self) -> io::Result<u64> {
+        self.size()
     }
 
     fn read_at(&self, offset: u64, into: &mut [u8]) -> io::Result<()> {

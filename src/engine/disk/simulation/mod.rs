@@ -48,7 +48,7 @@ const FOUND: [(u64, &str); 16] = [
     ),
     (75, "a changed label named a log that never was"),
     (
-        237,
+        620,
         "what a failed sync had left in memory was taken for written",
     ),
     (
@@ -56,7 +56,7 @@ const FOUND: [(u64, &str); 16] = [
         "a damaged file was taken for one that can not be read now",
     ),
     (
-        472,
+        2110,
         "a log that was given up was gone on with after a crash",
     ),
     (
