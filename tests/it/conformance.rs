@@ -205,7 +205,8 @@ async fn only_positions_that_the_log_has_reached_are_gone_on_from() {
             assert_eq!(gateway.poll(&query).await.0, 200, "{}", store.engine);
         }
         for other in [
-            format!("{log}-{}", last + 1),
+            // What nodes tell each other has positions too.
+            format!("{log}-{}", last + 1_000_000),
             format!("{log}-{}", u64::MAX),
             format!("{id}.check"),
             format!("other-{last}"),

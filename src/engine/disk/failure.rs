@@ -86,6 +86,23 @@ impl DiskLog {
         self.chunk = ChunkBuilder::default();
     }
 
+    /// What could not be committed is refused: with this log, or with a new one where this one turned out
+    /// to be damaged, which a restart would come upon again.
+    pub(super) fn fail_to_commit(&mut self, error: &SegmentError) -> EngineError {
+        let is_damaged = matches!(error, SegmentError::Damaged { .. });
+        if !is_damaged || self.mishaps.need_restart() {
+            self.fail(error);
+            return self.refusal();
+        }
+        self.lose(&self.shelf.log(), error);
+        match self.health {
+            Health::Well => EngineError::Unavailable(
+                "the log was damaged, and a new one has begun: try again".into(),
+            ),
+            _ => self.refusal(),
+        }
+    }
+
     /// Takes note of errors that nobody was told of: redb goes on after some, and others were a
     /// reader's.
     pub(super) fn look_for_mishaps(&mut self) {

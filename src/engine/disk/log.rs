@@ -343,8 +343,7 @@ impl DiskLog {
     /// Nobody may ever hear of the group's events, unless the disk turns out to have them.
     fn give_up(&mut self, group: &mut Group, error: &SegmentError) {
         self.keys.forget_newest(group.keys);
-        self.fail(error);
-        let refusal = self.refusal();
+        let refusal = self.fail_to_commit(error);
         for outcome in &mut group.outcomes {
             if let Outcome::Appending(_) = outcome {
                 *outcome = Outcome::Settled(Err(refusal.clone()));

@@ -27,7 +27,8 @@ impl DiskLog {
             return;
         }
         if let Err(error) = self.store_chunk() {
-            return self.fail(&error);
+            self.fail_to_commit(&error);
+            return;
         }
         match self.begin_segment() {
             Ok(()) => self.look_for_mishaps(),
@@ -88,9 +89,11 @@ impl DiskLog {
         if old.is_empty() {
             return;
         }
+        let log = self.shelf.log();
         match self.drop_segments(&old) {
             Ok(()) => {}
-            Err(error @ SegmentError::Damaged { .. }) => self.lose(&self.shelf.log(), &error),
+            // It may be another one by now.
+            Err(error @ SegmentError::Damaged { .. }) => self.lose(&log, &error),
             Err(error) if self.mishaps.need_restart() => self.fail(&error),
             Err(error) => tracing::warn!(%error, "can not remove an old segment"),
         }
@@ -174,6 +177,8 @@ impl DiskLog {
             return Ok(());
         }
         let carried = self.active.carry_keys(from, keys);
-        carried.inspect_err(|error| self.fail(error))
+        carried.inspect_err(|error| {
+            self.fail_to_commit(error);
+        })
     }
 }

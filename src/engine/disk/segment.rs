@@ -567,8 +567,10 @@ impl From<redb::Error> for Failure {
             | redb::Error::TableDoesNotExist(_)
             | redb::Error::TableTypeMismatch { .. }
             | redb::Error::TypeDefinitionChanged { .. }
-            | redb::Error::RepairAborted) => Self::Form(error.to_string()),
-            // The store's own trouble, or a version that can not read this.
+            | redb::Error::RepairAborted
+            // The label tells of which version all of it is.
+            | redb::Error::UpgradeRequired(_)) => Self::Form(error.to_string()),
+            // The store's own trouble.
             other => Self::Io(io::Error::other(other)),
         }
     }

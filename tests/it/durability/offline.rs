@@ -269,9 +269,10 @@ impl Written {
         };
         let is_whole = self.is_whole(&mut log, &told);
         self.assert_goes_on(&mut log, &told);
-        match is_whole {
-            true => CameTo::Whole,
-            false => CameTo::GivenUp,
+        match (is_whole, told.log().as_str() == self.log) {
+            (true, true) => CameTo::Whole,
+            (true, false) => CameTo::GivenUpByCommit,
+            (false, _) => CameTo::GivenUp,
         }
     }
 
@@ -301,12 +302,20 @@ impl Written {
         }
     }
 
-    /// It can be written, and at no offset that was given before.
+    /// It can be written, and at no offset that was given before. Damage that only a commit comes upon
+    /// makes another log go on.
     fn assert_goes_on(&self, log: &mut DiskLog, told: &Told) {
-        let drafts = vec![draft()];
-        let mut answers = log.append(vec![Request { drafts, key: None }]);
-        log.roll();
-        let appended = answers.remove(0).expect("it can be written");
+        let mut append = || {
+            let drafts = vec![draft()];
+            let mut answers = log.append(vec![Request { drafts, key: None }]);
+            log.roll();
+            answers.remove(0)
+        };
+        let appended = append().or_else(|refusal| {
+            assert_ne!(told.log().as_str(), self.log, "{refusal}");
+            append()
+        });
+        let appended = appended.expect("it can be written");
         assert_eq!(appended.first.log, told.log());
         let is_new = appended.first.log.as_str() != self.log
             || !self.events.contains_key(&appended.first.sequence);
@@ -318,6 +327,8 @@ impl Written {
 enum CameTo {
     Whole,
     GivenUp,
+    /// All of it could be read, and nothing written to it.
+    GivenUpByCommit,
     Refused(String),
 }
 
@@ -332,7 +343,7 @@ impl Tally {
     fn add(&mut self, came_to: &CameTo) {
         match came_to {
             CameTo::Whole => self.whole += 1,
-            CameTo::GivenUp => self.given_up += 1,
+            CameTo::GivenUp | CameTo::GivenUpByCommit => self.given_up += 1,
             CameTo::Refused(why) => {
                 assert!(why.contains("newer Tribus"), "{why}");
                 self.refused += 1;
@@ -400,6 +411,44 @@ async fn the_last_segment_cut_at_every_byte_is_whole_or_given_up() {
             written.events.len(),
         );
     }
+}
+
+/// A restart would come upon it again, so that the log would never be written again.
+#[tokio::test]
+async fn damage_that_only_a_commit_comes_upon_makes_another_log_go_on() {
+    let written = Written::by_gateway(200, 300, true).await;
+    let active = written.active().to_owned();
+    let pages = (0..written.files[&active].len()).step_by(4096);
+    // Where redb says how many of something there are, and where each of them ends.
+    let places = pages.flat_map(|page| page + 24..page + 32);
+    let came_to = places.map(|at| {
+        written.after(|files| {
+            if let Some(file) = files.get_mut(&active) {
+                file[at] ^= 1 << 6;
+            }
+        })
+    });
+    let by_commit = came_to.filter(|came_to| *came_to == CameTo::GivenUpByCommit);
+    assert!(by_commit.count() > 0, "only readers came upon damage");
+}
+
+/// As if another version of redb had written it, which the label knows better.
+#[tokio::test]
+async fn a_changed_version_of_the_store_is_damage_and_no_reason_not_to_start() {
+    let written = Written::by_gateway(20, 300, true).await;
+    let active = written.active().to_owned();
+    // Of both commits that redb keeps.
+    let bits = [64, 192].map(|byte| 8 * byte..8 * byte + 8);
+    let mut tally = Tally::default();
+    for bit in bits.into_iter().flatten() {
+        tally.add(&written.after(|files| {
+            if let Some(file) = files.get_mut(&active) {
+                file[bit / 8] ^= 1 << (bit % 8);
+            }
+        }));
+    }
+    assert!(tally.given_up > 0, "no version was changed");
+    assert_eq!(tally.refused, 0);
 }
 
 #[tokio::test]
