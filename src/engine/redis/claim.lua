@@ -4,13 +4,16 @@
 -- KEYS: log, meta, seams, trims.
 -- ARGV: the server's identity, the log that the node knows ('' for none), the last position that it
 -- has seen, a name for a new log, whether the server has all that it ever acknowledged (1 or 0),
--- whether the node knows that events of that log are lost (1 or 0), the newest format it can read.
+-- whether the node knows that events of that log are lost (1 or 0), the newest format it can read, and
+-- by how much positions jump where nobody knows up to where they have been given: by more than a server
+-- loses at once, and each time by another number, for a server may lose an earlier jump too.
 --
 -- Answers with what was done ('kept', 'seam', 'begun', 'lost'), the log, its last position, up to
 -- where it is trimmed, how many entries of others were removed, and the seams; or with 'newer' and
 -- the log's format.
 local identity, known, seen, name = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
 local has_all, is_lost, format = ARGV[5] == '1', ARGV[6] == '1', tonumber(ARGV[7])
+local jump = tonumber(ARGV[8])
 
 local meta = redis.call('HMGET', KEYS[2], 'format', 'log', 'sequence', 'identity', 'trimmed')
 if meta[1] and tonumber(meta[1]) > format then
@@ -43,7 +46,7 @@ local function begin(outcome)
   end
   local position = math.max(sequence, seen, last)
   if position > 0 then
-    position = position + JUMP
+    position = position + jump
   end
   redis.call('DEL', KEYS[1], KEYS[2], KEYS[3], KEYS[4])
   -- There is no other way to make a stream without an entry.
@@ -61,7 +64,7 @@ end
 -- Goes on so far behind the last position that none is given twice. Those who follow the log find an
 -- entry of it.
 local function seam()
-  local to = math.max(sequence, seen) + JUMP
+  local to = math.max(sequence, seen) + jump
   local entry = text(sequence) .. ' ' .. text(to)
   redis.call('XADD', KEYS[1], text(to) .. '-0', 's', text(sequence))
   redis.call('RPUSH', KEYS[3], entry)

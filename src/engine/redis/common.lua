@@ -2,9 +2,6 @@
 --
 -- Numbers are doubles here: exact up to 2^53, and to be written without an exponent.
 
--- By how much positions jump where nobody knows up to where they have been given: no server loses so
--- many events at once, so none is given twice.
-local JUMP = 1073741824
 -- Seams that are remembered.
 local SEAMS = 1000
 
