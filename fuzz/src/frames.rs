@@ -40,7 +40,7 @@ fn check_reference(reference: &Ref, text: &str) {
 
 fn check_message(message: ClientMessage<'_>) {
     match message {
-        ClientMessage::Auth { .. } | ClientMessage::Ping => {}
+        ClientMessage::Auth { .. } | ClientMessage::Presence(_) | ClientMessage::Ping => {}
         ClientMessage::Subscribe(request) => {
             assert!(!request.subscriptions.is_empty());
             subscriptions::check(&request);

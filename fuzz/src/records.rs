@@ -2,8 +2,11 @@
 //! is written again as something that reads the same.
 
 use tribus::{
-    engine::disk::record::{
-        self, End, IndexChunk, KeyRow, RecordError, StoredRecord, decode_event, encode_event,
+    engine::disk::{
+        Ages, Stamp,
+        record::{
+            self, End, IndexChunk, KeyRow, RecordError, StoredRecord, decode_event, encode_event,
+        },
     },
     event::Cursor,
 };
@@ -32,10 +35,10 @@ pub fn check(data: &[u8]) {
 }
 
 fn check_event(read: StoredRecord) {
-    let (at, draft) = (read.at, read.into_draft());
-    let again = decode_event(&encode_event(&draft, SEQUENCE, at), SEQUENCE);
+    let (stamp, draft) = (read.stamp, read.into_draft());
+    let again = decode_event(&encode_event(&draft, SEQUENCE, stamp), SEQUENCE);
     let again = again.expect("what was read is written so that it reads");
-    assert_eq!(again.at, at);
+    assert_eq!(again.stamp, stamp);
     let log: Cursor = "log-7".parse().expect("a cursor");
     let now = std::time::Instant::now();
     let (one, other) = (draft.seal(&log, now), again.into_draft().seal(&log, now));
@@ -46,7 +49,15 @@ fn check_event(read: StoredRecord) {
 
 fn check_chunk(chunk: &IndexChunk) {
     check_same(chunk);
-    let Ok(events) = chunk.events(i64::MAX) else {
+    // After everything that was stored, by either clock.
+    let ages = Ages {
+        now: Stamp {
+            at: i64::MAX,
+            up: u64::MAX,
+        },
+        boot_after: Some(chunk.after),
+    };
+    let Ok(events) = chunk.events(&ages) else {
         return;
     };
     assert_eq!(events.len(), chunk.entries.len());

@@ -43,7 +43,7 @@ use std::{
 
 use tokio::sync::Semaphore;
 
-pub use clock::Stamp;
+pub use clock::{Ages, Stamp};
 pub use directory::{Directory, File, Folder};
 pub use inspect::{Depth, LogReport, SegmentReport, inspect};
 pub use label::{Durability, Label};
