@@ -9,8 +9,8 @@ async fn a_drain_under_load_and_the_storm_after_it_lose_nothing() {
         scene.add_hopper();
     }
     // Far less than come back at once.
-    scene.node.set("LIMITS__ADMISSIONS_PER_SECOND", "40");
-    scene.node.set("LIMITS__ADMISSION_BURST", "5");
+    scene.node.set("LIMITS__ADMISSIONS_PER_SECOND", "10");
+    scene.node.set("LIMITS__ADMISSION_BURST", "2");
     let count = rounds(2, 20);
     for _ in 0..count {
         scene.flows(300).await;
