@@ -26,6 +26,7 @@ use crate::{
     engine::{
         Engine, IdempotencyLimits, MemoryEngine,
         disk::{DiskEngine, DiskOptions},
+        nats::{self, NatsEngine, NatsOptions},
         redis::{Address, RedisEngine, RedisOptions},
     },
     event::LogId,
@@ -337,6 +338,7 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
             EngineKind::Memory => None,
             EngineKind::Disk => Some(config.bus.disk.memory.0),
             EngineKind::Redis => Some(config.bus.redis.memory.0),
+            EngineKind::Nats => Some(config.bus.nats.memory.0),
         },
     };
     let idempotency = IdempotencyLimits {
@@ -364,6 +366,7 @@ fn open_bus(config: &Config) -> anyhow::Result<Arc<Bus>> {
             })
         }
         EngineKind::Redis => open_redis(config, retention, idempotency),
+        EngineKind::Nats => open_nats(config, retention, idempotency),
     }
 }
 
@@ -398,6 +401,36 @@ fn open_redis(
     };
     Bus::open(retention, |tail| {
         Ok(Arc::new(RedisEngine::open(options, tail)?) as Arc<dyn Engine>)
+    })
+}
+
+fn open_nats(
+    config: &Config,
+    retention: Retention,
+    idempotency: IdempotencyLimits,
+) -> anyhow::Result<Arc<Bus>> {
+    let nats = &config.bus.nats;
+    let urls = nats.url.as_ref();
+    let urls = urls.context("the engine \"nats\" needs `bus.nats.url`")?;
+    let options = NatsOptions {
+        address: nats::Address {
+            urls: urls.expose().map(str::to_owned).collect(),
+            credentials: nats.credentials.clone(),
+        },
+        shown: urls.addresses(),
+        namespace: config.bus.namespace.clone(),
+        timeout: nats.timeout.0,
+        bounds: nats::Bounds {
+            replicas: nats.replicas,
+            bytes: retention.bytes as u64,
+            age: retention.age,
+        },
+        retained: retention.events,
+        idempotency,
+        publish: publish_limits(config),
+    };
+    Bus::open(retention, |tail| {
+        Ok(Arc::new(NatsEngine::open(options, tail)?) as Arc<dyn Engine>)
     })
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{BusConfig, ConfigError, EngineKind, RedisConfig};
+use super::{BusConfig, ConfigError, EngineKind, NatsConfig, RedisConfig, Span};
 
 const MOST_NAMESPACE: usize = 64;
 
@@ -20,6 +20,7 @@ impl BusConfig {
             ));
         }
         self.redis.check()?;
+        self.nats.check()?;
         match self.engine {
             EngineKind::Disk if self.disk.path.is_none() => Err(ConfigError::value(
                 "bus.disk.path",
@@ -32,20 +33,18 @@ impl BusConfig {
                      redis://127.0.0.1:6379",
                 ))
             }
-            EngineKind::Memory | EngineKind::Disk | EngineKind::Redis => Ok(()),
+            EngineKind::Nats if self.nats.url.is_none() => Err(ConfigError::value(
+                "bus.nats.url",
+                "the engine \"nats\" needs it: where NATS is, such as nats://127.0.0.1:4222",
+            )),
+            EngineKind::Memory | EngineKind::Disk | EngineKind::Redis | EngineKind::Nats => Ok(()),
         }
     }
 }
 
 impl RedisConfig {
     fn check(&self) -> Result<(), ConfigError> {
-        let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
-        if !(least..=most).contains(&self.timeout.0) {
-            return Err(ConfigError::value(
-                "bus.redis.timeout",
-                "must be at least 100ms and at most 60s, which publishers have to wait",
-            ));
-        }
+        check_timeout("bus.redis.timeout", self.timeout)?;
         match (&self.master, self.sentinels.0.is_empty()) {
             (None, false) => Err(ConfigError::value(
                 "bus.redis.master",
@@ -58,6 +57,31 @@ impl RedisConfig {
             (None, true) | (Some(_), false) => Ok(()),
         }
     }
+}
+
+impl NatsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        check_timeout("bus.nats.timeout", self.timeout)?;
+        match self.replicas {
+            1 | 3 | 5 => Ok(()),
+            _ => Err(ConfigError::value(
+                "bus.nats.replicas",
+                "takes 1, or in a cluster 3 or 5: of others no more could fail",
+            )),
+        }
+    }
+}
+
+/// How long publishers may have to wait.
+fn check_timeout(key: &'static str, timeout: Span) -> Result<(), ConfigError> {
+    let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
+    if (least..=most).contains(&timeout.0) {
+        return Ok(());
+    }
+    Err(ConfigError::value(
+        key,
+        "must be at least 100ms and at most 60s, which publishers have to wait",
+    ))
 }
 
 #[cfg(test)]
@@ -79,6 +103,10 @@ mod tests {
             ("redis.master = 'm'", "bus.redis.sentinels"),
             ("redis.sentinels = ['redis://h:26379']", "bus.redis.master"),
             ("redis.memory = 'much'", "bus.redis.memory"),
+            ("engine = 'nats'", "bus.nats.url"),
+            ("nats.url = 'redis://h'", "bus.nats.url"),
+            ("nats.timeout = '0s'", "bus.nats.timeout"),
+            ("nats.replicas = 2", "bus.nats.replicas"),
         ] {
             let error = Config::from_toml(&format!("[bus]\n{bus}")).unwrap_err();
             assert!(error.to_string().contains(key), "{bus}: {error}");
@@ -93,6 +121,10 @@ mod tests {
         assert!(!toml::to_string(&config).unwrap().contains("s3cret"));
         let error = Config::from_toml(&toml("redis://u:s3cret@h:1/zero")).unwrap_err();
         assert!(!error.to_string().contains("s3cret"), "{error}");
+        let toml_of_nats = "[bus]\nengine = 'nats'\nnats.url = 'nats://s3cret@h:1'";
+        let config = Config::from_toml(toml_of_nats).unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert!(!toml::to_string(&config).unwrap().contains("s3cret"));
         let plain = Config::from_toml(&toml("redis://h:1/0")).unwrap();
         assert!(toml::to_string(&plain).unwrap().contains("redis://h:1/0"));
     }

@@ -22,9 +22,9 @@ pub use limits::LimitsConfig;
 pub use origin::{Origin, Origins};
 pub use sections::{
     AuthConfig, BusConfig, Config, DiskConfig, EngineKind, HookConfig, LogConfig, LogFormat,
-    RedisConfig, RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
+    NatsConfig, RedisConfig, RetentionConfig, ShutdownConfig, TelemetryConfig, TlsConfig,
 };
-pub use values::{List, Network, RedisUrl, Size, Span};
+pub use values::{List, NatsUrls, Network, RedisUrl, Size, Span};
 
 const ENVIRONMENT_PREFIX: &str = "TRIBUS";
 

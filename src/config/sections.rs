@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     limits::LimitsConfig,
-    values::{List, Network, RedisUrl, Size, Span},
+    values::{List, NatsUrls, Network, RedisUrl, Size, Span},
 };
 use crate::{
     auth::{AuthOptions, Secret},
@@ -111,6 +111,7 @@ pub struct BusConfig {
     pub namespace: String,
     pub disk: DiskConfig,
     pub redis: RedisConfig,
+    pub nats: NatsConfig,
 }
 
 /// The engine `disk`.
@@ -151,6 +152,32 @@ pub struct RedisConfig {
     pub memory: Size,
 }
 
+/// The engine `nats`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsConfig {
+    /// Where NATS is, such as nats://127.0.0.1:4222, with a user and a password where there are
+    /// some; `tls` instead of `nats` where it must be TLS. The servers of a cluster with commas in
+    /// between.
+    #[serde(skip_serializing_if = "is_no_url_or_secret")]
+    pub url: Option<NatsUrls>,
+    /// The file of credentials that a user of NATS was given, with its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+    /// How many servers of a cluster keep the log: 1, 3 or 5. Counts where the log is made.
+    pub replicas: usize,
+    /// An answer that takes longer is none: what was published is refused, and nobody knows
+    /// whether NATS has it.
+    pub timeout: Span,
+    /// Of the retained events, how much stays in memory: whoever was away for longer is served from
+    /// NATS.
+    pub memory: Size,
+}
+
+fn is_no_url_or_secret(urls: &Option<NatsUrls>) -> bool {
+    urls.as_ref().is_none_or(NatsUrls::has_secret)
+}
+
 /// A URL with a password is not written out.
 fn is_missing_or_secret(url: &Option<RedisUrl>) -> bool {
     url.as_ref().is_none_or(RedisUrl::has_password)
@@ -169,6 +196,8 @@ pub enum EngineKind {
     Disk,
     /// In Redis: shared by several gateways.
     Redis,
+    /// In NATS JetStream: shared by several gateways.
+    Nats,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -243,8 +272,9 @@ impl TryFrom<String> for EngineKind {
             "memory" => Ok(Self::Memory),
             "disk" => Ok(Self::Disk),
             "redis" => Ok(Self::Redis),
+            "nats" => Ok(Self::Nats),
             _ => Err(format!(
-                "there is no engine {name:?}: use \"memory\", \"disk\" or \"redis\""
+                "there is no engine {name:?}: use \"memory\", \"disk\", \"redis\" or \"nats\""
             )),
         }
     }
@@ -327,6 +357,7 @@ impl Default for BusConfig {
             namespace: "tribus".to_owned(),
             disk: DiskConfig::default(),
             redis: RedisConfig::default(),
+            nats: NatsConfig::default(),
         }
     }
 }
@@ -337,6 +368,18 @@ impl Default for RedisConfig {
             url: None,
             sentinels: List::default(),
             master: None,
+            timeout: Span(Duration::from_secs(5)),
+            memory: Size(64 << 20),
+        }
+    }
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            credentials: None,
+            replicas: 1,
             timeout: Span(Duration::from_secs(5)),
             memory: Size(64 << 20),
         }

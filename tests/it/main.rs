@@ -17,6 +17,7 @@ mod hopping;
 mod hostile;
 mod limits;
 mod model;
+mod nats;
 mod networks;
 mod operations;
 mod origins;

@@ -3,53 +3,20 @@
 //! One field tells what an entry is: `e` is an event, `x` an ephemeral one, each with its record,
 //! and `s` a seam, with the position after which it was made. A traced event has its trace in `t`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
-
 use redis::Value;
 
 use super::reply::{list, text};
-use crate::{
-    engine::disk::record::{self, RecordError, StoredRecord},
-    event::{Cursor, Draft, Event, LogId, TraceContext},
-};
+use crate::engine::disk::record::{RecordError, StoredRecord};
+pub use crate::engine::remote::{Outgoing, event_at};
 
 const EVENT: &[u8] = b"e";
 const EPHEMERAL: &[u8] = b"x";
 const SEAM: &[u8] = b"s";
 const TRACE: &[u8] = b"t";
 
-/// The record's checksum does not take in the sequence, which is not known before Redis has it.
-const NO_SEQUENCE: u64 = 0;
-
-/// An event on its way to Redis.
-#[derive(Debug)]
-pub struct Outgoing {
-    pub is_ephemeral: bool,
-    pub record: Vec<u8>,
-    /// Empty where it is not traced.
-    pub trace: Vec<u8>,
-}
-
 impl Outgoing {
-    /// `at` is in milliseconds since 1970.
-    pub fn new(draft: &Draft, at: i64) -> Self {
-        let trace = draft.trace.as_deref();
-        Self {
-            is_ephemeral: draft.ephemeral,
-            record: record::encode_event(draft, NO_SEQUENCE, at),
-            trace: trace.map_or_else(Vec::new, encode_trace),
-        }
-    }
-
     pub fn kind(&self) -> &'static [u8] {
         if self.is_ephemeral { EPHEMERAL } else { EVENT }
-    }
-
-    pub fn len(&self) -> usize {
-        self.record.len() + self.trace.len()
     }
 }
 
@@ -156,43 +123,24 @@ impl Entry {
         }
         let ephemeral = self.field(EPHEMERAL);
         let record = self.field(EVENT).or(ephemeral).ok_or(Unreadable::Foreign)?;
-        let mut record = record::decode_event(record, NO_SEQUENCE)?;
-        record.draft.ephemeral = ephemeral.is_some();
-        record.draft.trace = self.field(TRACE).and_then(decode_trace).map(Arc::new);
+        let trace = self.field(TRACE).unwrap_or_default();
+        let record = Outgoing::decode(record, trace, ephemeral.is_some())?;
         Ok(Content::Event(record))
     }
 }
 
-/// The event that a record is at a position.
-pub fn event_at(record: StoredRecord, log: &LogId, sequence: u64) -> Event {
-    let position = Cursor::new(log.clone(), sequence);
-    record
-        .into_draft()
-        .seal(&position, std::time::Instant::now())
-}
-
-/// Trace and span, then when the publish was accepted, in microseconds since 1970, little-endian.
-fn encode_trace(trace: &TraceContext) -> Vec<u8> {
-    let accepted = trace.accepted.duration_since(SystemTime::UNIX_EPOCH);
-    let micros = accepted.map_or(0, |since| since.as_micros() as u64);
-    [&trace.trace_id[..], &trace.span_id, &micros.to_le_bytes()].concat()
-}
-
-fn decode_trace(bytes: &[u8]) -> Option<TraceContext> {
-    let (trace_id, rest) = bytes.split_first_chunk()?;
-    let (span_id, rest) = rest.split_first_chunk()?;
-    let micros = u64::from_le_bytes(*rest.first_chunk()?);
-    Some(TraceContext {
-        trace_id: *trace_id,
-        span_id: *span_id,
-        accepted: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
+
     use super::*;
-    use crate::topic::{Tenant, Topic};
+    use crate::{
+        event::{Cursor, Draft, TraceContext},
+        topic::{Tenant, Topic},
+    };
 
     fn entry(id: &str, fields: &[(&[u8], &[u8])]) -> Entry {
         let fields = fields.iter().flat_map(|(name, value)| [*name, *value]);
