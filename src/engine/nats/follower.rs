@@ -133,15 +133,31 @@ impl Follower {
         self.log = Arc::new(claim.meta.now.clone());
         self.created.clone_from(&claim.meta.created);
         if !stands {
-            self.restart_after(self.log.numbering.after());
+            self.restart_in(claim);
         }
         self.view.follows(&self.log, self.position);
     }
 
+    /// At the beginning, unless that would take this node's clients back: positions rise.
+    fn restart_in(&mut self, claim: &Claim) {
+        let numbering = &self.log.numbering;
+        let begin = numbering.after().max(claim.first - 1);
+        let passed = self.view.witness().position.max(self.position);
+        let (sequence, position) = match numbering.end_of(begin) {
+            position if position > passed => (begin, position),
+            _ => (claim.last, numbering.top(claim.last)),
+        };
+        self.restart(sequence, position);
+    }
+
     /// Nothing up to a message can be had any more.
     fn restart_after(&mut self, sequence: u64) {
+        self.restart(sequence, self.log.numbering.end_of(sequence));
+    }
+
+    fn restart(&mut self, sequence: u64, position: u64) {
         self.read = sequence;
-        self.position = self.log.numbering.end_of(sequence);
+        self.position = position;
         self.trimming.until = sequence;
         self.tail.restart(self.log.log.clone(), self.position);
         self.view.follows(&self.log, self.position);

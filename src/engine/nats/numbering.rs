@@ -10,8 +10,11 @@ use serde::{Deserialize, Serialize};
 /// Of a position, how many bits are the index: a publish has at most 4,096 events.
 const INDEX_BITS: u32 = 12;
 const MOST_INDEX: u64 = (1 << INDEX_BITS) - 1;
-/// By how much positions jump: 16 million publishes.
+/// By how much positions jump at least: 16 million publishes.
 const JUMP: u64 = 1 << 36;
+/// And by how much more at most, by chance: a server that forgets its end and that it had jumped is
+/// given another jump, to where nobody has been.
+const MORE: u64 = 1 << 42;
 /// Stretches that are remembered. What lies before the oldest is then not vouched for.
 const STRETCHES: usize = 1000;
 
@@ -99,9 +102,16 @@ impl Numbering {
         is_in.then_some((sequence, offset & MOST_INDEX))
     }
 
+    /// The position behind all messages up to the last one, and beyond a jump after it.
+    pub fn top(&self, last: u64) -> u64 {
+        let start = self.0.last().map_or(0, Stretch::start);
+        self.end_of(last).max(start)
+    }
+
     /// Whether a cursor of the log may stand at a position.
     pub fn knows(&self, position: u64) -> bool {
-        position == self.start() || self.place(position).is_some()
+        let is_start = |stretch: &Stretch| stretch.start() == position;
+        self.0.iter().any(is_start) || self.place(position).is_some()
     }
 }
 
@@ -111,7 +121,7 @@ fn stretch_beyond(after: u64, beyond: u64) -> Stretch {
     if beyond == 0 {
         return begun;
     }
-    let start = beyond.saturating_add(JUMP);
+    let start = beyond.saturating_add(JUMP + fastrand::u64(..MORE));
     let base = start.saturating_sub(begun.start()) & !MOST_INDEX;
     Stretch { after, base }
 }
@@ -139,13 +149,14 @@ mod tests {
         numbering.jump(10, 0);
         let last = numbering.position(10, 4095).unwrap();
         let next = numbering.position(11, 0).unwrap();
-        assert!(next - last > JUMP - 4096 && next - last <= JUMP + 4096);
-        for hidden in [last + 1, (last + next) / 2, next - 1, 0] {
+        assert!(next - last > JUMP - 4096 && next - last <= JUMP + MORE + 4096);
+        for hidden in [last + 1, (last + next) / 2, next - 2, 0] {
             assert!(!numbering.knows(hidden), "{hidden}");
         }
-        for known in [numbering.start(), last, next] {
+        for known in [numbering.start(), last, numbering.top(10), next] {
             assert!(numbering.knows(known), "{known}");
         }
+        assert!((last + 1..next).contains(&numbering.top(10)));
         assert_eq!(numbering.position(5, 0), None);
     }
 
@@ -157,6 +168,18 @@ mod tests {
             assert!(first > seen, "{after} {seen}: {first}");
             assert!(numbering.start() < first && numbering.knows(numbering.start()));
         }
+    }
+
+    #[test]
+    fn the_same_jump_is_never_made_twice() {
+        let jumps: std::collections::HashSet<u64> = (0..100)
+            .map(|_| {
+                let mut numbering = Numbering::begin(0, 0);
+                numbering.jump(10, 0);
+                numbering.top(10)
+            })
+            .collect();
+        assert_eq!(jumps.len(), 100);
     }
 
     #[test]

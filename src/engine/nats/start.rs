@@ -23,7 +23,8 @@ use crate::{
 };
 
 /// How often a log may change while it is read.
-const TRIES: usize = 5;
+const TRIES: usize = 20;
+const TRY_AFTER: Duration = Duration::from_millis(100);
 
 /// What a node starts with.
 pub struct Start<'a> {
@@ -55,7 +56,7 @@ impl Start<'_> {
         let session = self.server.connect().await?;
         for _ in 0..TRIES {
             match self.try_to_start(&session).await {
-                Err(Trouble::Stale) => {}
+                Err(Trouble::Stale) => tokio::time::sleep(TRY_AFTER).await,
                 started => return started,
             }
         }
@@ -78,9 +79,9 @@ impl Start<'_> {
         let mut feed = Feed::open(session, &claim.stream, read.sequence + 1).await?;
         while read.sequence < claim.last {
             let delivered = feed.next().await?;
-            // There should be more.
-            if delivered.is_empty() && claim.last > read.sequence {
-                self.ensure_there_is_more(&claim, &mut read).await?;
+            let next = delivered.first().map(|message| message.sequence);
+            if next != Some(read.sequence + 1) {
+                ensure_nothing_was_trimmed(&claim, read.sequence).await?;
             }
             self.restore(delivered, &mut read);
         }
@@ -137,17 +138,6 @@ impl Start<'_> {
         Ok(read)
     }
 
-    /// # Errors
-    /// [`Trouble::Stale`] where the last message is not there any more.
-    async fn ensure_there_is_more(&self, claim: &Claim, read: &mut Read) -> Result<(), Trouble> {
-        let info = claim.stream.get_info().await;
-        let info = info.map_err(|error| Trouble::asked("to tell of the log", &error))?;
-        match info.state.first_sequence > read.sequence + 1 {
-            true => Err(Trouble::Stale),
-            false => Ok(()),
-        }
-    }
-
     fn restore(&self, delivered: Vec<Delivered>, read: &mut Read) {
         let mut events = Vec::new();
         for message in delivered {
@@ -201,5 +191,16 @@ impl Start<'_> {
             }
         }
         true
+    }
+}
+
+/// # Errors
+/// [`Trouble::Stale`] where others have trimmed what comes after a message.
+async fn ensure_nothing_was_trimmed(claim: &Claim, sequence: u64) -> Result<(), Trouble> {
+    let info = claim.stream.get_info().await;
+    let info = info.map_err(|error| Trouble::asked("to tell of the log", &error))?;
+    match info.state.first_sequence > sequence + 1 {
+        true => Err(Trouble::Stale),
+        false => Ok(()),
     }
 }

@@ -107,10 +107,10 @@ async fn remember(open: &Open, names: &Names, position: u64, trims: &[u8]) {
     }
 }
 
-/// Up to where the table of a log tells, and the table; `None` where there is none that is whole.
+/// Up to where the table of a log tells, and the table; `None` where there is none.
 ///
 /// # Errors
-/// Where NATS does not tell.
+/// [`Trouble::Stale`] where another node stores its own just now.
 pub async fn remembered(
     stream: &Stream,
     names: &Names,
@@ -125,8 +125,7 @@ pub async fn remembered(
     for number in 1..heading.parts {
         match part(stream, names, number).await? {
             Some((other, part)) if other == heading => table.extend_from_slice(&part),
-            // Another node stores its own just now.
-            _ => return Ok(None),
+            _ => return Err(Trouble::Stale),
         }
     }
     Ok(Some((heading.position, table)))

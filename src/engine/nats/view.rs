@@ -271,7 +271,7 @@ mod tests {
             (4096, true),
             (2 << 12, true),
             (next, true),
-            (next - 1, false),
+            (next - 2, false),
         ] {
             assert_eq!(judge(format!("a-{position}")), Some(expected), "{position}");
         }

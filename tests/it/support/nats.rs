@@ -2,7 +2,7 @@
 
 use std::{
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::{Command, Stdio},
     sync::{
         OnceLock,
@@ -52,12 +52,12 @@ impl NatsServer {
     }
 
     /// With lines of configuration.
-    pub async fn start_with(program: &PathBuf, address: SocketAddr, settings: &str) -> Self {
+    pub async fn start_with(program: &Path, address: SocketAddr, settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut server = Self {
             address,
             directory,
-            program: program.clone(),
+            program: program.to_owned(),
             settings: settings.to_owned(),
             process: None,
         };
@@ -199,7 +199,7 @@ impl NatsServer {
     }
 }
 
-fn copy_all(from: &std::path::Path, to: &std::path::Path) {
+fn copy_all(from: &Path, to: &Path) {
     let copied = Command::new("cp").arg("-aT").arg(from).arg(to).status();
     assert!(copied.expect("cp runs").success(), "{from:?}");
 }
