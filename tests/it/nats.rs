@@ -7,6 +7,7 @@ mod faults;
 mod ingest;
 mod losses;
 mod nodes;
+mod ways;
 
 use crate::support::{NatsServer, TestGateway};
 

@@ -10,6 +10,7 @@ use async_nats::{
         stream::LastRawMessageErrorKind,
     },
 };
+use percent_encoding::percent_decode_str;
 use tokio::sync::watch;
 
 /// The oldest version, as major and minor, that does what is needed.
@@ -200,6 +201,7 @@ impl Server {
                 }
                 std::future::ready(())
             });
+        options = with_login(options, &address);
         if let Some(path) = &self.address.credentials {
             options = options.credentials_file(path).await.map_err(|error| {
                 let path = path.display();
@@ -232,6 +234,16 @@ impl Server {
             version: info.version,
             lost,
         })
+    }
+}
+
+/// With what stands in the URL: a user and a password, or a token alone.
+fn with_login(options: ConnectOptions, address: &ServerAddr) -> ConnectOptions {
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    match (address.username(), address.password()) {
+        (Some(user), Some(password)) => options.user_and_password(decoded(user), decoded(password)),
+        (Some(token), None) => options.token(decoded(token)),
+        (None, _) => options,
     }
 }
 

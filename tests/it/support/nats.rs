@@ -39,8 +39,12 @@ struct Process {
 
 impl NatsServer {
     pub async fn start() -> Self {
-        let release = std::env::var(RELEASE).unwrap_or_default();
-        Self::start_with(&Self::program(&release), free_address(), "").await
+        Self::start_with(&Self::program(&Self::release()), free_address(), "").await
+    }
+
+    /// The release that the tests are run with.
+    pub fn release() -> String {
+        std::env::var(RELEASE).unwrap_or_default()
     }
 
     /// The server of a release, where the tests have installed it.
@@ -53,6 +57,13 @@ impl NatsServer {
 
     /// With lines of configuration.
     pub async fn start_with(program: &Path, address: SocketAddr, settings: &str) -> Self {
+        let server = Self::spawn_with(program, address, settings);
+        server.answers().await;
+        server
+    }
+
+    /// As [`NatsServer::start_with`], without waiting for it.
+    pub fn spawn_with(program: &Path, address: SocketAddr, settings: &str) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
         let mut server = Self {
             address,
@@ -61,7 +72,7 @@ impl NatsServer {
             settings: settings.to_owned(),
             process: None,
         };
-        server.start_again().await;
+        server.spawn();
         server
     }
 
@@ -90,8 +101,13 @@ impl NatsServer {
     /// Where it was, with what it has on disk.
     pub async fn start_again(&mut self) {
         self.spawn();
+        self.answers().await;
+    }
+
+    /// Until it lets someone in, or turns someone away.
+    pub async fn answers(&self) {
         within("NATS to answer", async {
-            while self.try_client().await.is_none() {
+            while !self.is_there().await {
                 let process = self.process.as_ref().expect("it was started");
                 if process.keeper.is_finished() {
                     let log = std::fs::read_to_string(self.directory.path().join("log"));
@@ -103,8 +119,7 @@ impl NatsServer {
         .await;
     }
 
-    /// Without waiting for it.
-    pub fn spawn(&mut self) {
+    fn spawn(&mut self) {
         let directory = self.directory.path();
         let file = directory.join("nats.conf");
         // A stream reserves what it may take at most, and tests have many of them.
@@ -171,6 +186,16 @@ impl NatsServer {
         let store = self.directory.path().join("jetstream");
         std::fs::remove_dir_all(&store).expect("a directory");
         copy_all(snapshot.path(), &store);
+    }
+
+    async fn is_there(&self) -> bool {
+        use tokio::io::AsyncReadExt;
+        let Ok(mut stream) = tokio::net::TcpStream::connect(self.address).await else {
+            return false;
+        };
+        let mut greeting = [0; 4];
+        let greeted = stream.read_exact(&mut greeting).await;
+        greeted.is_ok() && &greeting == b"INFO"
     }
 
     async fn try_client(&self) -> Option<async_nats::Client> {
