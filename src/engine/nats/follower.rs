@@ -110,6 +110,7 @@ impl Follower {
 
     /// A feed that goes on where the tail stands.
     async fn claim(&mut self, session: &Arc<Session>) -> Result<Feed, Trouble> {
+        self.view.close();
         let witness = self.view.witness();
         let claiming = Claiming {
             session,

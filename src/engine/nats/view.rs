@@ -150,6 +150,11 @@ impl View {
         self.known().write_trouble = None;
     }
 
+    /// It is about to be claimed again, and whoever wants to append or read waits.
+    pub fn close(&self) {
+        self.open.send_replace(None);
+    }
+
     pub fn open(&self) -> Option<Arc<Open>> {
         self.open.borrow().clone()
     }
@@ -192,7 +197,7 @@ impl View {
 
     /// The log is neither followed nor open any more.
     pub fn is_cut_off(&self, trouble: &Trouble) {
-        self.open.send_replace(None);
+        self.close();
         let mut known = self.known();
         known.follow_trouble = Some(trouble.to_string());
         let since = known.write_trouble.take().map(|(since, _)| since);

@@ -109,7 +109,11 @@ impl Writer {
             Ok(acknowledged) => {
                 tokio::spawn(async move {
                     let answer = match acknowledged.await {
-                        Ok(ack) => accept(&open, &view, &waiting.request, &ack).await,
+                        Ok(ack) => {
+                            // It may have been claimed again meanwhile.
+                            let open = view.open().unwrap_or(open);
+                            accept(&open, &view, &waiting.request, &ack).await
+                        }
                         Err(error) => Err(refuse(&view, &error)),
                     };
                     waiting.answer(answer);

@@ -9,7 +9,8 @@ use tribus::{config::Config, gateway::Gateway};
 
 use super::{gateway, gateway_at};
 use crate::support::{
-    Authority, NatsServer, Node, SECRET, TRANSPORTS, TestGateway, free_address, replay, within,
+    Authority, Claims, NatsServer, Node, SECRET, TRANSPORTS, TestGateway, free_address, replay,
+    within,
 };
 
 /// What is told of a gateway that can not start.
@@ -41,6 +42,62 @@ async fn a_user_with_a_password_gets_in_and_no_other_is_told_its_password() {
         assert!(told.contains("let this user in"), "{told}");
         assert!(!told.contains("s3cret"), "{told}");
     }
+}
+
+/// All that a gateway does in NATS, as docs/operations.md has it.
+const RIGHTS: &str = "publish: [\"tribus.n.>\", \"$JS.API.>\", \"$JS.ACK.>\", \
+                      \"$JS.FC.>\"], subscribe: [\"_INBOX.>\"]";
+
+#[tokio::test]
+async fn a_user_who_may_use_the_subjects_of_the_namespace_is_enough() {
+    let docs = std::fs::read_to_string("docs/operations.md").expect("the documentation");
+    let told = RIGHTS.replace("tribus.n.", "tribus.{NAMESPACE}.");
+    assert!(docs.contains(&told), "they are told");
+    let server = start_with(&format!(
+        "authorization {{ users: [{{ user: all, password: all }}, \
+         {{ user: few, password: few, permissions: {{ {RIGHTS} }} }}] }}\nno_auth_user: all"
+    ))
+    .await;
+    let url = format!("nats://few:few@{}", server.address);
+    let gateway = gateway_at(&url, "n", "retention.events = 64").await;
+    let first = gateway.publish("x", json!(0)).await;
+    let mut last = String::new();
+    for number in 0..200 {
+        let filler = "x".repeat(4000);
+        last = gateway.publish("x", json!([number, filler])).await;
+    }
+    let mut ws = gateway.ws("topics=x&cursor=earliest").await;
+    while ws.event().await["id"] != last {}
+    let jetstream = server.jetstream().await;
+    within("the queue to be there", async {
+        while jetstream.get_stream("TRIBUS_n_INGEST").await.is_err() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let event = r#"{"topic":"x","data":"in"}"#;
+    let sent = jetstream.publish("tribus.n.ingest", event.into()).await;
+    sent.expect("it is sent").await.expect("it is stored");
+    assert_eq!(ws.event().await["data"], "in");
+    let log = server.stream("n", "").await;
+    within("the log to be trimmed", async {
+        while log
+            .get_info()
+            .await
+            .expect("an answer")
+            .state
+            .first_sequence
+            == 1
+        {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let late = gateway_at(&url, "n", "").await;
+    let (status, page) = late.poll(&format!("topics=x&cursor={first}")).await;
+    assert_eq!(status, 410, "{page}");
+    let told = server.log();
+    assert!(!told.contains("ermission"), "{told}");
 }
 
 #[tokio::test]
@@ -280,13 +337,16 @@ async fn until_all_have_it(server: &NatsServer) {
     .await;
 }
 
+/// Elections of the cluster and of the stream may take that long, one after the other.
+const ELECTIONS: Duration = Duration::from_secs(60);
+
 /// Under a key, so that one that is not answered is not there twice.
 async fn until_taken(gateway: &TestGateway, number: u32) -> String {
     let key = format!("{number}-{}", fastrand::u64(..));
-    within("a publish to be taken", async {
+    let taken = tokio::time::timeout(ELECTIONS, async {
         loop {
             let request = gateway.http.post(gateway.url("/publish"));
-            let request = request.bearer_auth(crate::support::Claims::all("backend").token());
+            let request = request.bearer_auth(Claims::all("backend").token());
             let request = request.header("Idempotency-Key", &key);
             let answer = request.body(r#"{"topic":"x"}"#).send().await;
             let answer: Value = answer.expect("an answer").json().await.expect("JSON");
@@ -295,6 +355,6 @@ async fn until_taken(gateway: &TestGateway, number: u32) -> String {
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
-    })
-    .await
+    });
+    taken.await.expect("two servers of three take publishes")
 }

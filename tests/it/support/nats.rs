@@ -155,6 +155,12 @@ impl NatsServer {
         });
     }
 
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        let log = std::fs::read_to_string(self.directory.path().join("log"));
+        log.expect("a log")
+    }
+
     pub fn signal(&self, name: &str) {
         let process = self.process.as_ref().expect("it runs");
         let id = process.id.to_string();
@@ -212,8 +218,15 @@ impl NatsServer {
 
     /// Another client of it.
     pub async fn jetstream(&self) -> jetstream::Context {
-        let client = within("NATS to answer", self.try_client()).await;
-        jetstream::new(client.expect("an answer"))
+        within("NATS to answer", async {
+            loop {
+                if let Some(client) = self.try_client().await {
+                    break jetstream::new(client);
+                }
+                tokio::time::sleep(Duration::from_millis(20)).await;
+            }
+        })
+        .await
     }
 
     /// The stream of a namespace's log, or another one of its streams.
