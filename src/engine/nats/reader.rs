@@ -105,13 +105,10 @@ impl Reader {
             tracing::error!(sequence, "a message of the log is gone");
             self.view.lost_logs.fetch_add(1, Ordering::Relaxed);
         }
-        let is_still_followed = {
-            let followed = self.view.followed();
-            followed.log.is_some_and(|log| log.log == open.log.log)
-        };
-        if is_still_followed {
-            let until = trimmed.min(sequence).max(sequence);
-            self.tail.trim(open.log.numbering.end_of(until));
+        let followed = self.view.followed().log;
+        if followed.is_some_and(|log| log.log == open.log.log) {
+            let until = open.log.numbering.end_of(sequence.max(trimmed));
+            self.tail.trim(until);
         }
         Ok(())
     }
