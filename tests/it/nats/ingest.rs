@@ -6,7 +6,7 @@ use async_nats::jetstream::{Context, context::PublishErrorKind};
 use serde_json::{Value, json};
 
 use super::gateway;
-use crate::support::{Claims, NatsServer, within};
+use crate::support::{Claims, NatsServer, Node, within};
 
 async fn ingest(server: &NatsServer, namespace: &str, message: impl Into<String>) {
     let jetstream = server.jetstream().await;
@@ -126,4 +126,47 @@ async fn a_malformed_message_is_dropped_and_counted_and_those_behind_it_come() {
         scrape.value("tribus_log_foreign_entries_total"),
         count as f64
     );
+}
+
+/// The node that moves them is killed among them: another one goes on.
+#[tokio::test]
+async fn what_a_node_was_moving_when_it_was_killed_is_published_once_and_in_order() {
+    let server = NatsServer::start().await;
+    let settings = [
+        ("BUS__ENGINE", "nats"),
+        ("BUS__NATS__URL", &*server.url()),
+        ("BUS__NAMESPACE", "n"),
+    ];
+    let mut first = Node::new(&settings);
+    first.start().await;
+    let jetstream = server.jetstream().await;
+    within("the node to move what comes", async {
+        loop {
+            if let Ok(queue) = jetstream.get_stream("TRIBUS_n_INGEST").await
+                && queue.cached_info().state.consumer_count > 0
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+    let other = gateway(&server, "n").await;
+    let mut ws = other.ws("topics=order:*").await;
+    for number in 0..300 {
+        if number == 150 {
+            first.kill().await;
+        }
+        put(
+            &jetstream,
+            "n",
+            json!({"topic": "order:1", "data": number}).to_string(),
+        )
+        .await;
+    }
+    for number in 0..300 {
+        assert_eq!(ws.event().await["data"], json!(number));
+    }
+    let id = other.publish("order:1", json!("last")).await;
+    assert_eq!(ws.event().await["id"], json!(id));
 }
