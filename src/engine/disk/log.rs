@@ -145,7 +145,7 @@ impl DiskLog {
             is_old,
             is_full,
         } = recovery::recover(directory.as_ref(), &options, tail.as_ref())?;
-        let shelf = Arc::new(Shelf::new(log, segments));
+        let shelf = Arc::new(Shelf::new(log, segments, last));
         let mut opened = Self {
             reached: Reached::open(directory.as_ref())?,
             directory,
@@ -290,6 +290,7 @@ impl DiskLog {
     /// The group is as durable as it is to be.
     fn settle(&mut self, group: &mut Group) {
         self.last = group.last;
+        self.shelf.reach(self.last);
         self.update_condition(|condition| condition.commits += 1);
         // Before anybody hears of it, so that it is known to have been there.
         if let Err(error) = self.reached.write(self.last) {

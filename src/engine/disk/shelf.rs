@@ -2,7 +2,10 @@
 
 use std::{
     collections::VecDeque,
-    sync::{Arc, PoisonError},
+    sync::{
+        Arc, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::segment::{Segment, SegmentError};
@@ -18,6 +21,8 @@ const MOST_OPEN: usize = 8;
 #[derive(Debug)]
 pub struct Shelf {
     state: RwLock<State>,
+    /// The last sequence that is as durable as it is to be; known here before anybody hears of it.
+    last: AtomicU64,
     /// Those that were read last, the latest at the end.
     open: Mutex<VecDeque<Arc<Segment>>>,
 }
@@ -38,9 +43,10 @@ pub struct Unreadable {
 }
 
 impl Shelf {
-    pub fn new(log: LogId, segments: Vec<Arc<Segment>>) -> Self {
+    pub fn new(log: LogId, segments: Vec<Arc<Segment>>, last: u64) -> Self {
         Self {
             state: RwLock::new(State { log, segments }),
+            last: AtomicU64::new(last),
             open: Mutex::default(),
         }
     }
@@ -54,6 +60,14 @@ impl Shelf {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .clear();
+    }
+
+    pub fn last(&self) -> u64 {
+        self.last.load(Ordering::Acquire)
+    }
+
+    pub fn reach(&self, last: u64) {
+        self.last.store(last, Ordering::Release);
     }
 
     pub fn log(&self) -> LogId {

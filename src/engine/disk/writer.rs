@@ -3,7 +3,7 @@
 use std::{
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering},
     },
     thread::JoinHandle,
     time::{Duration, Instant},
@@ -56,7 +56,6 @@ pub struct Writer {
 /// What the writer shows of the log.
 #[derive(Default)]
 struct Shown {
-    last: AtomicU64,
     keys: AtomicUsize,
 }
 
@@ -81,11 +80,6 @@ impl Writer {
             shown,
             thread: Mutex::new(Some(thread)),
         })
-    }
-
-    /// The last sequence that was acknowledged.
-    pub fn last(&self) -> u64 {
-        self.shown.last.load(Ordering::Acquire)
     }
 
     pub fn remembered_keys(&self) -> usize {
@@ -136,7 +130,6 @@ impl Writer {
 
 impl Shown {
     fn update(&self, log: &mut DiskLog) {
-        self.last.store(log.last(), Ordering::Release);
         self.keys.store(log.remembered_keys(), Ordering::Relaxed);
     }
 }

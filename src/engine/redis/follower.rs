@@ -191,10 +191,11 @@ impl Follower {
     }
 
     fn tell(&mut self, events: &mut Vec<Arc<Event>>) {
+        // Whoever hears of an event may come back with its cursor at once.
+        self.view.follows(&self.log, self.position);
         if !events.is_empty() {
             self.tail.extend(std::mem::take(events));
         }
-        self.view.follows(&self.log, self.position);
     }
 
     fn step(&self, entry: &Entry) -> Step {
