@@ -401,6 +401,8 @@ impl SessionHandle {
             .iter()
             .map(|subscription| subscription.filter.clone())
             .collect();
+        // All that was acknowledged before is replayed, and comes before `live`.
+        self.shard.catch_up();
         let mut session = self.session.borrow_mut();
         if session.closed().is_some() {
             // It was closed while the start was awaited; `closing` stays the last frame.

@@ -299,7 +299,6 @@ impl WsBody {
             return;
         };
         let session = &open.connection.session;
-        session.shard().catch_up();
         let subscribed =
             start.and_then(|start| session.subscribe(request, start, announcement.clone()));
         if let Err(refusal) = subscribed {
