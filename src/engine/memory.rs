@@ -1,7 +1,10 @@
 //! The log of one process: gone with it.
 
 use std::{
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
     time::Instant,
 };
 
@@ -19,12 +22,10 @@ use crate::{
 pub struct MemoryEngine {
     log: LogId,
     tail: Arc<dyn Tail>,
-    state: Mutex<State>,
-}
-
-struct State {
-    last: u64,
-    idempotency: IdempotencyWindow,
+    /// The last position that was given, for whoever asks while the tail is being told. Set under the
+    /// lock of the keys, and before the tail hears.
+    last: AtomicU64,
+    idempotency: Mutex<IdempotencyWindow>,
 }
 
 impl MemoryEngine {
@@ -35,10 +36,8 @@ impl MemoryEngine {
         Self {
             log,
             tail,
-            state: Mutex::new(State {
-                last: 0,
-                idempotency: IdempotencyWindow::new(idempotency),
-            }),
+            last: AtomicU64::new(0),
+            idempotency: Mutex::new(IdempotencyWindow::new(idempotency)),
         }
     }
 
@@ -51,9 +50,9 @@ impl MemoryEngine {
         let count = drafts.len() as u64;
         // The tail is extended under the lock, so that it sees events in the order of their
         // positions. Nothing in here waits.
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut keys = self.keys();
         if let Some(key) = idempotency {
-            match state.idempotency.look_up(key, now) {
+            match keys.look_up(key, now) {
                 Known::New => {}
                 Known::Before(first, count) => return Ok(self.appended(first, count, true)),
                 Known::Conflict => return Err(EngineError::Conflict),
@@ -61,17 +60,24 @@ impl MemoryEngine {
                 Known::SubjectFull => return Err(EngineError::SubjectKeysFull),
             }
         }
-        let first = state.last + 1;
+        let first = self.last.load(Ordering::Relaxed) + 1;
         let events = drafts.into_iter().zip(first..).map(|(draft, sequence)| {
             Arc::new(draft.seal(&Cursor::new(self.log.clone(), sequence), now))
         });
-        self.tail.extend(events.collect());
-        state.last += count;
+        let events = events.collect();
+        self.last.store(first + count - 1, Ordering::Release);
+        self.tail.extend(events);
         if let Some(key) = idempotency {
             let count = u32::try_from(count).unwrap_or(u32::MAX);
-            state.idempotency.remember(key, first, count, now);
+            keys.remember(key, first, count, now);
         }
         Ok(self.appended(first, count, false))
+    }
+
+    fn keys(&self) -> MutexGuard<'_, IdempotencyWindow> {
+        self.idempotency
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn appended(&self, first: u64, count: u64, duplicate: bool) -> Appended {
@@ -94,11 +100,7 @@ impl Engine for MemoryEngine {
     }
 
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool> {
-        let last = self
-            .state
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .last;
+        let last = self.last.load(Ordering::Acquire);
         let reached = cursor.log == self.log && cursor.sequence <= last && cursor.check.is_none();
         Box::pin(std::future::ready(Ok(reached)))
     }
@@ -129,7 +131,6 @@ impl Engine for MemoryEngine {
     }
 
     fn remembered_keys(&self) -> usize {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        state.idempotency.len(Instant::now())
+        self.keys().len(Instant::now())
     }
 }
