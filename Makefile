@@ -8,8 +8,8 @@ export CARGO
 IN_FUZZ = --manifest-path fuzz/Cargo.toml --no-default-features \
 	--target-dir $(or $(CARGO_TARGET_DIR),target)
 
-# What reads the log is tested again with the log on disk and in Redis, and next to nothing of it in
-# memory.
+# What reads the log is tested again with the log on disk, in Redis and in NATS, and next to nothing
+# of it in memory; and NATS with its newest release too.
 AGAIN = gaps:: hopping:: model:: polling:: publishing:: slow:: streams:: subscriptions:: weather:: \
 	--skip client:: --skip console::
 
@@ -32,6 +32,8 @@ test: fuzz/Cargo.lock | rust
 	$(CARGO) test
 	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(AGAIN)
 	TRIBUS_TEST_ENGINE=redis $(CARGO) test --test it -- $(AGAIN)
+	TRIBUS_TEST_ENGINE=nats $(CARGO) test --test it -- $(AGAIN)
+	TRIBUS_TEST_NATS=newest $(CARGO) test --test it nats::
 	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)
 

@@ -1,7 +1,7 @@
 #!/bin/sh
 # Three gateways on one log, behind nginx that deals requests out in turn, all on this machine and in a
 # folder of their own under target/cluster: to look at what several nodes do. ENGINE is where the
-# log is, redis (the default); PORT is nginx's, 8080. Ends with Ctrl-C, and takes everything with it.
+# log is, redis (the default) or nats; PORT is nginx's, 8080. Ends with Ctrl-C, and takes everything with it.
 set -eu
 cd "$(dirname "$0")/.."
 ENGINE="${ENGINE:-redis}"
@@ -14,8 +14,8 @@ fail() {
 }
 
 case "$ENGINE" in
-    redis) server=redis-server ;;
-    *) fail "there is no ENGINE $ENGINE here: use redis" ;;
+    redis | nats) server="$ENGINE-server" ;;
+    *) fail "there is no ENGINE $ENGINE here: use redis or nats" ;;
 esac
 for program in "$server:$server" "nginx:nginx-light"; do
     command -v "${program%%:*}" >/dev/null && continue
@@ -80,7 +80,17 @@ start_redis() {
         port=$((port + 1))
     done
 }
-start_redis
+
+# It finds a port for itself, and tells which.
+start_nats() {
+    nats-server --jetstream --store_dir "$folder/nats" --addr 127.0.0.1 --port -1 \
+        >"$folder/nats.log" 2>&1 &
+    processes="$processes $!"
+    await $! "$folder/nats.log" "Server is ready"
+    address=$(sed -n 's/.*Listening for client connections on \([^ ]*\).*/\1/p' "$folder/nats.log")
+    export TRIBUS__BUS__NATS__URL="nats://$address"
+}
+"start_$ENGINE"
 
 TRIBUS__AUTH__HS256_SECRET=$(od -An -N32 -tx1 /dev/urandom | tr -d ' \n')
 export TRIBUS__AUTH__HS256_SECRET

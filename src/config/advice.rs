@@ -6,7 +6,9 @@ use std::{
     time::Duration,
 };
 
-use super::{Config, EngineKind, List, Origins, RedisUrl, sections::AuthConfig};
+use url::Url;
+
+use super::{Config, EngineKind, List, NatsUrls, Origins, RedisUrl, sections::AuthConfig};
 
 /// Proxies end what was silent for this long, unless told otherwise.
 const PROXY_PATIENCE: Duration = Duration::from_secs(60);
@@ -82,6 +84,9 @@ impl Config {
             let redis = &self.bus.redis;
             let urls = redis.url.iter().chain(&redis.sentinels.0);
             advice.extend(urls.filter_map(on_redis).next());
+        }
+        if self.bus.engine == EngineKind::Nats {
+            advice.extend(self.bus.nats.url.as_ref().and_then(on_nats));
         }
         advice.extend(
             NEEDS
@@ -191,19 +196,34 @@ fn on_redis(url: &RedisUrl) -> Option<Advice> {
     })
 }
 
+fn on_nats(urls: &NatsUrls) -> Option<Advice> {
+    let is_plain = |url: &Url| url.scheme() == "nats" && !url.host().is_some_and(is_loopback);
+    urls.urls().iter().any(is_plain).then(|| {
+        Advice::note(
+            "bus.nats.url does not ask for TLS, and where NATS does not either whoever sits in \
+             between reads and writes the log: good on a network of your own, else use tls",
+        )
+    })
+}
+
 fn on_engine(engine: EngineKind, origins: &Origins) -> Vec<Advice> {
     let sections = [
-        ("bus.disk", "disk", EngineKind::Disk),
-        ("bus.redis", "redis", EngineKind::Redis),
-        ("bus.namespace", "redis", EngineKind::Redis),
+        ("bus.disk", "\"disk\"", &[EngineKind::Disk][..]),
+        ("bus.redis", "\"redis\"", &[EngineKind::Redis]),
+        ("bus.nats", "\"nats\"", &[EngineKind::Nats]),
+        (
+            "bus.namespace",
+            "\"redis\" or \"nats\"",
+            &[EngineKind::Redis, EngineKind::Nats],
+        ),
     ];
     let idle = sections
         .into_iter()
-        .filter(|(_, _, needed)| *needed != engine);
-    idle.filter_map(|(keys, name, _)| {
+        .filter(|(_, _, needed)| !needed.contains(&engine));
+    idle.filter_map(|(keys, names, _)| {
         let idle = idle_keys(keys, origins)?;
         Some(Advice::warning(format!(
-            "{idle} without bus.engine = {name:?}"
+            "{idle} without bus.engine = {names}"
         )))
     })
     .collect()
@@ -277,7 +297,11 @@ mod tests {
             ),
             (
                 "bus.namespace = 'shop'",
-                "bus.namespace has no effect without bus.engine = \"redis\"",
+                "bus.namespace has no effect without bus.engine = \"redis\" or \"nats\"",
+            ),
+            (
+                "bus.nats.url = 'nats://127.0.0.1'",
+                "bus.nats.url has no effect without bus.engine = \"nats\"",
             ),
         ];
         for (toml, part) in warned {
@@ -297,6 +321,10 @@ mod tests {
             (
                 "bus.engine = 'redis'\nbus.redis.url = 'redis://10.0.0.5'",
                 "rediss",
+            ),
+            (
+                "bus.engine = 'nats'\nbus.nats.url = 'nats://127.0.0.1,nats://10.0.0.5'",
+                "bus.nats.url",
             ),
         ] {
             let told = advice(toml);
@@ -320,6 +348,8 @@ mod tests {
             "auth.default_subscribe = ['user:{sub}:**']",
             "bus.engine = 'redis'\nbus.redis.url = 'redis://127.0.0.1'",
             "bus.engine = 'redis'\nbus.redis.url = 'rediss://redis.example'",
+            "bus.engine = 'nats'\nbus.nats.url = 'nats://127.0.0.1'\nbus.namespace = 'n'",
+            "bus.engine = 'nats'\nbus.nats.url = 'tls://nats.example'",
             "telemetry.otlp_endpoint = 'http://127.0.0.1:4318'\ntelemetry.sample_ratio = 1.0",
         ] {
             assert_eq!(advice(toml), [], "{toml}");

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     ConfigError,
-    values::{List, RedisUrl, Size, Span},
+    values::{List, NatsUrls, RedisUrl, Size, Span},
 };
 use crate::engine::disk::Durability;
 
@@ -22,6 +22,7 @@ pub struct BusConfig {
     pub namespace: String,
     pub disk: DiskConfig,
     pub redis: RedisConfig,
+    pub nats: NatsConfig,
 }
 
 /// The engine `disk`.
@@ -62,6 +63,32 @@ pub struct RedisConfig {
     pub memory: Size,
 }
 
+/// The engine `nats`.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct NatsConfig {
+    /// Where NATS is, such as nats://127.0.0.1:4222, with a user and a password where there are
+    /// some; `tls` instead of `nats` where it must be TLS. The servers of a cluster with commas in
+    /// between.
+    #[serde(skip_serializing_if = "is_no_url_or_secret")]
+    pub url: Option<NatsUrls>,
+    /// The file of credentials that a user of NATS was given, with its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub credentials: Option<PathBuf>,
+    /// How many servers of a cluster keep the log: 1, 3 or 5. Counts where the log is made.
+    pub replicas: usize,
+    /// An answer that takes longer is none: what was published is refused, and nobody knows
+    /// whether NATS has it.
+    pub timeout: Span,
+    /// Of the retained events, how much stays in memory: whoever was away for longer is served from
+    /// NATS.
+    pub memory: Size,
+}
+
+fn is_no_url_or_secret(urls: &Option<NatsUrls>) -> bool {
+    urls.as_ref().is_none_or(NatsUrls::has_secret)
+}
+
 /// A URL with a password is not written out.
 fn is_missing_or_secret(url: &Option<RedisUrl>) -> bool {
     url.as_ref().is_none_or(RedisUrl::has_password)
@@ -80,6 +107,8 @@ pub enum EngineKind {
     Disk,
     /// In Redis: shared by several gateways.
     Redis,
+    /// In NATS JetStream: shared by several gateways.
+    Nats,
 }
 
 impl EngineKind {
@@ -87,7 +116,7 @@ impl EngineKind {
     pub fn is_shared(self) -> bool {
         match self {
             Self::Memory | Self::Disk => false,
-            Self::Redis => true,
+            Self::Redis | Self::Nats => true,
         }
     }
 }
@@ -100,8 +129,9 @@ impl TryFrom<String> for EngineKind {
             "memory" => Ok(Self::Memory),
             "disk" => Ok(Self::Disk),
             "redis" => Ok(Self::Redis),
+            "nats" => Ok(Self::Nats),
             _ => Err(format!(
-                "there is no engine {name:?}: use \"memory\", \"disk\" or \"redis\""
+                "there is no engine {name:?}: use \"memory\", \"disk\", \"redis\" or \"nats\""
             )),
         }
     }
@@ -114,6 +144,7 @@ impl Default for BusConfig {
             namespace: "tribus".to_owned(),
             disk: DiskConfig::default(),
             redis: RedisConfig::default(),
+            nats: NatsConfig::default(),
         }
     }
 }
@@ -124,6 +155,18 @@ impl Default for RedisConfig {
             url: None,
             sentinels: List::default(),
             master: None,
+            timeout: Span(Duration::from_secs(5)),
+            memory: Size(64 << 20),
+        }
+    }
+}
+
+impl Default for NatsConfig {
+    fn default() -> Self {
+        Self {
+            url: None,
+            credentials: None,
+            replicas: 1,
             timeout: Span(Duration::from_secs(5)),
             memory: Size(64 << 20),
         }
@@ -154,6 +197,7 @@ impl BusConfig {
             ));
         }
         self.redis.check()?;
+        self.nats.check()?;
         match self.engine {
             EngineKind::Disk if self.disk.path.is_none() => Err(ConfigError::value(
                 "bus.disk.path",
@@ -166,20 +210,18 @@ impl BusConfig {
                      redis://127.0.0.1:6379",
                 ))
             }
-            EngineKind::Memory | EngineKind::Disk | EngineKind::Redis => Ok(()),
+            EngineKind::Nats if self.nats.url.is_none() => Err(ConfigError::value(
+                "bus.nats.url",
+                "the engine \"nats\" needs it: where NATS is, such as nats://127.0.0.1:4222",
+            )),
+            EngineKind::Memory | EngineKind::Disk | EngineKind::Redis | EngineKind::Nats => Ok(()),
         }
     }
 }
 
 impl RedisConfig {
     fn check(&self) -> Result<(), ConfigError> {
-        let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
-        if !(least..=most).contains(&self.timeout.0) {
-            return Err(ConfigError::value(
-                "bus.redis.timeout",
-                "must be at least 100ms and at most 60s, which publishers have to wait",
-            ));
-        }
+        check_timeout("bus.redis.timeout", self.timeout)?;
         match (&self.master, self.sentinels.0.is_empty()) {
             (None, false) => Err(ConfigError::value(
                 "bus.redis.master",
@@ -192,6 +234,31 @@ impl RedisConfig {
             (None, true) | (Some(_), false) => Ok(()),
         }
     }
+}
+
+impl NatsConfig {
+    fn check(&self) -> Result<(), ConfigError> {
+        check_timeout("bus.nats.timeout", self.timeout)?;
+        match self.replicas {
+            1 | 3 | 5 => Ok(()),
+            _ => Err(ConfigError::value(
+                "bus.nats.replicas",
+                "takes 1, or in a cluster 3 or 5: of others no more could fail",
+            )),
+        }
+    }
+}
+
+/// How long publishers may have to wait.
+fn check_timeout(key: &'static str, timeout: Span) -> Result<(), ConfigError> {
+    let (least, most) = (Duration::from_millis(100), Duration::from_secs(60));
+    if (least..=most).contains(&timeout.0) {
+        return Ok(());
+    }
+    Err(ConfigError::value(
+        key,
+        "must be at least 100ms and at most 60s, which publishers have to wait",
+    ))
 }
 
 #[cfg(test)]
@@ -213,6 +280,10 @@ mod tests {
             ("redis.master = 'm'", "bus.redis.sentinels"),
             ("redis.sentinels = ['redis://h:26379']", "bus.redis.master"),
             ("redis.memory = 'much'", "bus.redis.memory"),
+            ("engine = 'nats'", "bus.nats.url"),
+            ("nats.url = 'redis://h'", "bus.nats.url"),
+            ("nats.timeout = '0s'", "bus.nats.timeout"),
+            ("nats.replicas = 2", "bus.nats.replicas"),
         ] {
             let error = Config::from_toml(&format!("[bus]\n{bus}")).unwrap_err();
             assert!(error.to_string().contains(key), "{bus}: {error}");
@@ -227,6 +298,10 @@ mod tests {
         assert!(!toml::to_string(&config).unwrap().contains("s3cret"));
         let error = Config::from_toml(&toml("redis://u:s3cret@h:1/zero")).unwrap_err();
         assert!(!error.to_string().contains("s3cret"), "{error}");
+        let toml_of_nats = "[bus]\nengine = 'nats'\nnats.url = 'nats://s3cret@h:1'";
+        let config = Config::from_toml(toml_of_nats).unwrap();
+        assert!(!format!("{config:?}").contains("s3cret"));
+        assert!(!toml::to_string(&config).unwrap().contains("s3cret"));
         let plain = Config::from_toml(&toml("redis://h:1/0")).unwrap();
         assert!(toml::to_string(&plain).unwrap().contains("redis://h:1/0"));
     }

@@ -17,7 +17,7 @@ mod values;
 use std::{fmt, io::ErrorKind, path::Path, time::Duration};
 
 pub use advice::{Advice, Severity};
-pub use bus::{BusConfig, DiskConfig, EngineKind, RedisConfig};
+pub use bus::{BusConfig, DiskConfig, EngineKind, NatsConfig, RedisConfig};
 pub use keys::keys;
 pub use limits::LimitsConfig;
 pub use origin::{Origin, Origins};
@@ -25,7 +25,7 @@ pub use sections::{
     AuthConfig, Config, HookConfig, LogConfig, LogFormat, RetentionConfig, ShutdownConfig,
     TelemetryConfig, TlsConfig,
 };
-pub use values::{Filter, List, Network, RedisUrl, Size, Span};
+pub use values::{Filter, List, NatsUrls, Network, RedisUrl, Size, Span};
 
 const ENVIRONMENT_PREFIX: &str = "TRIBUS";
 
@@ -149,7 +149,7 @@ impl Config {
         if self.limits.shared && !self.bus.engine.is_shared() {
             return Err(ConfigError::value(
                 "limits.shared",
-                "needs an engine that nodes share: set bus.engine to \"redis\"",
+                "needs an engine that nodes share: set bus.engine to \"redis\" or \"nats\"",
             ));
         }
         if self.heartbeat.0 < Duration::from_millis(100) {

@@ -183,6 +183,84 @@ impl Serialize for RedisUrl {
     }
 }
 
+/// Where the servers of NATS are: `nats://[user:password@]host[:port]` or `tls://` each, with commas
+/// in between. May hold secrets, so no error and no dump shows the text.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NatsUrls(Vec<Url>);
+
+impl NatsUrls {
+    /// The whole texts, with passwords: for connecting, never for a log.
+    pub fn expose(&self) -> impl Iterator<Item = &str> {
+        self.0.iter().map(Url::as_str)
+    }
+
+    /// Hosts and ports, for messages.
+    pub fn addresses(&self) -> String {
+        let address = |url: &Url| {
+            let host = url.host_str().unwrap_or_default();
+            format!("{host}:{}", url.port().unwrap_or(Self::PORT))
+        };
+        let addresses: Vec<String> = self.0.iter().map(address).collect();
+        addresses.join(",")
+    }
+
+    /// A name alone is a token.
+    pub fn has_secret(&self) -> bool {
+        let is_secret = |url: &Url| !url.username().is_empty() || url.password().is_some();
+        self.0.iter().any(is_secret)
+    }
+
+    pub fn urls(&self) -> &[Url] {
+        &self.0
+    }
+
+    const PORT: u16 = 4222;
+
+    fn parse_one(text: &str) -> Result<Url, &'static str> {
+        let url = Url::parse(text.trim()).map_err(|_| "not a URL: write nats://127.0.0.1:4222")?;
+        if !matches!(url.scheme(), "nats" | "tls") {
+            return Err("write nats://host:port, or tls://host:port where it must be TLS");
+        }
+        if url.host_str().is_none_or(str::is_empty) {
+            return Err("it names no host: write nats://127.0.0.1:4222");
+        }
+        let is_bare = matches!(url.path(), "" | "/");
+        if !is_bare || url.query().is_some() || url.fragment().is_some() {
+            return Err("after host and port there is nothing");
+        }
+        Ok(url)
+    }
+}
+
+impl FromStr for NatsUrls {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let urls: Result<Vec<Url>, _> = text.split(',').map(Self::parse_one).collect();
+        urls.map(Self)
+    }
+}
+
+impl fmt::Debug for NatsUrls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.addresses())
+    }
+}
+
+impl<'de> Deserialize<'de> for NatsUrls {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = String::deserialize(deserializer)?;
+        text.parse().map_err(de::Error::custom)
+    }
+}
+
+impl Serialize for NatsUrls {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        let texts: Vec<&str> = self.expose().collect();
+        serializer.serialize_str(&texts.join(","))
+    }
+}
+
 /// A list; in the environment it is written as a TOML array.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct List<T>(pub Vec<T>);
@@ -252,6 +330,26 @@ mod tests {
             "redis://h/0#s3cret",
         ] {
             let error = bad.parse::<RedisUrl>().unwrap_err();
+            assert!(!error.contains("s3cret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_urls_of_nats_are_checked_and_their_secrets_shown_nowhere() {
+        let urls: NatsUrls = "nats://u:s3cret@a.example, tls://b.example:5222"
+            .parse()
+            .unwrap();
+        assert_eq!(format!("{urls:?}"), "a.example:4222,b.example:5222");
+        let has_secret = |text: &str| text.parse::<NatsUrls>().unwrap().has_secret();
+        assert!(urls.has_secret() && has_secret("nats://token@h") && !has_secret("nats://h"));
+        for bad in [
+            "s3cret@nats.example:4222",
+            "http://s3cret@nats.example",
+            "nats://",
+            "nats://s3cret@h/path",
+            "nats://s3cret@h,redis://h",
+        ] {
+            let error = bad.parse::<NatsUrls>().unwrap_err();
             assert!(!error.contains("s3cret"), "{error}");
         }
     }

@@ -3,7 +3,9 @@
 pub mod disk;
 mod idempotency;
 mod memory;
+pub mod nats;
 pub mod redis;
+mod remote;
 
 use std::{borrow::Cow, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -35,6 +37,7 @@ pub trait Engine: Send + Sync + 'static {
     /// [`EngineError::Conflict`] where the key stands for another request;
     /// [`EngineError::KeysFull`] and [`EngineError::SubjectKeysFull`] where a new key can not be
     /// remembered;
+    /// [`EngineError::TooLarge`] where the log's server does not take so much at once;
     /// [`EngineError::Unavailable`] where nothing was acknowledged and a retry may help.
     fn append(
         &self,
@@ -161,6 +164,9 @@ pub enum EngineError {
     KeysFull,
     #[error("you used as many idempotency keys in the last 10 minutes as you may: slow down")]
     SubjectKeysFull,
+    /// What no repetition helps against.
+    #[error("{0}")]
+    TooLarge(Cow<'static, str>),
     #[error("{0}")]
     Unavailable(Cow<'static, str>),
 }

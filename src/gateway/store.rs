@@ -11,7 +11,8 @@ use crate::{
     engine::{
         Engine, IdempotencyLimits, MemoryEngine,
         disk::{DiskEngine, DiskOptions},
-        redis::{Address, RedisEngine, RedisOptions},
+        nats::{self, NatsEngine, NatsOptions},
+        redis::{self, RedisEngine, RedisOptions},
     },
     event::LogId,
 };
@@ -29,6 +30,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Arc<Bus>> {
             EngineKind::Memory => None,
             EngineKind::Disk => Some(config.bus.disk.memory.0),
             EngineKind::Redis => Some(config.bus.redis.memory.0),
+            EngineKind::Nats => Some(config.bus.nats.memory.0),
         },
     };
     let idempotency = IdempotencyLimits {
@@ -56,6 +58,7 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Arc<Bus>> {
             })
         }
         EngineKind::Redis => open_redis(config, retention, idempotency),
+        EngineKind::Nats => open_nats(config, retention, idempotency),
     }
 }
 
@@ -69,14 +72,14 @@ fn open_redis(
     let (address, shown) = match (&redis.master, url) {
         (Some(master), _) => {
             let sentinels = redis.sentinels.0.iter();
-            let address = Address::Sentinels {
+            let address = redis::Address::Sentinels {
                 sentinels: sentinels.map(|url| url.expose().to_owned()).collect(),
                 master: master.clone(),
                 login: url.map(|url| url.expose().to_owned()),
             };
             (address, format!("the master {master:?}"))
         }
-        (None, Some(url)) => (Address::Direct(url.expose().to_owned()), url.address()),
+        (None, Some(url)) => (redis::Address::Direct(url.expose().to_owned()), url.address()),
         (None, None) => anyhow::bail!("the engine \"redis\" needs `bus.redis.url`"),
     };
     let options = RedisOptions {
@@ -90,5 +93,35 @@ fn open_redis(
     };
     Bus::open(retention, |tail| {
         Ok(Arc::new(RedisEngine::open(options, tail)?) as Arc<dyn Engine>)
+    })
+}
+
+fn open_nats(
+    config: &Config,
+    retention: Retention,
+    idempotency: IdempotencyLimits,
+) -> anyhow::Result<Arc<Bus>> {
+    let nats = &config.bus.nats;
+    let urls = nats.url.as_ref();
+    let urls = urls.context("the engine \"nats\" needs `bus.nats.url`")?;
+    let options = NatsOptions {
+        address: nats::Address {
+            urls: urls.expose().map(str::to_owned).collect(),
+            credentials: nats.credentials.clone(),
+        },
+        shown: urls.addresses(),
+        namespace: config.bus.namespace.clone(),
+        timeout: nats.timeout.0,
+        bounds: nats::Bounds {
+            replicas: nats.replicas,
+            bytes: retention.bytes as u64,
+            age: retention.age,
+        },
+        retained: retention.events,
+        idempotency,
+        publish: publish_limits(config),
+    };
+    Bus::open(retention, |tail| {
+        Ok(Arc::new(NatsEngine::open(options, tail)?) as Arc<dyn Engine>)
     })
 }

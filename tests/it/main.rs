@@ -18,6 +18,7 @@ mod hopping;
 mod hostile;
 mod limits;
 mod model;
+mod nats;
 mod networks;
 mod nodes;
 mod operations;

@@ -3,10 +3,14 @@
 use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
 
 use serde_json::{Value, json};
+use tribus::config::EngineKind;
 
 use crate::{
     durability::until_ready_is,
-    support::{Claims, Program, RedisServer, Sse, TestGateway, free_address, within},
+    support::{
+        Claims, NatsServer, Program, RedisServer, Sse, TestGateway, engine, free_address,
+        within,
+    },
 };
 
 #[tokio::test]
@@ -37,12 +41,13 @@ impl Pair {
     }
 
     async fn with(toml: &str) -> Self {
-        let server = RedisServer::shared().await;
+        let (engine, namespace, url) = match engine() {
+            Some(EngineKind::Nats) => ("nats", NatsServer::namespace(), NatsServer::shared().await.url()),
+            _ => ("redis", RedisServer::namespace(), RedisServer::shared().await.url()),
+        };
         let more = format!(
-            "bus.engine = \"redis\"\nbus.namespace = {:?}\nbus.redis.url = {:?}\n\
+            "bus.engine = \"{engine}\"\nbus.namespace = {namespace:?}\nbus.{engine}.url = {url:?}\n\
              presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n{toml}",
-            RedisServer::namespace(),
-            server.url(),
         );
         Self {
             a: TestGateway::with(&more).await,

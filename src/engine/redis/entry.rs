@@ -4,30 +4,23 @@
 //! `s` a seam, with the position after which it was made, and `n` what a node tells the others. A
 //! traced event has its trace in `t`.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
-
 use redis::Value;
 
 use super::reply::{list, text};
 use crate::{
-    engine::disk::{
-        Stamp,
-        record::{self, RecordError, StoredRecord},
+    engine::{
+        disk::record::{RecordError, StoredRecord},
+        remote::Encoded,
     },
-    event::{Cursor, Draft, Event, LogId, TraceContext},
+    event::Draft,
 };
+pub use crate::engine::remote::event_at;
 
 const EVENT: &[u8] = b"e";
 const EPHEMERAL: &[u8] = b"x";
 const SEAM: &[u8] = b"s";
 const TRACE: &[u8] = b"t";
 const NOTE: &[u8] = b"n";
-
-/// The record's checksum does not take in the sequence, which is not known before Redis has it.
-const NO_SEQUENCE: u64 = 0;
 
 /// An event on its way to Redis, or a note.
 #[derive(Debug)]
@@ -42,14 +35,14 @@ pub struct Outgoing {
 impl Outgoing {
     /// `at` is in milliseconds since 1970.
     pub fn new(draft: &Draft, at: i64) -> Self {
-        let trace = draft.trace.as_deref();
+        let encoded = Encoded::new(draft, at);
         Self {
-            kind: match draft.ephemeral {
+            kind: match encoded.is_ephemeral {
                 true => EPHEMERAL,
                 false => EVENT,
             },
-            record: record::encode_event(draft, NO_SEQUENCE, Stamp { at, up: 0 }),
-            trace: trace.map_or_else(Vec::new, encode_trace),
+            record: encoded.record,
+            trace: encoded.trace,
         }
     }
 
@@ -173,43 +166,24 @@ impl Entry {
         }
         let ephemeral = self.field(EPHEMERAL);
         let record = self.field(EVENT).or(ephemeral).ok_or(Unreadable::Foreign)?;
-        let mut record = record::decode_event(record, NO_SEQUENCE)?;
-        record.draft.ephemeral = ephemeral.is_some();
-        record.draft.trace = self.field(TRACE).and_then(decode_trace).map(Arc::new);
+        let trace = self.field(TRACE).unwrap_or_default();
+        let record = Encoded::decode(record, trace, ephemeral.is_some())?;
         Ok(Content::Event(record))
     }
 }
 
-/// The event that a record is at a position.
-pub fn event_at(record: StoredRecord, log: &LogId, sequence: u64) -> Event {
-    let position = Cursor::new(log.clone(), sequence);
-    record
-        .into_draft()
-        .seal(&position, std::time::Instant::now())
-}
-
-/// Trace and span, then when the publish was accepted, in microseconds since 1970, little-endian.
-fn encode_trace(trace: &TraceContext) -> Vec<u8> {
-    let accepted = trace.accepted.duration_since(SystemTime::UNIX_EPOCH);
-    let micros = accepted.map_or(0, |since| since.as_micros() as u64);
-    [&trace.trace_id[..], &trace.span_id, &micros.to_le_bytes()].concat()
-}
-
-fn decode_trace(bytes: &[u8]) -> Option<TraceContext> {
-    let (trace_id, rest) = bytes.split_first_chunk()?;
-    let (span_id, rest) = rest.split_first_chunk()?;
-    let micros = u64::from_le_bytes(*rest.first_chunk()?);
-    Some(TraceContext {
-        trace_id: *trace_id,
-        span_id: *span_id,
-        accepted: SystemTime::UNIX_EPOCH.checked_add(Duration::from_micros(micros))?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
+    use std::{
+        sync::Arc,
+        time::{Duration, SystemTime},
+    };
+
     use super::*;
-    use crate::topic::{Tenant, Topic};
+    use crate::{
+        event::{Cursor, Draft, TraceContext},
+        topic::{Tenant, Topic},
+    };
 
     fn entry(id: &str, fields: &[(&[u8], &[u8])]) -> Entry {
         let fields = fields.iter().flat_map(|(name, value)| [*name, *value]);

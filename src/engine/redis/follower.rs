@@ -16,7 +16,7 @@ use std::{
 use redis::Value;
 
 use super::{
-    backoff::Backoff,
+    Backoff,
     entry::{Content, Entry, Place, event_at},
     namespace::Namespace,
     reply::{list, strange, text},

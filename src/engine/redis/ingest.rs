@@ -15,7 +15,7 @@ use redis::Value;
 use serde_json::value::RawValue;
 
 use super::{
-    backoff::Backoff,
+    Backoff,
     entry::Entry,
     follower::PATIENCE,
     namespace::Namespace,

@@ -12,7 +12,6 @@
 //! by following the stream: so they all see one order. What a server may have lost is found out by
 //! claiming the log on each new connection, see `claim.lua`.
 
-mod backoff;
 mod entry;
 mod follower;
 mod ingest;
@@ -44,7 +43,6 @@ use tokio::{
 
 pub use server::Address;
 
-use backoff::Backoff;
 use follower::Follower;
 use ingest::Ingest;
 use namespace::Namespace;
@@ -54,7 +52,10 @@ use server::{Connection, Server, Trouble};
 use view::View;
 use writer::Writer;
 
-use super::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail};
+use super::{
+    Appended, Engine, EngineError, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
+    remote::Backoff,
+};
 use crate::{
     event::{Cursor, Draft, Event, LogId},
     metrics::EngineState,

@@ -9,7 +9,7 @@ use redis::Value;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use super::{
-    backoff::Backoff,
+    Backoff,
     namespace::{Namespace, hex},
     reply::{list, number, strange, text},
     request::{Answer, Waiting, not_sent, unknown},

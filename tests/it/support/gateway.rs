@@ -8,7 +8,7 @@ use tribus::{
     listener::{Deadlines, Tls},
 };
 
-use super::{Claims, RedisServer, SECRET, Sse, Ws, within};
+use super::{Claims, NatsServer, RedisServer, SECRET, Sse, Ws, within};
 
 /// An answer to a publish, without the `durability` that it has where all gateways are run with
 /// another engine.
@@ -19,6 +19,7 @@ pub fn answered(mut answer: Value) -> Value {
     {
         let expected = match engine {
             EngineKind::Disk => Some("sync".into()),
+            EngineKind::Nats => Some("os".into()),
             // The server of the tests writes nothing to disk.
             EngineKind::Redis | EngineKind::Memory => None,
         };
@@ -40,11 +41,12 @@ pub struct TestGateway {
     _log: Option<tempfile::TempDir>,
 }
 
-/// Runs all gateways that name no engine with the engine `disk` or `redis`, and so little of the log
+/// Runs all gateways that name no engine with the engine `disk`, `redis` or `nats`, and so little of the log
 /// in memory that nearly all is read back.
 const ENGINE: &str = "TRIBUS_TEST_ENGINE";
 
-fn engine() -> Option<EngineKind> {
+/// The engine that gateways are run with that name none.
+pub fn engine() -> Option<EngineKind> {
     let name = std::env::var(ENGINE).ok()?;
     Some(EngineKind::try_from(name).expect(ENGINE))
 }
@@ -111,6 +113,12 @@ impl TestGateway {
                 config.bus.redis.url = Some(url.parse().expect("a URL"));
                 config.bus.namespace = RedisServer::namespace();
                 config.bus.redis.memory = memory;
+            }
+            if engine == EngineKind::Nats {
+                let url = NatsServer::shared().await.url();
+                config.bus.nats.url = Some(url.parse().expect("a URL"));
+                config.bus.namespace = NatsServer::namespace();
+                config.bus.nats.memory = memory;
             }
             config.bus.engine = engine;
         }

@@ -1,4 +1,4 @@
-//! How long to wait before Redis is tried again.
+//! How long to wait before a server is tried again.
 
 use std::time::Duration;
 
