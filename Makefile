@@ -32,7 +32,7 @@ test: fuzz/Cargo.lock | rust
 	$(CARGO) test
 	TRIBUS_TEST_ENGINE=disk $(CARGO) test --test it -- $(AGAIN)
 	TRIBUS_TEST_ENGINE=redis $(CARGO) test --test it -- $(AGAIN)
-	TRIBUS_TEST_ENGINE=nats $(CARGO) test --test it -- $(AGAIN)
+	TRIBUS_TEST_ENGINE=nats $(CARGO) test --test it -- $(AGAIN) nodes:: presence:: tickets:: --skip redis::
 	TRIBUS_TEST_NATS=newest $(CARGO) test --test it nats::
 	$(CARGO) test --lib --features shuttle interleavings
 	$(CARGO) test --lib $(IN_FUZZ)

@@ -6,7 +6,7 @@ use async_nats::jetstream::stream::Stream;
 use tokio::task::JoinHandle;
 
 use crate::{
-    durability::{CATCH_UP, publish_end},
+    durability::{CATCH_UP, publish_end, until_ready_is},
     support::{Checker, Hopper, Load, NatsServer, Node, Relay, Verdict},
 };
 
@@ -50,6 +50,7 @@ impl Cluster {
                 node.set(name, value);
             }
             node.start().await;
+            until_ready_is(&node.gateway(), 200).await;
             relays.push(relay);
             nodes.push(node);
         }
