@@ -79,7 +79,10 @@ fn open_redis(
             };
             (address, format!("the master {master:?}"))
         }
-        (None, Some(url)) => (redis::Address::Direct(url.expose().to_owned()), url.address()),
+        (None, Some(url)) => (
+            redis::Address::Direct(url.expose().to_owned()),
+            url.address(),
+        ),
         (None, None) => anyhow::bail!("the engine \"redis\" needs `bus.redis.url`"),
     };
     let options = RedisOptions {

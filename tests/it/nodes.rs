@@ -8,8 +8,7 @@ use tribus::config::EngineKind;
 use crate::{
     durability::until_ready_is,
     support::{
-        Claims, NatsServer, Program, RedisServer, Sse, TestGateway, engine, free_address,
-        within,
+        Claims, NatsServer, Program, RedisServer, Sse, TestGateway, engine, free_address, within,
     },
 };
 
@@ -42,8 +41,16 @@ impl Pair {
 
     async fn with(toml: &str) -> Self {
         let (engine, namespace, url) = match engine() {
-            Some(EngineKind::Nats) => ("nats", NatsServer::namespace(), NatsServer::shared().await.url()),
-            _ => ("redis", RedisServer::namespace(), RedisServer::shared().await.url()),
+            Some(EngineKind::Nats) => (
+                "nats",
+                NatsServer::namespace(),
+                NatsServer::shared().await.url(),
+            ),
+            _ => (
+                "redis",
+                RedisServer::namespace(),
+                RedisServer::shared().await.url(),
+            ),
         };
         let more = format!(
             "bus.engine = \"{engine}\"\nbus.namespace = {namespace:?}\nbus.{engine}.url = {url:?}\n\

@@ -41,10 +41,7 @@ pub struct Request {
 impl Request {
     pub fn new(drafts: &[Draft], key: Option<IdempotencyKey>) -> Self {
         let at = jiff::Timestamp::now().as_millisecond();
-        let events: Vec<Encoded> = drafts
-            .iter()
-            .map(|draft| Encoded::new(draft, at))
-            .collect();
+        let events: Vec<Encoded> = drafts.iter().map(|draft| Encoded::new(draft, at)).collect();
         Self {
             payload: encode(&events, key.map(|key| key.request)).into(),
             count: events.len() as u64,

@@ -7,6 +7,7 @@
 use redis::Value;
 
 use super::reply::{list, text};
+pub use crate::engine::remote::event_at;
 use crate::{
     engine::{
         disk::record::{RecordError, StoredRecord},
@@ -14,7 +15,6 @@ use crate::{
     },
     event::Draft,
 };
-pub use crate::engine::remote::event_at;
 
 const EVENT: &[u8] = b"e";
 const EPHEMERAL: &[u8] = b"x";
