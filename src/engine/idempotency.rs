@@ -5,6 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::EngineError;
 use crate::{protocol::Fingerprint, topic::Tenant};
 
 /// How long a key is remembered (protocol, section 7).
@@ -130,6 +131,24 @@ impl IdempotencyWindow {
             });
             *self.by_subject.entry(key.subject).or_default() += 1;
         }
+    }
+
+    /// Counts a key in, what it stands for being for a server to remember.
+    ///
+    /// # Errors
+    /// [`EngineError::KeysFull`] and [`EngineError::SubjectKeysFull`] where it is new and has no place.
+    pub(super) fn take_on(
+        &mut self,
+        key: &IdempotencyKey,
+        now: Instant,
+    ) -> Result<(), EngineError> {
+        match self.look_up(key, now) {
+            Known::New => self.remember(key, 0, 0, now),
+            Known::Before(..) | Known::Conflict => {}
+            Known::Full => return Err(EngineError::KeysFull),
+            Known::SubjectFull => return Err(EngineError::SubjectKeysFull),
+        }
+        Ok(())
     }
 
     /// Whether a key is remembered whose events begin at a sequence or before it.

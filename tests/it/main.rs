@@ -31,6 +31,7 @@ mod publishing;
 mod readme;
 mod redis;
 mod security;
+mod shared_log;
 mod slow;
 mod smoke;
 mod standstill;

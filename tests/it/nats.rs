@@ -6,7 +6,6 @@ mod cluster;
 mod faults;
 mod ingest;
 mod losses;
-mod nodes;
 mod ways;
 
 use crate::support::{NatsServer, TestGateway};

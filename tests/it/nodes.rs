@@ -7,9 +7,7 @@ use tribus::config::EngineKind;
 
 use crate::{
     durability::until_ready_is,
-    support::{
-        Claims, NatsServer, Program, RedisServer, Sse, TestGateway, engine, free_address, within,
-    },
+    support::{Claims, Program, SharedLog, Sse, TestGateway, engine, free_address, within},
 };
 
 #[tokio::test]
@@ -40,21 +38,13 @@ impl Pair {
     }
 
     async fn with(toml: &str) -> Self {
-        let (engine, namespace, url) = match engine() {
-            Some(EngineKind::Nats) => (
-                "nats",
-                NatsServer::namespace(),
-                NatsServer::shared().await.url(),
-            ),
-            _ => (
-                "redis",
-                RedisServer::namespace(),
-                RedisServer::shared().await.url(),
-            ),
+        let log = match engine() {
+            Some(EngineKind::Nats) => SharedLog::in_nats().await,
+            _ => SharedLog::in_redis().await,
         };
         let more = format!(
-            "bus.engine = \"{engine}\"\nbus.namespace = {namespace:?}\nbus.{engine}.url = {url:?}\n\
-             presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n{toml}",
+            "{}presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n{toml}",
+            log.toml(log.server)
         );
         Self {
             a: TestGateway::with(&more).await,

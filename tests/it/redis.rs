@@ -5,7 +5,6 @@ mod cluster;
 mod faults;
 mod ingest;
 mod losses;
-mod nodes;
 mod strangers;
 mod ways;
 

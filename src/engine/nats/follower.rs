@@ -177,7 +177,7 @@ impl Follower {
                 delivered = feed.next() => delivered?,
                 () = session.lost() => return Err(Trouble::Cut),
             };
-            self.view.heard();
+            self.view.health.heard();
             self.take(delivered).await?;
             if looked.elapsed() >= LOOK_AFTER {
                 self.look_after().await?;
@@ -211,7 +211,7 @@ impl Follower {
             Err(Unreadable::Foreign) => return self.note_foreign(message.sequence),
             Err(unreadable @ Unreadable::Damaged(_)) => {
                 tracing::error!(sequence = message.sequence, %unreadable, "a message is damaged");
-                self.view.lost_logs.fetch_add(1, Ordering::Relaxed);
+                self.view.health.lost_logs.fetch_add(1, Ordering::Relaxed);
                 self.tell(events);
                 return self.restart_after(message.sequence);
             }
@@ -244,7 +244,7 @@ impl Follower {
     }
 
     fn note_foreign(&self, sequence: u64) {
-        self.view.foreign.fetch_add(1, Ordering::Relaxed);
+        self.view.health.foreign.fetch_add(1, Ordering::Relaxed);
         if let Some(held_back) = self.foreign.pass() {
             tracing::warn!(
                 sequence,
@@ -267,7 +267,7 @@ impl Follower {
             );
         } else {
             tracing::error!(read = self.read, next = sequence, "the log has a hole");
-            self.view.lost_logs.fetch_add(1, Ordering::Relaxed);
+            self.view.health.lost_logs.fetch_add(1, Ordering::Relaxed);
         }
         self.restart_after(sequence - 1);
         Ok(())
@@ -293,6 +293,7 @@ impl Follower {
             return Err(Trouble::Stale);
         }
         self.view
+            .health
             .stored_bytes
             .store(info.state.bytes, Ordering::Relaxed);
         self.note_trimmed(info.state.first_sequence.saturating_sub(1).min(self.read));

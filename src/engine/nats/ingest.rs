@@ -174,7 +174,7 @@ impl Ingest {
             match request {
                 // They get in line here, in this order.
                 Ok(request) => {
-                    let answer = self.requests.append(request, &self.view);
+                    let answer = self.requests.append(request, &self.view.health);
                     moving.push(answer.map(|answer| (message, answer)));
                 }
                 Err(problem) => self.drop_message(&message, &problem).await?,
@@ -196,7 +196,7 @@ impl Ingest {
         message: &jetstream::Message,
         problem: &str,
     ) -> Result<(), Trouble> {
-        self.view.foreign.fetch_add(1, Ordering::Relaxed);
+        self.view.health.foreign.fetch_add(1, Ordering::Relaxed);
         if let Some(held_back) = self.malformed.pass() {
             let problem: String = problem.chars().take(MOST_TOLD).collect();
             tracing::warn!(problem, held_back, "dropped what was published into NATS");

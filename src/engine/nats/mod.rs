@@ -30,19 +30,8 @@ mod view;
 mod writer;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::Ordering,
-        mpsc::{self, SyncSender},
-    },
-    thread::JoinHandle,
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
-};
-
-use anyhow::Context as _;
-use tokio::{
-    runtime::{Handle, Runtime},
-    sync::watch,
 };
 
 pub use server::Address;
@@ -51,15 +40,15 @@ pub use streams::Bounds;
 use ingest::Ingest;
 use names::Names;
 use reader::Reader;
-use request::{Request, Requests};
+use request::{Request, Requests, WAITING};
 use server::{Server, Trouble};
 use start::{Start, Started};
 use view::View;
 use writer::Writer;
 
 use super::{
-    Appended, Engine, EngineError, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
-    remote::Backoff,
+    Appended, Engine, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
+    remote::{Backoff, EngineThread},
 };
 use crate::{
     event::{Cursor, Draft, Event},
@@ -68,6 +57,8 @@ use crate::{
     throttle::Throttle,
 };
 
+/// What the server is called in messages.
+const SERVER: &str = "NATS";
 /// How long the end of a run may take, which spares clients a reset where NATS is restarted too.
 const END_WITHIN: Duration = Duration::from_secs(1);
 
@@ -93,9 +84,7 @@ pub struct NatsEngine {
     reader: Arc<Reader>,
     view: Arc<View>,
     server: Arc<Server>,
-    runtime: Handle,
-    stop: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: EngineThread,
 }
 
 impl NatsEngine {
@@ -104,15 +93,11 @@ impl NatsEngine {
     /// # Errors
     /// Where there is no server that will do, or the log is of a newer version.
     pub fn open(options: NatsOptions, tail: Arc<dyn Tail>) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let server = Arc::new(Server::new(options.address, options.shown, options.timeout));
         let names = Arc::new(Names::new(&options.namespace));
         let view = Arc::new(View::new());
-        let (requests, incoming) = Requests::new(options.timeout);
+        let (requests, incoming) = Requests::new(SERVER, WAITING, options.timeout);
         let requests = Arc::new(requests);
-        let (stop, stopped) = watch::channel(false);
         let tasks = Tasks {
             server: Arc::clone(&server),
             names: Arc::clone(&names),
@@ -130,37 +115,16 @@ impl NatsEngine {
             bounds: options.bounds,
             retained: options.retained,
         };
-        let engine = Self {
-            reader: Arc::new(Reader::new(&names, &view, &tail)),
+        let reader = Arc::new(Reader::new(&names, &view, &tail));
+        let what = format!("the log in NATS at {}", server.shown());
+        let thread = EngineThread::start("tribus-nats", &what, || tasks.start())?;
+        Ok(Self {
             requests,
+            reader,
             view,
-            runtime: runtime.handle().clone(),
-            stop,
-            thread: Mutex::new(None),
             server,
-        };
-        let (tell, told) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("tribus-nats".to_owned())
-            .spawn(move || tasks.run(&runtime, &tell, stopped))?;
-        *engine.thread() = Some(thread);
-        let begun = told.recv().context("the thread of the log has ended")?;
-        let shown = engine.server.shown();
-        begun.map_err(|trouble| anyhow::anyhow!("the log in NATS at {shown}: {trouble}"))?;
-        Ok(engine)
-    }
-
-    fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs on the engine's thread, where its connection is.
-    async fn on_thread<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        let ended = |_| EngineError::Unavailable("the log is closed".into());
-        self.runtime.spawn(work).await.map_err(ended)?
+            thread,
+        })
     }
 }
 
@@ -177,28 +141,16 @@ struct Tasks {
 }
 
 impl Tasks {
-    /// Until it is told to stop, or nobody is left who could.
-    fn run(
-        self,
-        runtime: &Runtime,
-        tell: &SyncSender<Result<(), Trouble>>,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        runtime.block_on(async {
-            let (follower, session, feed) = match self.begin().await {
-                Ok(begun) => begun,
-                Err(trouble) => {
-                    let _ = tell.send(Err(trouble));
-                    return;
-                }
-            };
-            let _ = tell.send(Ok(()));
-            tokio::spawn(follower.run(session, feed));
-            tokio::spawn(self.writer.run());
-            tokio::spawn(self.ingest.run());
-            let _ = stop.wait_for(|stop| *stop).await;
-            let _ = tokio::time::timeout(END_WITHIN, end(&self.view, &self.names)).await;
-        });
+    /// Opens the log, and leaves it to tasks of their own; comes with what is to be done at the end.
+    async fn start(self) -> Result<impl Future<Output = ()>, Trouble> {
+        let (follower, session, feed) = self.begin().await?;
+        tokio::spawn(follower.run(session, feed));
+        tokio::spawn(self.writer.run());
+        tokio::spawn(self.ingest.run());
+        let (view, names) = (self.view, self.names);
+        Ok(async move {
+            let _ = tokio::time::timeout(END_WITHIN, end(&view, &names)).await;
+        })
     }
 
     /// Tries for a while, since NATS may be starting too.
@@ -245,11 +197,13 @@ impl Engine for NatsEngine {
         idempotency: Option<IdempotencyKey>,
     ) -> EngineFuture<'static, Appended> {
         let request = Request::new(&drafts, idempotency);
-        Box::pin(self.requests.append(request, &self.view))
+        Box::pin(self.requests.append(request, &self.view.health))
     }
 
     fn tell(&self, note: Vec<u8>) -> EngineFuture<'_, ()> {
-        let answer = self.requests.append(Request::note(&note), &self.view);
+        let answer = self
+            .requests
+            .append(Request::note(&note), &self.view.health);
         Box::pin(async { answer.await.map(|_| ()) })
     }
 
@@ -262,20 +216,23 @@ impl Engine for NatsEngine {
             return Box::pin(std::future::ready(Ok(reached)));
         }
         let (reader, cursor) = (Arc::clone(&self.reader), cursor.clone());
-        Box::pin(self.on_thread(async move { reader.reached(&cursor).await }))
+        Box::pin(
+            self.thread
+                .run(async move { reader.reached(&cursor).await }),
+        )
     }
 
     fn read(&self, sequences: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>> {
         let reader = Arc::clone(&self.reader);
-        Box::pin(self.on_thread(async move { reader.read(sequences).await }))
+        Box::pin(self.thread.run(async move { reader.read(sequences).await }))
     }
 
     fn remembered_keys(&self) -> usize {
-        self.view.keys.load(Ordering::Relaxed)
+        self.view.health.keys.load(Ordering::Relaxed)
     }
 
     fn condition(&self) -> EngineState {
-        self.view.condition(self.server.shown())
+        self.view.health.condition(self.server.shown())
     }
 
     fn durability(&self) -> Option<&'static str> {
@@ -283,15 +240,6 @@ impl Engine for NatsEngine {
     }
 
     fn close(&self) -> EngineFuture<'_, ()> {
-        Box::pin(async move {
-            if self.stop.send_replace(true) {
-                return Err(EngineError::Unavailable("the log is closed".into()));
-            }
-            let thread = self.thread().take();
-            if let Some(thread) = thread {
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-            }
-            Ok(())
-        })
+        Box::pin(self.thread.end())
     }
 }

@@ -103,7 +103,7 @@ impl Reader {
         let trimmed = info.state.first_sequence.saturating_sub(1);
         if sequence > trimmed {
             tracing::error!(sequence, "a message of the log is gone");
-            self.view.lost_logs.fetch_add(1, Ordering::Relaxed);
+            self.view.health.lost_logs.fetch_add(1, Ordering::Relaxed);
         }
         let followed = self.view.followed().log;
         if followed.is_some_and(|log| log.log == open.log.log) {
@@ -149,7 +149,10 @@ impl Reader {
     }
 
     fn unreadable(&self, trouble: &Trouble) -> EngineError {
-        self.view.read_failures.fetch_add(1, Ordering::Relaxed);
+        self.view
+            .health
+            .read_failures
+            .fetch_add(1, Ordering::Relaxed);
         if let Some(held_back) = self.unread.pass() {
             tracing::error!(%trouble, held_back, "can not read the log in NATS");
         }

@@ -93,7 +93,7 @@ impl Start<'_> {
             "the log is open"
         );
         self.view.follows(&read.log, read.position);
-        self.view.heard();
+        self.view.health.heard();
         self.view.opened(open(session, &claim, &read.log));
         let follower = Follower {
             server: Arc::clone(self.server),

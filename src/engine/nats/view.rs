@@ -1,27 +1,19 @@
 //! What this node knows of the log, for those who write, follow and read it.
 
-use std::{
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering};
 
 use async_nats::jetstream::stream::Stream;
 use tokio::sync::watch;
 
 use super::{
+    SERVER,
     claim::{Claim, Outcome, Witness},
     message::Mark,
     meta::Numbered,
     server::{Session, Trouble},
     streams::Facts,
 };
-use crate::{event::Cursor, metrics::EngineState};
-
-/// A node that has not been told anything for so long does not follow its log.
-const FOLLOWS_WITHIN: Duration = Duration::from_secs(5);
+use crate::{engine::remote::Health, event::Cursor};
 
 /// How far the tail has come.
 #[derive(Clone, Debug, Default)]
@@ -43,48 +35,28 @@ pub struct Open {
 
 /// Shared by all tasks of one engine.
 pub struct View {
+    pub health: Health,
     known: Mutex<Known>,
     followed: watch::Sender<Followed>,
     /// `None` while it is not claimed.
     open: watch::Sender<Option<Arc<Open>>>,
-    pub commits: AtomicU64,
-    pub write_failures: AtomicU64,
-    pub read_failures: AtomicU64,
-    pub lost_logs: AtomicU64,
-    pub foreign: AtomicU64,
-    pub stored_bytes: AtomicU64,
-    pub keys: AtomicUsize,
 }
 
 struct Known {
     witness: Witness,
     facts: Option<Facts>,
-    /// When NATS last told what comes after the tail's position.
-    followed_at: Instant,
-    follow_trouble: Option<String>,
-    /// Since when nothing can be appended, and why.
-    write_trouble: Option<(Instant, String)>,
 }
 
 impl View {
     pub fn new() -> Self {
         Self {
+            health: Health::new(SERVER),
             known: Mutex::new(Known {
                 witness: Witness::default(),
                 facts: None,
-                followed_at: Instant::now(),
-                follow_trouble: None,
-                write_trouble: None,
             }),
             followed: watch::Sender::default(),
             open: watch::Sender::default(),
-            commits: AtomicU64::default(),
-            write_failures: AtomicU64::default(),
-            read_failures: AtomicU64::default(),
-            lost_logs: AtomicU64::default(),
-            foreign: AtomicU64::default(),
-            stored_bytes: AtomicU64::default(),
-            keys: AtomicUsize::default(),
         }
     }
 
@@ -130,7 +102,7 @@ impl View {
                 "another process of NATS has the log, and as far as this node knows all of it"
             ),
             Outcome::Lost => {
-                self.lost_logs.fetch_add(1, Ordering::Relaxed);
+                self.health.lost_logs.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     log = log.as_str(),
                     last = claim.last,
@@ -147,7 +119,7 @@ impl View {
     /// The log can be appended to and read by this.
     pub fn opened(&self, open: Open) {
         self.open.send_replace(Some(Arc::new(open)));
-        self.known().write_trouble = None;
+        self.health.can_append();
     }
 
     /// It is about to be claimed again, and whoever wants to append or read waits.
@@ -188,51 +160,11 @@ impl View {
         is_behind.then(|| log.numbering.knows(cursor.sequence))
     }
 
-    /// NATS has told what comes next, or that there is nothing.
-    pub fn heard(&self) {
-        let mut known = self.known();
-        known.followed_at = Instant::now();
-        known.follow_trouble = None;
-    }
-
     /// The log is neither followed nor open any more.
     pub fn is_cut_off(&self, trouble: &Trouble) {
         self.close();
-        let mut known = self.known();
-        known.follow_trouble = Some(trouble.to_string());
-        let since = known.write_trouble.take().map(|(since, _)| since);
-        known.write_trouble = Some((since.unwrap_or_else(Instant::now), trouble.to_string()));
-    }
-
-    /// Why nothing can be appended, where that has been so for some time.
-    pub fn unwritable_for(&self, time: Duration) -> Option<String> {
-        let known = self.known();
-        let (since, why) = known.write_trouble.as_ref()?;
-        (since.elapsed() >= time).then(|| why.clone())
-    }
-
-    pub fn condition(&self, server: &str) -> EngineState {
-        EngineState {
-            refuses: self.refuses(server),
-            write_failures: self.write_failures.load(Ordering::Relaxed),
-            read_failures: self.read_failures.load(Ordering::Relaxed),
-            lost_logs: self.lost_logs.load(Ordering::Relaxed),
-            commits: self.commits.load(Ordering::Relaxed),
-            stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
-            set_aside_bytes: 0,
-            foreign_entries: self.foreign.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Why the node is not fit for clients, in words for an operator.
-    fn refuses(&self, server: &str) -> Option<String> {
-        let known = self.known();
-        let silent = known.followed_at.elapsed();
-        (silent >= FOLLOWS_WITHIN).then(|| {
-            let seconds = silent.as_secs();
-            let why = known.follow_trouble.as_deref().unwrap_or("no answer");
-            format!("NATS at {server} has not told what is new for {seconds} s: {why}")
-        })
+        self.health.does_not_follow(trouble);
+        self.health.can_not_append(trouble);
     }
 }
 

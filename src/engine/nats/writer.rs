@@ -14,10 +14,11 @@ use async_nats::jetstream::{
 use tokio::sync::mpsc;
 
 use super::{
+    SERVER,
     message::{Mark, Message, decode},
     meta::Numbered,
     names::Names,
-    request::{Answer, Request, Waiting, not_sent, unknown},
+    request::{Answer, Request, Waiting},
     server::{Trouble, told},
     streams::message,
     view::{Open, View, usable},
@@ -25,7 +26,8 @@ use super::{
 use crate::{
     engine::{
         Appended, EngineError, IdempotencyKey, IdempotencyLimits,
-        idempotency::{IdempotencyWindow, Known},
+        idempotency::IdempotencyWindow,
+        remote::{not_sent, unknown},
     },
     event::Cursor,
 };
@@ -77,24 +79,15 @@ impl Writer {
             return Some(waiting);
         };
         let now = Instant::now();
-        let refused = match self.keys.look_up(key, now) {
-            Known::New => {
-                // Where it begins is for NATS to remember.
-                self.keys.remember(key, 0, 0, now);
-                None
-            }
-            Known::Before(..) | Known::Conflict => None,
-            Known::Full => Some(EngineError::KeysFull),
-            Known::SubjectFull => Some(EngineError::SubjectKeysFull),
-        };
+        let taken_on = self.keys.take_on(key, now);
         let keys = self.keys.len(now);
-        self.view.keys.store(keys, Ordering::Relaxed);
-        match refused {
-            Some(error) => {
+        self.view.health.keys.store(keys, Ordering::Relaxed);
+        match taken_on {
+            Ok(()) => Some(waiting),
+            Err(error) => {
                 waiting.answer(Err(error));
                 None
             }
-            None => Some(waiting),
         }
     }
 
@@ -139,16 +132,17 @@ fn message_id(key: &IdempotencyKey) -> String {
 }
 
 async fn accept(open: &Open, view: &View, request: &Request, ack: &PublishAck) -> Answer {
-    view.commits.fetch_add(1, Ordering::Relaxed);
+    view.health.commits.fetch_add(1, Ordering::Relaxed);
     if !ack.duplicate {
         view.saw(&open.log, Mark::of(ack.sequence, &request.payload));
-        return appended(&open.log, ack.sequence, request.count, false).ok_or_else(unknown);
+        return appended(&open.log, ack.sequence, request.count, false)
+            .ok_or_else(|| unknown(SERVER));
     }
     match before(open, request, ack.sequence).await {
         Ok(answer) => answer,
         Err(trouble) => {
             tracing::debug!(%trouble, "can not read what an idempotency key stands for");
-            Err(unknown())
+            Err(unknown(SERVER))
         }
     }
 }
@@ -175,13 +169,13 @@ async fn before(open: &Open, request: &Request, sequence: u64) -> Result<Answer,
     };
     let now = appended(&open.log, sequence, count, true);
     let appended = now.or_else(|| appended(open.before.as_ref()?, sequence, count, true));
-    Ok(appended.ok_or_else(unknown))
+    Ok(appended.ok_or_else(|| unknown(SERVER)))
 }
 
 fn refuse(view: &View, error: &PublishError) -> EngineError {
-    view.write_failures.fetch_add(1, Ordering::Relaxed);
+    view.health.write_failures.fetch_add(1, Ordering::Relaxed);
     match error.kind() {
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => unknown(),
+        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => unknown(SERVER),
         PublishErrorKind::MaxPayloadExceeded => EngineError::TooLarge(
             format!(
                 "NATS does not take so much at once ({}): send it in parts, or have max_payload of \

@@ -122,7 +122,7 @@ impl Follower {
                 Ok(never) => match never {},
                 Err(trouble) => trouble,
             };
-            self.view.does_not_follow(&trouble);
+            self.view.health.does_not_follow(&trouble);
             backoff.wait().await;
         }
     }
@@ -143,7 +143,7 @@ impl Follower {
         let mut looked = Instant::now();
         loop {
             let entries = self.read(&mut connection).await?;
-            self.view.heard();
+            self.view.health.heard();
             backoff.reset();
             self.take(entries, &mut connection).await?;
             if looked.elapsed() >= LOOK_AFTER {
@@ -233,7 +233,7 @@ impl Follower {
     }
 
     fn note_foreign(&self, place: Place) {
-        self.view.foreign.fetch_add(1, Ordering::Relaxed);
+        self.view.health.foreign.fetch_add(1, Ordering::Relaxed);
         if let Some(held_back) = self.foreign.pass() {
             tracing::warn!(%place, held_back, "skipped an entry of the log that no gateway wrote");
         }
@@ -355,7 +355,10 @@ impl Follower {
         match usage.query_async::<Option<u64>>(&mut connection.link).await {
             Ok(bytes) => {
                 let bytes = bytes.unwrap_or_default();
-                self.view.stored_bytes.store(bytes, Ordering::Relaxed);
+                self.view
+                    .health
+                    .stored_bytes
+                    .store(bytes, Ordering::Relaxed);
                 Ok(())
             }
             // Whoever may not ask does without.

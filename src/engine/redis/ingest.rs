@@ -149,7 +149,7 @@ impl Ingest {
         }
         let moving = requests
             .into_iter()
-            .map(|request| self.requests.append(request, &self.view));
+            .map(|request| self.requests.append(request, &self.view.health));
         // They get into the writer's queue in this order.
         let answers: Vec<Answer> = join_all(moving).await;
         let is_over = |answer: &Answer| match answer {
@@ -189,7 +189,10 @@ impl Ingest {
         let mut delete = redis::cmd("XDEL");
         delete.arg(&self.namespace.ingest).arg(id);
         let removed: u64 = delete.query_async(&mut connection.link).await?;
-        self.view.foreign.fetch_add(removed, Ordering::Relaxed);
+        self.view
+            .health
+            .foreign
+            .fetch_add(removed, Ordering::Relaxed);
         if let Some(held_back) = self.malformed.pass() {
             let problem: String = problem.chars().take(MOST_TOLD).collect();
             tracing::warn!(

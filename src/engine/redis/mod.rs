@@ -26,20 +26,12 @@ mod view;
 mod writer;
 
 use std::{
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::Ordering,
-        mpsc::{self, SyncSender},
-    },
-    thread::JoinHandle,
+    future::{Ready, ready},
+    sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
 
 use anyhow::Context as _;
-use tokio::{
-    runtime::{Handle, Runtime},
-    sync::watch,
-};
 
 pub use server::Address;
 
@@ -47,14 +39,14 @@ use follower::Follower;
 use ingest::Ingest;
 use namespace::Namespace;
 use reader::Reader;
-use request::{Request, Requests, not_sent};
+use request::{Request, Requests, WAITING};
 use server::{Connection, Server, Trouble};
 use view::View;
 use writer::Writer;
 
 use super::{
-    Appended, Engine, EngineError, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
-    remote::Backoff,
+    Appended, Engine, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
+    remote::{Backoff, EngineThread, not_sent},
 };
 use crate::{
     event::{Cursor, Draft, Event, LogId},
@@ -62,6 +54,9 @@ use crate::{
     protocol::PublishLimits,
     throttle::Throttle,
 };
+
+/// What the server is called in messages.
+const SERVER: &str = "Redis";
 
 /// What an engine is opened with.
 pub struct RedisOptions {
@@ -84,9 +79,7 @@ pub struct RedisEngine {
     reader: Arc<Reader>,
     view: Arc<View>,
     server: Arc<Server>,
-    runtime: Handle,
-    stop: watch::Sender<bool>,
-    thread: Mutex<Option<JoinHandle<()>>>,
+    thread: EngineThread,
 }
 
 impl RedisEngine {
@@ -95,15 +88,11 @@ impl RedisEngine {
     /// # Errors
     /// Where there is no server that will do, or the log is of a newer version.
     pub fn open(options: RedisOptions, tail: Arc<dyn Tail>) -> anyhow::Result<Self> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()?;
         let server = Arc::new(Server::new(options.address, options.shown, options.timeout));
         let namespace = Arc::new(Namespace::new(&options.namespace));
         let view = Arc::new(View::new());
-        let (requests, incoming) = Requests::new(options.timeout);
+        let (requests, incoming) = Requests::new(SERVER, WAITING, options.timeout);
         let requests = Arc::new(requests);
-        let (stop, stopped) = watch::channel(false);
         let tasks = Tasks {
             writer: Writer::new(&server, &namespace, &view, incoming, options.idempotency),
             ingest: Ingest {
@@ -122,38 +111,16 @@ impl RedisEngine {
             retained: options.retained,
             timeout: options.timeout,
         };
-        let engine = Self {
-            reader: Arc::new(Reader::new(&server, &namespace, &view, &tail)),
+        let reader = Arc::new(Reader::new(&server, &namespace, &view, &tail));
+        let what = format!("the log in Redis at {}", server.shown());
+        let thread = EngineThread::start("tribus-redis", &what, || tasks.start())?;
+        Ok(Self {
             requests,
+            reader,
             view,
-            runtime: runtime.handle().clone(),
-            stop,
-            thread: Mutex::new(None),
             server,
-        };
-        let (tell, told) = mpsc::sync_channel(1);
-        let thread = std::thread::Builder::new()
-            .name("tribus-redis".to_owned())
-            .spawn(move || tasks.run(&runtime, &tell, stopped))?;
-        *engine.thread() = Some(thread);
-        let begun = told.recv().context("the thread of the log has ended")?;
-        // Its sources say again what it says.
-        let shown = engine.server.shown();
-        begun.map_err(|trouble| anyhow::anyhow!("the log in Redis at {shown}: {trouble}"))?;
-        Ok(engine)
-    }
-
-    fn thread(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
-        self.thread.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Runs on the engine's thread, where its connections are.
-    async fn on_thread<T: Send + 'static>(
-        &self,
-        work: impl Future<Output = Result<T, EngineError>> + Send + 'static,
-    ) -> Result<T, EngineError> {
-        let ended = |_| EngineError::Unavailable("the log is closed".into());
-        self.runtime.spawn(work).await.map_err(ended)?
+            thread,
+        })
     }
 }
 
@@ -167,28 +134,13 @@ struct Tasks {
 }
 
 impl Tasks {
-    /// Until it is told to stop, or nobody is left who could.
-    fn run(
-        self,
-        runtime: &Runtime,
-        tell: &SyncSender<Result<(), Trouble>>,
-        mut stop: watch::Receiver<bool>,
-    ) {
-        runtime.block_on(async {
-            let begun = self.begin().await;
-            let (follower, connection) = match begun {
-                Ok(begun) => begun,
-                Err(trouble) => {
-                    let _ = tell.send(Err(trouble));
-                    return;
-                }
-            };
-            let _ = tell.send(Ok(()));
-            tokio::spawn(follower.run(connection));
-            tokio::spawn(self.writer.run());
-            tokio::spawn(self.ingest.run());
-            let _ = stop.wait_for(|stop| *stop).await;
-        });
+    /// Opens the log, and leaves it to tasks of their own; there is nothing to be done at the end.
+    async fn start(self) -> Result<Ready<()>, Trouble> {
+        let (follower, connection) = self.begin().await?;
+        tokio::spawn(follower.run(connection));
+        tokio::spawn(self.writer.run());
+        tokio::spawn(self.ingest.run());
+        Ok(ready(()))
     }
 
     /// Tries for a while, since Redis may be starting too.
@@ -218,7 +170,7 @@ impl Engine for RedisEngine {
         idempotency: Option<IdempotencyKey>,
     ) -> EngineFuture<'static, Appended> {
         let request = Request::new(&drafts, idempotency);
-        let answer = self.requests.append(request, &self.view);
+        let answer = self.requests.append(request, &self.view.health);
         Box::pin(async {
             answer
                 .await?
@@ -227,7 +179,7 @@ impl Engine for RedisEngine {
     }
 
     fn tell(&self, note: Vec<u8>) -> EngineFuture<'_, ()> {
-        let answer = self.requests.append(Request::note(note), &self.view);
+        let answer = self.requests.append(Request::note(note), &self.view.health);
         Box::pin(async { answer.await.map(|_| ()) })
     }
 
@@ -240,20 +192,23 @@ impl Engine for RedisEngine {
             return Box::pin(std::future::ready(Ok(reached)));
         }
         let (reader, cursor) = (Arc::clone(&self.reader), cursor.clone());
-        Box::pin(self.on_thread(async move { reader.reached(&cursor).await }))
+        Box::pin(
+            self.thread
+                .run(async move { reader.reached(&cursor).await }),
+        )
     }
 
     fn read(&self, sequences: Vec<u64>) -> EngineFuture<'_, Vec<Arc<Event>>> {
         let reader = Arc::clone(&self.reader);
-        Box::pin(self.on_thread(async move { reader.read(sequences).await }))
+        Box::pin(self.thread.run(async move { reader.read(sequences).await }))
     }
 
     fn remembered_keys(&self) -> usize {
-        self.view.keys.load(Ordering::Relaxed)
+        self.view.health.keys.load(Ordering::Relaxed)
     }
 
     fn condition(&self) -> EngineState {
-        self.view.condition(self.server.shown())
+        self.view.health.condition(self.server.shown())
     }
 
     fn durability(&self) -> Option<&'static str> {
@@ -261,15 +216,6 @@ impl Engine for RedisEngine {
     }
 
     fn close(&self) -> EngineFuture<'_, ()> {
-        Box::pin(async move {
-            if self.stop.send_replace(true) {
-                return Err(EngineError::Unavailable("the log is closed".into()));
-            }
-            let thread = self.thread().take();
-            if let Some(thread) = thread {
-                let _ = tokio::task::spawn_blocking(move || thread.join()).await;
-            }
-            Ok(())
-        })
+        Box::pin(self.thread.end())
     }
 }

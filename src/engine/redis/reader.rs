@@ -221,7 +221,10 @@ impl Reader {
     }
 
     fn unreadable(&self, trouble: &Trouble) -> EngineError {
-        self.view.read_failures.fetch_add(1, Ordering::Relaxed);
+        self.view
+            .health
+            .read_failures
+            .fetch_add(1, Ordering::Relaxed);
         if let Some(held_back) = self.unread.pass() {
             tracing::error!(%trouble, held_back, "can not read the log in Redis");
         }

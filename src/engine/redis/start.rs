@@ -46,7 +46,7 @@ pub async fn start(
     };
     let (log, read) = start.restore_log().await?;
     view.follows(&log, read.position);
-    view.heard();
+    view.health.heard();
     let follower = Follower {
         server: Arc::clone(server),
         namespace: Arc::clone(namespace),

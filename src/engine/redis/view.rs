@@ -1,26 +1,19 @@
 //! What this node knows of the log, for those who write, follow and read it.
 
-use std::{
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering};
 
 use tokio::sync::watch;
 
 use super::{
+    SERVER,
     script::{Claim, Outcome, Seam, Witness},
-    server::{Facts, Trouble},
+    server::Facts,
 };
 use crate::{
+    engine::remote::Health,
     event::{Cursor, LogId},
-    metrics::EngineState,
 };
 
-/// A node that has not been told anything for so long does not follow its log.
-const FOLLOWS_WITHIN: Duration = Duration::from_secs(5);
 /// Seams that Redis remembers: what was forgotten lies before the oldest.
 const SEAMS: usize = 1000;
 
@@ -34,47 +27,27 @@ pub struct Followed {
 
 /// Shared by all tasks of one engine.
 pub struct View {
+    pub health: Health,
     known: Mutex<Known>,
     followed: watch::Sender<Followed>,
-    pub commits: AtomicU64,
-    pub write_failures: AtomicU64,
-    pub read_failures: AtomicU64,
-    pub lost_logs: AtomicU64,
-    pub foreign: AtomicU64,
-    pub stored_bytes: AtomicU64,
-    pub keys: AtomicUsize,
 }
 
 struct Known {
     witness: Witness,
     seams: Vec<Seam>,
     facts: Option<Facts>,
-    /// When Redis last told what comes after the tail's position.
-    followed_at: Instant,
-    follow_trouble: Option<String>,
-    /// Since when nothing can be appended, and why.
-    write_trouble: Option<(Instant, String)>,
 }
 
 impl View {
     pub fn new() -> Self {
         Self {
+            health: Health::new(SERVER),
             known: Mutex::new(Known {
                 witness: Witness::default(),
                 seams: Vec::new(),
                 facts: None,
-                followed_at: Instant::now(),
-                follow_trouble: None,
-                write_trouble: None,
             }),
             followed: watch::Sender::default(),
-            commits: AtomicU64::default(),
-            write_failures: AtomicU64::default(),
-            read_failures: AtomicU64::default(),
-            lost_logs: AtomicU64::default(),
-            foreign: AtomicU64::default(),
-            stored_bytes: AtomicU64::default(),
-            keys: AtomicUsize::default(),
         }
     }
 
@@ -107,7 +80,9 @@ impl View {
             tell_of(facts);
         }
         self.saw(&claim.log, claim.last);
-        self.foreign.fetch_add(claim.foreign, Ordering::Relaxed);
+        self.health
+            .foreign
+            .fetch_add(claim.foreign, Ordering::Relaxed);
         let server = facts.identity.as_str();
         match claim.outcome {
             Outcome::Kept => {}
@@ -117,7 +92,7 @@ impl View {
                 "another process of Redis has the log, and as far as this node knows all of it"
             ),
             Outcome::Lost => {
-                self.lost_logs.fetch_add(1, Ordering::Relaxed);
+                self.health.lost_logs.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     server,
                     log = claim.log.as_str(),
@@ -176,73 +151,6 @@ impl View {
         let is_behind =
             followed.log.as_ref() == Some(&cursor.log) && cursor.sequence <= followed.position;
         is_behind.then(|| !is_hidden(&self.known().seams, cursor.sequence))
-    }
-
-    /// Redis has told what comes next, or that there is nothing.
-    pub fn heard(&self) {
-        let mut known = self.known();
-        known.followed_at = Instant::now();
-        if known.follow_trouble.take().is_some() {
-            tracing::info!("this node follows the log in Redis again");
-        }
-    }
-
-    pub fn does_not_follow(&self, trouble: &Trouble) {
-        let told = self.known().follow_trouble.replace(trouble.to_string());
-        if told.is_none() {
-            tracing::warn!(%trouble, "this node can not follow the log in Redis");
-        }
-    }
-
-    pub fn can_append(&self) {
-        if self.known().write_trouble.take().is_some() {
-            tracing::info!("Redis takes publishes again");
-        }
-    }
-
-    pub fn can_not_append(&self, trouble: &Trouble) {
-        let mut known = self.known();
-        let since = known.write_trouble.take().map(|(since, _)| since);
-        if since.is_none() {
-            tracing::warn!(%trouble, "Redis takes no publishes");
-        }
-        known.write_trouble = Some((since.unwrap_or_else(Instant::now), trouble.to_string()));
-    }
-
-    /// Why nothing can be appended, where that has been so for some time.
-    pub fn unwritable_for(&self, time: Duration) -> Option<String> {
-        let known = self.known();
-        let (since, why) = known.write_trouble.as_ref()?;
-        (since.elapsed() >= time).then(|| why.clone())
-    }
-
-    pub fn condition(&self, server: &str) -> EngineState {
-        EngineState {
-            refuses: self.refuses(server),
-            write_failures: self.write_failures.load(Ordering::Relaxed),
-            read_failures: self.read_failures.load(Ordering::Relaxed),
-            lost_logs: self.lost_logs.load(Ordering::Relaxed),
-            commits: self.commits.load(Ordering::Relaxed),
-            stored_bytes: self.stored_bytes.load(Ordering::Relaxed),
-            set_aside_bytes: 0,
-            foreign_entries: self.foreign.load(Ordering::Relaxed),
-        }
-    }
-
-    /// Why the node is not fit for clients, in words for an operator.
-    fn refuses(&self, server: &str) -> Option<String> {
-        let known = self.known();
-        let silent = known.followed_at.elapsed();
-        if silent >= FOLLOWS_WITHIN {
-            let seconds = silent.as_secs();
-            let why = known.follow_trouble.as_deref().unwrap_or("no answer");
-            return Some(format!(
-                "Redis at {server} has not told what is new for {seconds} s: {why}"
-            ));
-        }
-        let (since, why) = known.write_trouble.as_ref()?;
-        (since.elapsed() >= FOLLOWS_WITHIN)
-            .then(|| format!("nothing can be appended to the log in Redis at {server}: {why}"))
     }
 }
 

@@ -9,10 +9,10 @@ use redis::Value;
 use tokio::{sync::mpsc, time::MissedTickBehavior};
 
 use super::{
-    Backoff,
+    Backoff, SERVER,
     namespace::{Namespace, hex},
     reply::{list, number, strange, text},
-    request::{Answer, Waiting, not_sent, unknown},
+    request::{Answer, Waiting},
     script::{APPEND, claim},
     server::{Connection, Server, Trouble},
     view::View,
@@ -20,7 +20,8 @@ use super::{
 use crate::{
     engine::{
         Appended, EngineError, IdempotencyLimits,
-        idempotency::{IdempotencyWindow, KEY_LIFETIME, Known},
+        idempotency::{IdempotencyWindow, KEY_LIFETIME},
+        remote::{Appending, not_sent, unknown},
     },
     event::{Cursor, LogId},
 };
@@ -90,7 +91,7 @@ impl Writer {
                 }
                 Err(trouble) => trouble,
             };
-            self.view.can_not_append(&trouble);
+            self.view.health.can_not_append(&trouble);
             backoff.wait().await;
         }
     }
@@ -98,7 +99,7 @@ impl Writer {
     async fn connect(&self) -> Result<Session, Trouble> {
         let mut connection = self.server.connect().await?;
         let log = self.claim(&mut connection).await?;
-        self.view.can_append();
+        self.view.health.can_append();
         Ok(Session { connection, log })
     }
 
@@ -143,7 +144,7 @@ impl Writer {
             }
         }
         let keys = self.keys.len(Instant::now());
-        self.view.keys.store(keys, Ordering::Relaxed);
+        self.view.health.keys.store(keys, Ordering::Relaxed);
         group
     }
 
@@ -155,43 +156,37 @@ impl Writer {
             return Some(waiting);
         };
         let now = Instant::now();
-        let refused = match self.keys.look_up(key, now) {
-            Known::New => {
-                // Where it begins is for Redis to remember.
-                self.keys.remember(key, 0, 0, now);
-                None
-            }
-            Known::Before(..) | Known::Conflict => None,
-            Known::Full => Some(EngineError::KeysFull),
-            Known::SubjectFull => Some(EngineError::SubjectKeysFull),
-        };
-        match refused {
-            Some(error) => {
+        let taken_on = self.keys.take_on(key, now);
+        match taken_on {
+            Ok(()) => Some(waiting),
+            Err(error) => {
                 waiting.answer(Err(error));
                 None
             }
-            None => Some(waiting),
         }
     }
 
     async fn append(&self, session: &mut Session, group: Vec<Waiting>) -> Result<(), Trouble> {
         let trouble = match self.try_to_append(session, &group).await {
             Ok(answers) => {
-                self.view.can_append();
+                self.view.health.can_append();
                 tell(group, answers);
                 return Ok(());
             }
             Err(trouble) => trouble,
         };
-        self.view.write_failures.fetch_add(1, Ordering::Relaxed);
+        self.view
+            .health
+            .write_failures
+            .fetch_add(1, Ordering::Relaxed);
         let error = if trouble.is_open() {
-            unknown()
+            unknown(SERVER)
         } else {
             not_sent(&format!("Redis does not take it ({trouble})"))
         };
         tell(group, std::iter::repeat_with(|| Err(error.clone())));
         if trouble.is_refusal() {
-            self.view.can_not_append(&trouble);
+            self.view.health.can_not_append(&trouble);
             return Ok(());
         }
         Err(trouble)
@@ -236,7 +231,10 @@ impl Writer {
         let answer: Value = call.invoke_async(&mut session.connection.link).await?;
         // One without publishes only tries the connection.
         let commits = u64::from(!group.is_empty());
-        self.view.commits.fetch_add(commits, Ordering::Relaxed);
+        self.view
+            .health
+            .commits
+            .fetch_add(commits, Ordering::Relaxed);
         let done = parse(answer, group.len()).ok_or_else(strange("the answer to a publish"))?;
         if let Done::All(answers) = &done {
             for appended in answers.iter().flatten().flatten() {
