@@ -291,11 +291,19 @@ async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared
 
 #[tokio::test]
 async fn make_cluster_shows_three_nodes_on_one_log_behind_a_proxy() {
+    // In turn: they have one folder.
+    for engine in ["redis", "nats"] {
+        shows_three_nodes_on_one_log(engine).await;
+    }
+}
+
+async fn shows_three_nodes_on_one_log(engine: &str) {
     let address = free_address();
     let mut script = Command::new("sh");
     script
         .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("scripts/cluster.sh"))
         .env("TRIBUS_BIN", env!("CARGO_BIN_EXE_tribus"))
+        .env("ENGINE", engine)
         .env("PORT", address.port().to_string());
     let mut script = Program::start(script);
     let token = script.prints("export TRIBUS_TOKEN=").await;
