@@ -16,7 +16,9 @@ use crate::{
 
 #[derive(Serialize)]
 #[serde(rename_all = "camelCase")]
-struct Stats {
+struct Stats<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    node: Option<&'a str>,
     timestamp: String,
     started_at: String,
     connections: ByTransport<u64>,
@@ -51,6 +53,7 @@ pub async fn tell(request: HttpRequest, Here(worker): Here) -> Result<HttpRespon
     let bus = worker.shard.bus();
     let log = bus.window().extent();
     let stats = Stats {
+        node: worker.shared.settings.node.as_deref(),
         timestamp: format!("{:.3}", Timestamp::now()),
         started_at: format!("{:.3}", totals.started),
         connections: totals.open,

@@ -66,10 +66,11 @@ export class Charts {
   #take(meter, answer, signal) {
     if (signal.aborted) return;
     this.#note("");
-    this.#samples.push(meter.take(answer));
+    const sample = meter.take(answer);
+    this.#samples.push(sample);
     if (this.#samples.length > KEPT) this.#samples.shift();
     const { events, bytes } = answer.retained;
-    say(byId("retained"), `${events.toLocaleString()} events retained (${size(bytes)})`);
+    say(byId("retained"), `${events.toLocaleString()} events retained (${size(bytes)})${nodesWords(sample.nodes)}`);
     this.#draw();
   }
 
@@ -102,6 +103,8 @@ export class Charts {
     byId("charts-note").replaceChildren(...parts.map((text, index) => (index % 2 ? element("code", { text }) : text)));
   }
 }
+
+const nodesWords = (nodes) => (nodes.length > 1 ? `, sum of the nodes ${nodes.join(", ")}` : "");
 
 const UNITS = ["B", "KiB", "MiB", "GiB"];
 

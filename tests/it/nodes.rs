@@ -19,6 +19,10 @@ async fn a_node_with_a_name_tells_it_on_every_transport() {
         assert_eq!(connected["node"].as_str(), name, "{connected}");
         let connected = gateway.sse("topics=a").await.connected.clone();
         assert_eq!(connected["node"].as_str(), name, "{connected}");
+        let stats = claims.clone().with("stats", json!(true));
+        let stats = gateway.get("/stats", "", &stats).await;
+        let stats: Value = stats.json().await.expect("JSON");
+        assert_eq!(stats["node"].as_str(), name, "{stats}");
         let answer = gateway.get("/poll", "topics=a&wait=0", &claims).await;
         let header = answer.headers().get("tribus-node");
         assert_eq!(header.map(|name| name.to_str().expect("text")), name);

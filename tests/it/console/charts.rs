@@ -107,3 +107,36 @@ async fn rates_and_quantiles_are_those_between_two_answers() {
     ]);
     assert_eq!(told, expected);
 }
+
+/// As behind a balancer that deals the questions out.
+#[tokio::test]
+async fn answers_of_several_nodes_are_added_up() {
+    let gateway = TestGateway::start().await;
+    let console = Console::open_with(&gateway, "").await;
+    let body = "
+        const { Meter } = await import('/console/meter.js');
+        const answer = (node, second, published, ws, fast) => ({
+            node, timestamp: new Date(1e12 + second * 1000).toISOString(), startedAt: node, published,
+            connections: { ws, sse: 1, poll: 0 }, delivered: { ws: 2 * published, sse: 0, poll: 0 },
+            latency: { bounds: [0.001, 0.01], counts: { ws: [fast, 0, 0], sse: [0, 0, 0], poll: [0, 0, 0] } },
+        });
+        const meter = new Meter();
+        return [
+            answer('b', 0, 100, 3, 0),
+            answer('a', 1, 1000, 4, 0),
+            answer('b', 2, 120, 3, 10),
+            answer('a', 3, 1010, 5, 10),
+            // One of them is gone.
+            answer('a', 24, 1010, 5, 10),
+        ].map((each) => meter.take(each)).map(({ nodes, connections, published, delivered, p50 }) =>
+            [nodes.join(), connections.ws, connections.sse, published, delivered, p50]);";
+    let told = console.js.run(body, Value::Null).await;
+    let expected = json!([
+        ["b", 3, 1, null, null, null],
+        ["a,b", 7, 2, null, null, null],
+        ["a,b", 7, 2, 10, 20, 0.5],
+        ["a,b", 8, 2, 15, 30, 0.5],
+        ["a", 5, 1, 0, 0, null],
+    ]);
+    assert_eq!(told, expected);
+}
