@@ -93,7 +93,7 @@ fn form(value: &Value) -> Value {
 
 #[tokio::test]
 async fn the_answer_has_the_form_that_the_protocol_shows() {
-    let gateway = TestGateway::start().await;
+    let gateway = TestGateway::with("node = \"a\"").await;
     let (stats, example) = (stats(&gateway).await, example());
     assert_eq!(form(&stats), form(&example));
     assert_eq!(stats["latency"]["bounds"], example["latency"]["bounds"]);
