@@ -80,7 +80,10 @@ impl Gateway {
         let (revocations, tickets) = (Arc::default(), Arc::default());
         let presence = presence(&config, bus.is_shared());
         let limits = Arc::new(Limits::new(&config.limits));
+        let connections = Arc::new(AtomicUsize::new(0));
         let agreed = Agreed {
+            name: config.node.clone(),
+            connections: Arc::clone(&connections),
             revocations: Arc::clone(&revocations),
             tickets: Arc::clone(&tickets),
             limits: Arc::clone(&limits),
@@ -99,7 +102,7 @@ impl Gateway {
             telemetry: Telemetry::start(&config.telemetry)?,
             metrics: Metrics::new(),
             warnings: Warnings::default(),
-            connections: AtomicUsize::new(0),
+            connections,
         });
         Ok(Self {
             listeners,
@@ -178,7 +181,12 @@ impl Gateway {
             readiness.set(admin::Phase::Draining);
             self.drain(&handle, &start_draining).await;
         }
-        self.shared.cluster.leave().await;
+        let leaving = self.shared.cluster.leave();
+        // A log that can not be reached does not prolong the grace.
+        let leave_until = grace_end.max(Instant::now() + STOP_MARGIN);
+        if timeout_at(leave_until, leaving).await.is_err() {
+            tracing::warn!("the other nodes do not know yet that this one has gone");
+        }
         // Nobody publishes any more.
         if let Err(error) = self.bus.close_log().await {
             tracing::error!(%error, "the log was not closed");

@@ -3,6 +3,7 @@
 mod connections;
 mod disconnect;
 mod guard;
+mod nodes;
 mod pages;
 mod scrape;
 mod topics;
@@ -118,6 +119,7 @@ pub fn configure(app: &mut web::ServiceConfig) {
     )
     .service(endpoint("/metrics", "GET").route(web::get().to(scrape::metrics)))
     .service(endpoint("/admin/connections", "GET").route(web::get().to(connections::list)))
+    .service(endpoint("/admin/nodes", "GET").route(web::get().to(nodes::list)))
     .service(endpoint("/admin/topics", "GET").route(web::get().to(topics::list)))
     .service(endpoint("/admin/disconnect", "POST").route(web::post().to(disconnect::disconnect)))
     .default_service(web::to(not_found));
@@ -131,7 +133,7 @@ async fn not_found() -> Result<HttpResponse, Refusal> {
     Err(Refusal::new(
         ErrorCode::NotFound,
         "there is nothing here: operators use /healthz, /readyz, /metrics, /admin/connections, \
-         /admin/topics and POST /admin/disconnect",
+         /admin/nodes, /admin/topics and POST /admin/disconnect",
     ))
 }
 

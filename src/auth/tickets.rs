@@ -226,8 +226,41 @@ pub struct Outstanding {
     pub hash: TicketHash,
     pub identity: Arc<Identity>,
     pub usage: TicketUse,
+    /// Until when it may be used.
+    pub ends: Timestamp,
     /// A stream has begun with it.
     pub is_used: bool,
+}
+
+impl Outstanding {
+    /// One that is issued `now`, and was not used yet.
+    pub fn new(
+        hash: TicketHash,
+        identity: Arc<Identity>,
+        usage: TicketUse,
+        now: Timestamp,
+    ) -> Self {
+        Self {
+            hash,
+            ends: later(now, FIRST_USE).min(identity.valid_until()),
+            identity,
+            usage,
+            is_used: false,
+        }
+    }
+}
+
+impl From<Outstanding> for Entry {
+    fn from(ticket: Outstanding) -> Self {
+        Self {
+            identity: ticket.identity,
+            ends: ticket.ends,
+            kind: match ticket.usage {
+                TicketUse::Once => Kind::Once,
+                TicketUse::Stream => Kind::Stream(watch::Sender::new(u64::from(ticket.is_used))),
+            },
+        }
+    }
 }
 
 #[derive(Default)]
@@ -281,50 +314,61 @@ impl TicketStore {
         now: Timestamp,
     ) -> Result<Ticket, IssueError> {
         let (ticket, hash) = Ticket::random(&identity, now)?;
-        let issued = Outstanding {
-            hash,
-            identity,
-            usage,
-            is_used: false,
-        };
-        self.adopt(issued, now)?;
+        self.adopt(Outstanding::new(hash, identity, usage, now), now)?;
         Ok(ticket)
     }
 
-    /// Takes a ticket on that was issued elsewhere at `now`, or is there already.
+    /// Takes a ticket on that was issued elsewhere, or is there already. `now` is the current time.
     ///
     /// # Errors
     /// As [`TicketStore::issue`].
     pub fn adopt(&self, ticket: Outstanding, now: Timestamp) -> Result<(), IssueError> {
-        let Outstanding {
-            hash,
-            identity,
-            usage,
-            is_used,
-        } = ticket;
-        let entry = Entry {
-            ends: match is_used {
-                true => later(identity.valid_until(), REMEMBER_EXPIRED),
-                false => later(now, FIRST_USE).min(identity.valid_until()),
-            },
-            identity,
-            kind: match usage {
-                TicketUse::Once => Kind::Once,
-                TicketUse::Stream => Kind::Stream(watch::Sender::new(u64::from(is_used))),
-            },
-        };
         let mut inner = self.lock();
         inner.forget_ended(now);
         if inner.tickets.len() >= self.capacity {
             return Err(IssueError::Full);
         }
-        if inner.of_subject(&entry.identity) >= self.capacity.div_ceil(SUBJECTS_SHARE) {
+        if inner.of_subject(&ticket.identity) >= self.capacity.div_ceil(SUBJECTS_SHARE) {
             return Err(IssueError::TooMany);
         }
-        if !inner.tickets.contains_key(&hash) {
-            inner.insert(hash, entry);
+        if !inner.tickets.contains_key(&ticket.hash) {
+            inner.insert(ticket.hash, ticket.into());
         }
         Ok(())
+    }
+
+    /// Has these tickets and no others, as another store has them. Streams that were begun with one of
+    /// them here go on. What there is no room for is left out.
+    pub fn replace(&self, tickets: Vec<Outstanding>) {
+        let mut inner = self.lock();
+        let before = std::mem::take(&mut *inner).tickets;
+        for ticket in tickets.into_iter().take(self.capacity) {
+            let (hash, is_used) = (ticket.hash, ticket.is_used);
+            let mut entry = Entry::from(ticket);
+            if let Some(Kind::Stream(takeovers)) = before.get(&hash).map(|entry| &entry.kind) {
+                if is_used {
+                    takeovers.send_if_modified(|count| {
+                        let is_first = *count == 0;
+                        *count += u64::from(is_first);
+                        is_first
+                    });
+                }
+                entry.kind = Kind::Stream(takeovers.clone());
+            }
+            if !inner.tickets.contains_key(&hash) {
+                inner.insert(hash, entry);
+            }
+        }
+    }
+
+    /// A stream has begun with a ticket, as far as that was not known yet.
+    pub fn set_used(&self, hash: &TicketHash) {
+        if let Some(Kind::Stream(takeovers)) =
+            self.lock().tickets.get(hash).map(|entry| &entry.kind)
+            && *takeovers.borrow() == 0
+        {
+            takeovers.send_replace(1);
+        }
     }
 
     /// Takes a ticket. `now` is the current time.
@@ -370,6 +414,7 @@ impl TicketStore {
         let tickets = inner.tickets.iter().map(|(hash, entry)| Outstanding {
             hash: *hash,
             identity: Arc::clone(&entry.identity),
+            ends: entry.ends,
             usage: match entry.kind {
                 Kind::Once => TicketUse::Once,
                 Kind::Stream(_) => TicketUse::Stream,

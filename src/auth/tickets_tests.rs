@@ -56,6 +56,49 @@ fn a_ticket_is_good_for_thirty_seconds() {
     }
 }
 
+/// Another node takes it on with the time that is left of it.
+#[test]
+fn a_ticket_that_is_told_to_another_store_lives_no_longer() {
+    let store = TicketStore::new();
+    issue(&store, TicketUse::Once);
+    let told = store.all(at(20));
+    let (replaced, adopted) = (TicketStore::new(), TicketStore::new());
+    replaced.replace(told.clone());
+    adopted.adopt(told[0].clone(), at(20)).expect("room");
+    for other in [replaced, adopted] {
+        assert_eq!(other.outstanding(at(29)), 1);
+        assert_eq!(other.outstanding(at(30)), 0);
+    }
+}
+
+/// What was used there is used here, streams that have begun go on, and what is not there is gone.
+#[tokio::test]
+async fn a_store_takes_over_what_another_has() {
+    let (store, other) = (TicketStore::new(), TicketStore::new());
+    let stream = issue(&store, TicketUse::Stream);
+    let unused = issue(&store, TicketUse::Once);
+    other.replace(store.all(at(0)));
+    let gone = issue(&other, TicketUse::Once);
+    let claim = other.redeem(&stream, STREAM, at(0)).expect("good").claim;
+    let mut lease = claim.expect("a claim").take_over();
+    store.redeem(&unused, ANYWHERE, at(0)).expect("good");
+    store.set_used(&TicketHash::of(&stream).expect("a hash"));
+    other.replace(store.all(at(0)));
+    assert!(!is_ready(lease.superseded()));
+    for text in [&unused, &gone] {
+        assert_eq!(
+            other.redeem(text, ANYWHERE, at(0)).unwrap_err(),
+            TicketError::Unknown
+        );
+    }
+    assert_eq!(
+        other.redeem(&stream, STREAM, at(0)).unwrap_err(),
+        TicketError::NotAReconnect
+    );
+    other.take_over(&TicketHash::of(&stream).expect("a hash"));
+    assert!(is_ready(lease.superseded()));
+}
+
 #[test]
 fn a_ticket_never_outlives_its_token() {
     let store = TicketStore::new();

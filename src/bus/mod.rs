@@ -33,7 +33,7 @@ pub use window::{
 
 use crate::{
     auth::Whose,
-    engine::{Appended, Engine, EngineError, IdempotencyKey, StoredEvent, Tail},
+    engine::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, StoredEvent, Tail},
     event::{Cursor, Draft, Event, LogId},
     metrics::EngineState,
     protocol::{ErrorCode, LimitKind, Refusal, Start},
@@ -375,8 +375,8 @@ impl Bus {
     ///
     /// # Errors
     /// As [`Engine::tell`].
-    pub async fn tell_nodes(&self, note: Vec<u8>) -> Result<(), EngineError> {
-        self.engine.tell(note).await
+    pub fn tell_nodes(&self, note: Vec<u8>) -> EngineFuture<'_, ()> {
+        self.engine.tell(note)
     }
 
     /// Sets who hears what the nodes tell; only the first one counts.

@@ -1,6 +1,9 @@
 //! Announces joins and leaves in the log, and tells the other nodes how many connections there are.
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
 
 use futures_util::{StreamExt, future::Either, stream::FuturesUnordered};
 use tokio::sync::Semaphore;
@@ -27,13 +30,19 @@ impl Cluster {
         let _ = informed.wait_for(|informed| *informed).await;
         let turns = Semaphore::new(AT_A_TIME);
         let mut announcing = FuturesUnordered::new();
-        let mut told_all = true;
         loop {
+            let turn = self.counting.lock().await;
             let due = presence.take_due(Instant::now());
-            told_all = match told_all {
-                true => self.tell_counts(&due.counts, false).await.is_ok(),
+            let is_told = self.tell_counts(&due.counts, false).await.is_ok();
+            drop(turn);
+            let owed = self.owes_counts.swap(false, Ordering::Relaxed);
+            let told_all = match is_told && !owed {
+                true => true,
                 false => self.tell_all_counts(&presence).await.is_ok(),
             };
+            if !told_all {
+                self.owes_counts.store(true, Ordering::Relaxed);
+            }
             for announcement in due.announcements {
                 announcing.push(self.announce(&presence, announcement, &turns));
             }
@@ -44,6 +53,7 @@ impl Cluster {
             };
             tokio::select! {
                 () = presence.changed() => {}
+                () = self.owing.notified() => {}
                 () = wake => {}
                 Some(()) = announcing.next() => {}
             }
@@ -52,8 +62,8 @@ impl Cluster {
 
     /// Tells them to nodes that may have missed some.
     pub(super) async fn tell_all_counts(&self, presence: &Presence) -> Result<(), EngineError> {
-        self.tell_counts(&[], true).await?;
-        self.tell_counts(&presence.counts(), false).await
+        let _turn = self.counting.lock().await;
+        self.tell_counts(&presence.counts(), true).await
     }
 
     pub(super) async fn tell_announced(&self, to: NodeId, announced: &[(Place, u64)]) {
@@ -64,12 +74,16 @@ impl Cluster {
         }
     }
 
-    async fn tell_counts(&self, counts: &[Count], begins_anew: bool) -> Result<(), EngineError> {
-        let nothing_else = begins_anew.then_some(&[][..]);
+    async fn tell_counts(
+        &self,
+        counts: &[Count],
+        mut begins_anew: bool,
+    ) -> Result<(), EngineError> {
+        let nothing_else = (begins_anew && counts.is_empty()).then_some(&[][..]);
         for part in counts.chunks(COUNTS_A_NOTE).chain(nothing_else) {
             let counts = part.iter().map(Into::into).collect();
             let told = self.tell(Said::Counts {
-                begins_anew,
+                begins_anew: std::mem::take(&mut begins_anew),
                 counts,
             });
             let told = told.await;

@@ -5,14 +5,17 @@
 //! all that is in force, and each tells who is connected to it. Who is not heard any more is gone.
 
 mod announcer;
+mod gap;
 mod note;
 mod tickets;
 
 use std::{
     collections::HashMap,
+    ops::ControlFlow,
+    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -23,6 +26,9 @@ use tokio::{
     time::{MissedTickBehavior, sleep, timeout},
 };
 
+pub use note::About;
+
+use gap::Gap;
 use note::{CountEntry, Note, RevocationEntry, Said};
 use tickets::Outcome;
 
@@ -43,6 +49,8 @@ use crate::{
 const WAITING_NOTES: usize = 1024;
 /// How long a new node waits for another's answer before it takes clients: without one it is alone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
+/// And for its own question to come back, from which on that is counted.
+const QUESTION_WITHIN: Duration = Duration::from_secs(1);
 /// Nodes that could answer wait for a random part of this, so that one does.
 const ANSWER_SPREAD_MS: u64 = 300;
 /// Revocations, and counts of connections, that are told at once, so that a note stays small.
@@ -54,6 +62,8 @@ const SPENDING_EVERY: Duration = Duration::from_millis(5);
 /// How often a node says that it is there, and after what silence it is taken for dead.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
+/// How long a node is remembered that has left. What it said then comes at once after it.
+const FORGET_LEFT_AFTER: Duration = Duration::from_secs(60);
 /// How long workers may take to tell how many sessions they ended. They end them all the same.
 const COUNT_DEADLINE: Duration = Duration::from_secs(5);
 /// After how long what could not be asked is asked again.
@@ -66,6 +76,25 @@ pub struct Agreed {
     pub limits: Arc<Limits>,
     /// Where it is kept.
     pub presence: Option<Arc<Presence>>,
+    /// The node's name, for operators.
+    pub name: Option<String>,
+    /// Streams and waiting polls of this node.
+    pub connections: Arc<AtomicUsize>,
+}
+
+/// What this node knows of one of the nodes of its log, itself among them.
+pub struct KnownNode {
+    pub node: NodeId,
+    pub is_this: bool,
+    /// What it told last.
+    pub about: About,
+    pub last_heard: Duration,
+}
+
+/// A node that was heard, and not known to be gone.
+struct Heard {
+    at: Instant,
+    about: About,
 }
 
 /// This node among those of its log. One per gateway.
@@ -77,19 +106,37 @@ pub struct Cluster {
     presence: Option<Arc<Presence>>,
     /// The position at which it asked last: what came later it has read itself.
     asked_at: AtomicU64,
-    /// The nodes that have asked and this one would answer; whether another one has.
-    asking: Mutex<HashMap<NodeId, bool>>,
-    /// When each node was heard last, this one too.
-    heard: Mutex<HashMap<NodeId, Instant>>,
+    /// The questions that this node would answer; whether another one has.
+    asking: Mutex<HashMap<(NodeId, u64), bool>>,
+    /// The nodes that are there, this one too.
+    heard: Mutex<HashMap<NodeId, Heard>>,
+    /// Those that have said that they are going, and when: what they said meanwhile is still heard.
+    left: Mutex<HashMap<NodeId, Instant>>,
+    /// This node has said so.
+    has_left: Mutex<bool>,
+    name: Option<String>,
+    connections: Arc<AtomicUsize>,
     has_missed: Arc<Notify>,
+    gap: Arc<Gap>,
+    /// Whose turn it is to tell counts, or spending: what is told is what is, in the order of the log.
+    counting: tokio::sync::Mutex<()>,
+    spending: tokio::sync::Mutex<()>,
+    /// A node was taken for dead since this one asked last.
+    has_buried: AtomicBool,
+    /// Some counts could not be told.
+    owes_counts: AtomicBool,
+    owing: Notify,
     tickets: Arc<TicketStore>,
     /// What was told to be done with tickets, and who waits for it.
     acts: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
     untold: Throttle,
     /// For the one that runs it.
     incoming: Mutex<Option<mpsc::Receiver<Vec<u8>>>>,
+    began: Instant,
     /// Whether this node knows what is in force.
     informed: watch::Sender<bool>,
+    /// Another one has told it.
+    is_answered: AtomicBool,
 }
 
 /// What has been told and was not looked at yet.
@@ -97,6 +144,7 @@ struct Inbox {
     presence: Option<Arc<Presence>>,
     notes: mpsc::Sender<Vec<u8>>,
     has_missed: Arc<Notify>,
+    gap: Arc<Gap>,
 }
 
 impl Hears for Inbox {
@@ -113,6 +161,7 @@ impl Hears for Inbox {
     }
 
     fn missed(&self) {
+        self.gap.missed();
         self.has_missed.notify_one();
     }
 }
@@ -124,6 +173,7 @@ impl Cluster {
     /// Where the operating system has no randomness to give.
     pub fn join(bus: Arc<Bus>, agreed: Agreed) -> Result<Arc<Self>, getrandom::Error> {
         let (notes, incoming) = mpsc::channel(WAITING_NOTES);
+        let gap = Arc::new(Gap::new(bus.is_shared()));
         let cluster = Arc::new(Self {
             node: NodeId::random()?,
             revocations: agreed.revocations,
@@ -131,12 +181,24 @@ impl Cluster {
             presence: agreed.presence,
             asking: Mutex::default(),
             heard: Mutex::default(),
+            left: Mutex::default(),
+            has_left: Mutex::default(),
+            name: agreed.name,
+            connections: agreed.connections,
             has_missed: Arc::default(),
+            gap: Arc::clone(&gap),
+            counting: tokio::sync::Mutex::default(),
+            spending: tokio::sync::Mutex::default(),
+            has_buried: AtomicBool::default(),
+            owes_counts: AtomicBool::default(),
+            owing: Notify::new(),
             tickets: agreed.tickets,
             acts: Mutex::default(),
             incoming: Mutex::new(Some(incoming)),
             untold: Throttle::default(),
+            began: Instant::now(),
             informed: watch::Sender::new(!bus.is_shared()),
+            is_answered: AtomicBool::default(),
             asked_at: AtomicU64::default(),
             bus,
         });
@@ -144,6 +206,7 @@ impl Cluster {
             presence: cluster.presence.clone(),
             notes,
             has_missed: Arc::clone(&cluster.has_missed),
+            gap,
         }));
         Ok(cluster)
     }
@@ -155,9 +218,11 @@ impl Cluster {
     /// Waits until the node knows what is in force, or nobody is there who could tell.
     pub async fn informed(&self) {
         let mut informed = self.informed.subscribe();
-        let told = timeout(ANSWER_WITHIN, informed.wait_for(|informed| *informed)).await;
-        let is_first = told.is_err() || !self.bus.is_shared();
-        if told.is_err() {
+        let informing = informed.wait_for(|informed| *informed);
+        // Where even its own question does not come.
+        let _ = timeout(ANSWER_WITHIN + QUESTION_WITHIN, informing).await;
+        let is_first = !self.is_answered.load(Ordering::Relaxed);
+        if is_first && self.bus.is_shared() {
             tracing::info!(node = %self.node, "no other node answered: this one is the first");
             self.informed.send_replace(true);
         }
@@ -187,10 +252,61 @@ impl Cluster {
         if !self.bus.is_shared() {
             return Ok(());
         }
+        let is_last = matches!(said, Said::Leave);
+        // Who is gone can still do something to clients.
+        let is_welcome = matches!(said, Said::Ticket { .. } | Said::Revoke(_));
         let node = self.node;
         // Only strings, numbers and lists of them, which always have a JSON form.
         let note = serde_json::to_vec(&Note { node, said }).unwrap_or_default();
-        self.bus.tell_nodes(note).await
+        let told = {
+            let mut has_left = self.has_left.lock().unwrap_or_else(PoisonError::into_inner);
+            if *has_left && !is_welcome {
+                return Ok(());
+            }
+            *has_left |= is_last;
+            // It takes its place in the log now.
+            self.bus.tell_nodes(note)
+        };
+        told.await
+    }
+
+    /// The nodes of the log that this one knows of, itself first; the others by their ids.
+    pub fn nodes(&self) -> Vec<KnownNode> {
+        let heard = self.heard();
+        let others = heard.iter().filter(|(node, _)| **node != self.node);
+        let others = others.map(|(node, heard)| KnownNode {
+            node: *node,
+            is_this: false,
+            about: heard.about.clone(),
+            last_heard: heard.at.elapsed(),
+        });
+        let mut nodes: Vec<_> = others.collect();
+        nodes.sort_unstable_by_key(|known| known.node.to_string());
+        let itself = KnownNode {
+            node: self.node,
+            is_this: true,
+            about: self.about(),
+            last_heard: match self.bus.is_shared() {
+                true => heard
+                    .get(&self.node)
+                    .map_or(self.began.elapsed(), |heard| heard.at.elapsed()),
+                false => Duration::ZERO,
+            },
+        };
+        nodes.insert(0, itself);
+        nodes
+    }
+
+    fn about(&self) -> About {
+        About {
+            name: self.name.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            connections: self.connections.load(Ordering::Relaxed),
+        }
+    }
+
+    fn knows_others(&self) -> bool {
+        self.heard().keys().any(|node| *node != self.node)
     }
 
     /// Hears and answers the other nodes, and announces who is where, for ever. A second run does
@@ -222,15 +338,30 @@ impl Cluster {
         loop {
             self.limits.subjects.changed().await;
             sleep(SPENDING_EVERY).await;
-            self.tell_spending(&self.limits.subjects.take_spent()).await;
+            let _turn = self.spending.lock().await;
+            self.tell_spending(&self.limits.subjects.take_spent(), false)
+                .await;
         }
     }
 
-    async fn tell_spending(&self, spending: &[Spending]) {
-        for part in spending.chunks(SPENDING_A_NOTE) {
+    /// For a node that may have missed some.
+    async fn tell_all_spending(&self) {
+        let _turn = self.spending.lock().await;
+        self.tell_spending(&self.limits.subjects.all_spending(), true)
+            .await;
+    }
+
+    async fn tell_spending(&self, spending: &[Spending], mut begins_anew: bool) {
+        let nothing_else = (begins_anew && spending.is_empty()).then_some(&[][..]);
+        for part in spending.chunks(SPENDING_A_NOTE).chain(nothing_else) {
             let spending = part.iter().map(Into::into).collect();
             // Untold, it counts at this node alone, until the subject spends again.
-            let _ = self.tell(Said::Spent { spending }).await;
+            let _ = self
+                .tell(Said::Spent {
+                    begins_anew: std::mem::take(&mut begins_anew),
+                    spending,
+                })
+                .await;
         }
     }
 
@@ -239,16 +370,27 @@ impl Cluster {
         self.has_missed.notify_one();
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Until when another node may answer.
+        let mut unanswered = pin!(sleep(Duration::MAX));
         loop {
             tokio::select! {
                 note = incoming.recv() => match note {
-                    Some(note) => self.obey(&note),
+                    Some(note) => if self.obey(&note).is_break() {
+                        unanswered.as_mut().reset(tokio::time::Instant::now() + ANSWER_WITHIN);
+                    },
                     None => return,
                 },
+                () = &mut unanswered => {
+                    self.close_gap_unanswered();
+                    self.informed.send_replace(true);
+                    unanswered.set(sleep(Duration::MAX));
+                }
                 () = self.has_missed.notified() => {
                     let head = self.bus.window().head();
                     self.asked_at.store(head, Ordering::Relaxed);
-                    if let Err(error) = self.tell(Said::Ask).await {
+                    let number = self.gap.ask();
+                    self.has_buried.store(false, Ordering::Relaxed);
+                    if let Err(error) = self.tell(Said::Ask { number }).await {
                         tracing::warn!(%error, "the other nodes could not be asked what is in force");
                         sleep(ASK_AGAIN).await;
                         self.has_missed.notify_one();
@@ -256,7 +398,7 @@ impl Cluster {
                 }
                 _ = alive.tick() => {
                     // Whoever does not hear of it takes this node for dead, and asks when it is back.
-                    let _ = self.tell(Said::Alive).await;
+                    let _ = self.tell(Said::Alive(self.about())).await;
                     self.bury_the_dead(Instant::now());
                 }
             }
@@ -269,20 +411,23 @@ impl Cluster {
         let mut heard = self.heard();
         let hears = heard
             .get(&self.node)
-            .is_some_and(|at| now.duration_since(*at) < DEAD_AFTER / 2);
+            .is_some_and(|heard| now.duration_since(heard.at) < DEAD_AFTER / 2);
         if !hears {
-            for at in heard.values_mut() {
-                *at = now;
+            for heard in heard.values_mut() {
+                heard.at = now;
             }
             return;
         }
+        self.left()
+            .retain(|_, at| now.duration_since(*at) < FORGET_LEFT_AFTER);
         let dead: Vec<_> = heard
             .iter()
-            .filter(|(_, at)| now.duration_since(**at) >= DEAD_AFTER)
+            .filter(|(_, heard)| now.duration_since(heard.at) >= DEAD_AFTER)
             .map(|(node, _)| *node)
             .collect();
         for node in dead {
             heard.remove(&node);
+            self.has_buried.store(true, Ordering::Relaxed);
             tracing::warn!(%node, "a node was not heard for 15 s: its clients count as gone");
             self.limits.subjects.forget_node(node);
             if let Some(presence) = &self.presence {
@@ -297,41 +442,64 @@ impl Cluster {
         let _ = self.tell(Said::Leave).await;
     }
 
-    fn obey(self: &Arc<Self>, note: &[u8]) {
+    /// A break says that the node's own question was heard, whose answer it waits for.
+    fn obey(self: &Arc<Self>, note: &[u8]) -> ControlFlow<()> {
         let Note { node, said } = match serde_json::from_slice(note) {
             Ok(note) => note,
-            Err(error) => return tracing::warn!(%error, "a note of another node makes no sense"),
+            Err(error) => {
+                tracing::warn!(%error, "a note of another node makes no sense");
+                return ControlFlow::Continue(());
+            }
         };
-        let is_new = self.heard().insert(node, Instant::now()).is_none();
-        if let Said::Ticket { number, at, act } = said {
-            return self.do_act(node, number, at, act);
+        let has_left = self.left().contains_key(&node);
+        let is_new = !has_left && self.note_heard(node, &said);
+        match said {
+            Said::Ticket { number, at, act } => self.do_act(node, number, at, act),
+            Said::Ask { number } if node == self.node => {
+                if self.gap.hear_own(number) {
+                    return ControlFlow::Break(());
+                }
+            }
+            Said::Revoke(entry) if node != self.node => self.revoke(entry.into()),
+            _ if node == self.node || has_left => {}
+            said => self.heed(node, said, is_new),
         }
-        if node == self.node {
-            return;
-        }
+        ControlFlow::Continue(())
+    }
+
+    /// Whether it was not known to be there.
+    fn note_heard(&self, node: NodeId, said: &Said) -> bool {
+        let mut heard = self.heard();
+        let before = heard.remove(&node);
+        let is_new = before.is_none();
+        let about = match said {
+            Said::Alive(about) => about.clone(),
+            _ => before.map(|heard| heard.about).unwrap_or_default(),
+        };
+        let at = Instant::now();
+        heard.insert(node, Heard { at, about });
+        is_new
+    }
+
+    /// What another node says of itself, or to this one.
+    fn heed(self: &Arc<Self>, node: NodeId, said: Said, is_new: bool) {
         if is_new {
             tracing::info!(%node, "another node is there");
-            let begins_anew = matches!(
-                said,
-                Said::Ask
-                    | Said::Counts {
-                        begins_anew: true,
-                        ..
-                    }
-            );
-            if !begins_anew {
-                // It was taken for dead, or was there before this one could hear it.
+            // Whoever was there when this node asked answers, and whoever came later tells all from its
+            // beginning.
+            let was_dead = self.has_buried.load(Ordering::Relaxed);
+            if was_dead && !matches!(said, Said::Ask { .. }) {
                 self.has_missed.notify_one();
             }
         }
         match said {
-            Said::Revoke(entry) => self.revoke(entry.into()),
-            Said::Ask => {
-                self.asking().insert(node, false);
-                tokio::spawn(Arc::clone(self).answer(node));
+            Said::Ask { number } => {
+                self.asking().insert((node, number), false);
+                tokio::spawn(Arc::clone(self).answer(node, number));
             }
             Said::Answer {
                 to,
+                number,
                 revocations,
                 is_last,
                 knows_all,
@@ -342,8 +510,14 @@ impl Cluster {
                 }
                 let is_whole = is_last && knows_all;
                 if is_whole && to == self.node {
-                    self.informed.send_replace(true);
-                } else if is_whole && let Some(is_answered) = self.asking().get_mut(&to) {
+                    if let Some(closed) = self.gap.close(node, number) {
+                        self.close_gap(closed);
+                    }
+                    if !self.gap.is_open() {
+                        self.is_answered.store(true, Ordering::Relaxed);
+                        self.informed.send_replace(true);
+                    }
+                } else if is_whole && let Some(is_answered) = self.asking().get_mut(&(to, number)) {
                     *is_answered = true;
                 }
             }
@@ -359,23 +533,34 @@ impl Cluster {
                     presence.learn(announced.collect(), asked_at, Instant::now());
                 }
             }
-            Said::Spent { spending } => {
+            Said::Spent {
+                begins_anew,
+                spending,
+            } => {
+                if begins_anew {
+                    self.limits.subjects.forget_node(node);
+                }
                 for entry in spending {
                     self.limits.subjects.hear(node, entry.into());
                 }
             }
             Said::Leave => {
                 self.heard().remove(&node);
+                self.left().insert(node, Instant::now());
                 self.limits.subjects.forget_node(node);
                 tokio::spawn(Arc::clone(self).forget_later(node));
             }
-            Said::Tickets { tickets } => {
-                for ticket in tickets {
-                    // Where there is no room it can not be used here.
-                    let _ = self.adopt(ticket, Timestamp::now());
-                }
-            }
-            Said::Announced { .. } | Said::Ticket { .. } | Said::Alive | Said::Unknown => {}
+            Said::Tickets {
+                to,
+                number,
+                tickets,
+            } if to == self.node => self.gap.hear(node, number, tickets),
+            Said::Announced { .. }
+            | Said::Tickets { .. }
+            | Said::Ticket { .. }
+            | Said::Revoke(_)
+            | Said::Alive(_)
+            | Said::Unknown => {}
         }
     }
 
@@ -402,11 +587,21 @@ impl Cluster {
         self.acts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+    fn heard(&self) -> MutexGuard<'_, HashMap<NodeId, Heard>> {
         self.heard.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn asking(&self) -> MutexGuard<'_, HashMap<NodeId, bool>> {
+    fn left(&self) -> MutexGuard<'_, HashMap<NodeId, Instant>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// It has to ask what it does not know.
+    fn missed(&self) {
+        self.gap.missed();
+        self.has_missed.notify_one();
+    }
+
+    fn asking(&self) -> MutexGuard<'_, HashMap<(NodeId, u64), bool>> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -459,22 +654,31 @@ impl Cluster {
         }
     }
 
-    async fn answer(self: Arc<Self>, to: NodeId) {
-        self.tell_spending(&self.limits.subjects.all_spending())
-            .await;
-        if let Some(presence) = &self.presence {
-            // Told again with the next ones where it can not be told now.
-            let _ = self.tell_all_counts(presence).await;
+    async fn answer(self: Arc<Self>, to: NodeId, number: u64) {
+        // With the next one where it can not be told now.
+        let _ = self.tell(Said::Alive(self.about())).await;
+        self.tell_all_spending().await;
+        if let Some(presence) = &self.presence
+            && self.tell_all_counts(presence).await.is_err()
+        {
+            self.owes_counts.store(true, Ordering::Relaxed);
+            self.owing.notify_one();
         }
         sleep(Duration::from_millis(fastrand::u64(..ANSWER_SPREAD_MS))).await;
-        let is_answered = self.asking().remove(&to) != Some(false);
+        let is_answered = self.asking().remove(&(to, number)) != Some(false);
         if is_answered {
             return;
         }
+        let knows_all = *self.informed.borrow() && !self.gap.is_open();
         if let Some(presence) = &self.presence {
             self.tell_announced(to, &presence.announced()).await;
         }
-        self.tell_tickets().await;
+        // Tickets that it may not know to be used it does not pass on.
+        if !self.gap.is_doubtful()
+            && let Err(error) = self.tell_tickets(to, number).await
+        {
+            return tracing::warn!(%error, node = %to, "a node could not be told of tickets");
+        }
         let entries = self.revocations.all(Timestamp::now());
         let mut chunks = entries.chunks(REVOCATIONS_A_NOTE).peekable();
         loop {
@@ -482,9 +686,10 @@ impl Cluster {
             let is_last = chunks.peek().is_none();
             let answer = Said::Answer {
                 to,
+                number,
                 revocations: part.iter().map(RevocationEntry::from).collect(),
                 is_last,
-                knows_all: *self.informed.borrow(),
+                knows_all,
             };
             if let Err(error) = self.tell(answer).await {
                 return tracing::warn!(%error, node = %to, "a new node could not be answered");

@@ -26,11 +26,13 @@ pub(super) struct Note {
 pub(super) enum Said {
     /// Someone's access has ended.
     Revoke(RevocationEntry),
-    /// I am new, or have missed something: who tells me what is in force, and who is where?
-    Ask,
+    /// I am new, or have missed something: who tells me what is in force, and who is where? `number`
+    /// names the question on my side.
+    Ask { number: u64 },
     /// What is in force, for the one that asked; more follows where this is not the last part.
     Answer {
         to: NodeId,
+        number: u64,
         revocations: Vec<RevocationEntry>,
         is_last: bool,
         /// I know all that is in force, and am not new myself.
@@ -46,8 +48,12 @@ pub(super) enum Said {
         to: NodeId,
         announced: Vec<AnnouncedEntry>,
     },
-    /// What subjects have spent of their budgets at my place since I told last.
-    Spent { spending: Vec<SpendingEntry> },
+    /// What subjects have spent of their budgets at my place since I told last; where it begins anew,
+    /// no others have connections to me until more follows.
+    Spent {
+        begins_anew: bool,
+        spending: Vec<SpendingEntry>,
+    },
     /// Something is to be done with a ticket, by all nodes alike. `number` names it on my side.
     Ticket {
         number: u64,
@@ -55,15 +61,32 @@ pub(super) enum Said {
         at: Timestamp,
         act: TicketAct,
     },
-    /// Tickets that may still be used, for the one that asked.
-    Tickets { tickets: Vec<TicketEntry> },
-    /// I am still here.
-    Alive,
+    /// A part of the tickets that may still be used, for the one that asked, before my answer.
+    Tickets {
+        to: NodeId,
+        number: u64,
+        tickets: Vec<TicketEntry>,
+    },
+    /// I am still here, and who I am.
+    Alive(About),
     /// I am going, and my clients to other nodes.
     Leave,
     /// What only a later version says.
     #[serde(other)]
     Unknown,
+}
+
+/// What operators are told of a node.
+#[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
+pub struct About {
+    /// As it is configured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    #[serde(default)]
+    pub version: String,
+    /// Streams and waiting polls of clients.
+    #[serde(default)]
+    pub connections: usize,
 }
 
 #[derive(Debug, Deserialize, Serialize)]
@@ -122,7 +145,7 @@ fn is_zero(number: &u32) -> bool {
     *number == 0
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum TicketAct {
     Issue {
@@ -138,17 +161,18 @@ pub(super) enum TicketAct {
     },
 }
 
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 pub(super) struct TicketEntry {
     hash: TicketHash,
     is_for_streams: bool,
+    ends: Timestamp,
     #[serde(default)]
     is_used: bool,
     identity: IdentityEntry,
 }
 
 /// An [`Identity`], with its filters as text.
-#[derive(Debug, Deserialize, Serialize)]
+#[derive(Clone, Debug, Deserialize, Serialize)]
 struct IdentityEntry {
     sub: String,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -282,6 +306,7 @@ impl From<&Outstanding> for TicketEntry {
         Self {
             hash: ticket.hash,
             is_for_streams: ticket.usage == TicketUse::Stream,
+            ends: ticket.ends,
             is_used: ticket.is_used,
             identity: IdentityEntry {
                 sub: (*identity.subject).to_owned(),
@@ -321,6 +346,7 @@ impl TryFrom<TicketEntry> for Outstanding {
                 true => TicketUse::Stream,
                 false => TicketUse::Once,
             },
+            ends: ticket.ends,
             is_used: ticket.is_used,
         })
     }

@@ -8,6 +8,7 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{
     Cluster,
+    gap::Closed,
     note::{Said, TicketAct, TicketEntry},
 };
 use crate::{
@@ -15,6 +16,7 @@ use crate::{
         Identity, IssueError, Outstanding, Redeem, Redeemed, StreamClaim, StreamLease, Ticket,
         TicketError, TicketHash, TicketUse,
     },
+    engine::EngineError,
     node::NodeId,
     protocol::Refusal,
 };
@@ -29,6 +31,8 @@ pub(super) enum Outcome {
     Issued(Result<(), IssueError>),
     Redeemed(Result<Redeemed, TicketError>),
     TakenOver(Option<StreamLease>),
+    /// This node may have missed what others did with the ticket.
+    Unknown,
 }
 
 impl Cluster {
@@ -46,12 +50,7 @@ impl Cluster {
             return Ok(self.tickets.issue(identity, usage, now)?);
         }
         let (ticket, hash) = Ticket::random(&identity, now)?;
-        let issued = Outstanding {
-            hash,
-            identity,
-            usage,
-            is_used: false,
-        };
+        let issued = Outstanding::new(hash, identity, usage, now);
         let act = TicketAct::Issue {
             ticket: TicketEntry::from(&issued),
         };
@@ -79,6 +78,9 @@ impl Cluster {
         };
         match self.act(act, now).await? {
             Outcome::Redeemed(redeemed) => Ok(redeemed?),
+            Outcome::Unknown => Err(Refusal::unavailable(
+                "this node has missed what other nodes did with tickets: get another one",
+            )),
             _ => Err(out_of_order()),
         }
     }
@@ -123,7 +125,32 @@ impl Cluster {
 
     /// Does what a node wants done.
     pub(super) fn do_act(&self, node: NodeId, number: u64, at: Timestamp, act: TicketAct) {
+        if !self.gap.record(at, &act) {
+            // Too many to be done again: it asks anew, and hears fewer until it is answered.
+            self.missed();
+        }
         let outcome = match act {
+            TicketAct::TakeOver { hash } => Outcome::TakenOver(self.tickets.take_over(&hash)),
+            act => self.issue_or_redeem(act, at),
+        };
+        let outcome = match outcome {
+            // Others may have used it, or know a ticket that this node does not.
+            Outcome::Redeemed(Ok(Redeemed { claim: None, .. }) | Err(_))
+                if self.gap.is_doubtful() && self.knows_others() =>
+            {
+                Outcome::Unknown
+            }
+            outcome => outcome,
+        };
+        let waiting = (node == self.node).then(|| self.acts().remove(&number));
+        if let Some(tell) = waiting.flatten() {
+            // Whoever waited may have given up.
+            let _ = tell.send(outcome);
+        }
+    }
+
+    fn issue_or_redeem(&self, act: TicketAct, at: Timestamp) -> Outcome {
+        match act {
             TicketAct::Issue { ticket } => Outcome::Issued(self.adopt(ticket, at)),
             TicketAct::Redeem {
                 hash,
@@ -136,17 +163,42 @@ impl Cluster {
                 };
                 Outcome::Redeemed(self.tickets.redeem_hash(hash, how, at))
             }
-            TicketAct::TakeOver { hash } => Outcome::TakenOver(self.tickets.take_over(&hash)),
-        };
-        let waiting = (node == self.node).then(|| self.acts().remove(&number));
-        if let Some(tell) = waiting.flatten() {
-            // Whoever waited may have given up.
-            let _ = tell.send(outcome);
+            TicketAct::TakeOver { hash } => {
+                self.tickets.set_used(&hash);
+                Outcome::TakenOver(None)
+            }
         }
     }
 
+    /// Has the tickets that another node had after this one's question was heard, and does what
+    /// it heard since then once more, so that it comes to what all others have.
+    pub(super) fn close_gap(&self, with: Closed) {
+        self.tickets.replace(with.tickets);
+        for (at, act) in with.acts {
+            // Whoever waited for it was told when it was done first.
+            let _ = self.issue_or_redeem(act, at);
+        }
+    }
+
+    /// Nobody has answered who knows all. What others that are new told counts as far as it goes; what may have been
+    /// used elsewhere meanwhile is forgotten: whoever comes with it gets another one.
+    pub(super) fn close_gap_unanswered(&self) {
+        let Some(mut closed) = self.gap.close_unanswered() else {
+            return;
+        };
+        let mut tickets = self.tickets.all(Timestamp::now());
+        if closed.is_doubtful && self.knows_others() {
+            tracing::warn!(
+                "no other node told which tickets are good: those not used yet are forgotten"
+            );
+            tickets.retain(|ticket| ticket.is_used);
+        }
+        closed.tickets.append(&mut tickets);
+        self.close_gap(closed);
+    }
+
     /// Takes a ticket on that another node made.
-    pub(super) fn adopt(&self, ticket: TicketEntry, at: Timestamp) -> Result<(), IssueError> {
+    fn adopt(&self, ticket: TicketEntry, at: Timestamp) -> Result<(), IssueError> {
         match Outstanding::try_from(ticket) {
             Ok(ticket) => self.tickets.adopt(ticket, at),
             // Of a later version, which grants what this one does not know.
@@ -154,16 +206,19 @@ impl Cluster {
         }
     }
 
-    /// All tickets, for a node that has none.
-    pub(super) async fn tell_tickets(&self) {
+    /// All tickets, for a node that does not know them.
+    pub(super) async fn tell_tickets(&self, to: NodeId, number: u64) -> Result<(), EngineError> {
         let tickets = self.tickets.all(Timestamp::now());
         for part in tickets.chunks(TICKETS_A_NOTE) {
             let tickets = part.iter().map(TicketEntry::from).collect();
-            // It goes without: whoever comes with one of them has to ask for another.
-            if self.tell(Said::Tickets { tickets }).await.is_err() {
-                return;
-            }
+            let said = Said::Tickets {
+                to,
+                number,
+                tickets,
+            };
+            self.tell(said).await?;
         }
+        Ok(())
     }
 }
 

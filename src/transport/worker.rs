@@ -69,7 +69,7 @@ pub struct Shared {
     pub telemetry: Option<Arc<Telemetry>>,
     pub metrics: Metrics,
     pub warnings: Warnings,
-    pub connections: AtomicUsize,
+    pub connections: Arc<AtomicUsize>,
 }
 
 /// One per worker thread.

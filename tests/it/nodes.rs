@@ -1,13 +1,18 @@
 //! Several nodes, and which one it is.
 
-use std::{collections::BTreeSet, path::Path, process::Command, time::Duration};
+use std::{
+    collections::BTreeSet,
+    path::Path,
+    process::Command,
+    time::{Duration, Instant},
+};
 
 use serde_json::{Value, json};
 use tribus::config::EngineKind;
 
 use crate::{
     durability::until_ready_is,
-    support::{Claims, Program, SharedLog, Sse, TestGateway, engine, free_address, within},
+    support::{Claims, Program, Relay, SharedLog, Sse, TestGateway, engine, free_address, within},
 };
 
 #[tokio::test]
@@ -172,6 +177,139 @@ async fn a_ticket_is_good_once_at_whichever_node() {
         assert_eq!(statuses, [200, 401]);
         assert_eq!(bare_poll(&pair.a, &query).await, 401);
     }
+}
+
+/// A node that is behind answers those that are new with what it knows. What others have used meanwhile
+/// is used at all of them.
+#[tokio::test]
+async fn a_ticket_that_is_used_while_a_new_node_is_answered_stays_used() {
+    const LATE: Duration = Duration::from_secs(1);
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let behind = log.gateway_with(relay.address, "").await;
+    let other = log.gateway().await;
+    until_ready_is(&other, 200).await;
+    let ticket = ticket(&behind, json!({})).await;
+    let query = format!("topics=a&wait=0&ticket={ticket}");
+    relay.delay(LATE);
+    // Each is answered by one of the two, whichever is the first.
+    let late = futures_util::future::join_all((0..4).map(|_| log.gateway())).await;
+    for node in &late {
+        until_ready_is(node, 200).await;
+    }
+    assert_eq!(bare_poll(&other, &query).await, 200);
+    let until = Instant::now() + 2 * LATE;
+    while Instant::now() < until {
+        for node in late.iter().chain([&other]) {
+            assert_eq!(bare_poll(node, &query).await, 401);
+        }
+    }
+}
+
+/// What it knows of the others, as its operators are told.
+async fn nodes(gateway: &TestGateway) -> Vec<Value> {
+    let asked = gateway.http.get(gateway.admin_url("/admin/nodes")).send();
+    let answer = within("the nodes", asked).await.expect("an answer");
+    let mut answer: Value = answer.json().await.expect("JSON");
+    serde_json::from_value(answer["nodes"].take()).expect("a list")
+}
+
+async fn until_knows(gateway: &TestGateway, count: usize) -> Vec<Value> {
+    let known = async {
+        loop {
+            let nodes = nodes(gateway).await;
+            if nodes.len() == count {
+                return nodes;
+            }
+        }
+    };
+    within(&format!("{count} nodes to be known"), known).await
+}
+
+#[tokio::test]
+async fn operators_are_told_of_all_nodes_at_each_of_them() {
+    let log = SharedLog::in_redis().await;
+    let mut three = Vec::new();
+    for number in 0..3 {
+        let toml = format!("node = \"n-{number}\"");
+        let node = log.gateway_with(log.server, &toml).await;
+        until_ready_is(&node, 200).await;
+        three.push(node);
+    }
+    let _ws = three[0].ws("topics=a").await;
+    for (number, node) in three.iter().enumerate() {
+        let known = async {
+            loop {
+                let known = until_knows(node, 3).await;
+                let of = |name: &str| known.iter().find(|node| node["name"] == name).cloned();
+                if let (Some(first), Some(_), Some(_)) = (of("n-0"), of("n-1"), of("n-2"))
+                    && first["connections"] == 1
+                {
+                    return known;
+                }
+            }
+        };
+        let known = within("the connection to be told of", known).await;
+        assert_eq!(known[0]["name"], format!("n-{number}"));
+        for (place, node) in known.iter().enumerate() {
+            assert_eq!(node["isThis"], place == 0, "{known:?}");
+            assert_eq!(node["version"], env!("CARGO_PKG_VERSION"));
+            assert!(node["lastHeardMs"].as_u64().expect("a number") < 15_000);
+        }
+    }
+    three.remove(1).stop().await;
+    let known = until_knows(&three[0], 2).await;
+    assert!(known.iter().all(|node| node["name"] != "n-1"), "{known:?}");
+}
+
+/// What it still has to tell when it goes, of clients that were cut at the end of its grace, does not make it one
+/// that is there.
+#[tokio::test]
+async fn a_node_that_has_left_is_not_taken_for_one_that_is_there() {
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let shared = "limits.shared = true\npresence.topics = [\"*\"]\npresence.grace = \"0s\"";
+    let stays = log.gateway_with(log.server, shared).await;
+    for _ in 0..3 {
+        let goes = log.gateway_with(relay.address, shared).await;
+        until_ready_is(&goes, 200).await;
+        until_knows(&stays, 2).await;
+        let mut there = Vec::new();
+        for number in 0..10 {
+            let claims = Claims::all(&format!("client-{number}"));
+            there.push(goes.get("/events", "topics=a", &claims).await);
+        }
+        // What it tells at its end takes a while, in which more comes up.
+        relay.delay(Duration::from_millis(300));
+        goes.stop().await;
+        relay.delay(Duration::ZERO);
+        until_knows(&stays, 1).await;
+        let until = Instant::now() + Duration::from_millis(500);
+        while Instant::now() < until {
+            let known = nodes(&stays).await;
+            assert_eq!(known.len(), 1, "{known:?}");
+        }
+    }
+}
+
+/// The others find out by themselves.
+#[tokio::test]
+async fn a_node_ends_within_its_grace_though_its_log_can_not_be_reached() {
+    const GRACE: Duration = Duration::from_secs(1);
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let slow = format!("{}bus.redis.timeout = \"20s\"\n", log.toml(relay.address));
+    let node = TestGateway::with_grace("1s", &slow).await;
+    until_ready_is(&node, 200).await;
+    let _ws = node.ws("topics=a").await;
+    relay.stall(true);
+    let began = Instant::now();
+    node.stop().await;
+    assert!(
+        began.elapsed() < GRACE + Duration::from_secs(2),
+        "{:?}",
+        began.elapsed()
+    );
 }
 
 #[tokio::test]

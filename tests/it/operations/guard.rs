@@ -4,9 +4,10 @@ use serde_json::json;
 
 use crate::support::TestGateway;
 
-const GUARDED: [(&str, &str); 4] = [
+const GUARDED: [(&str, &str); 5] = [
     ("GET", "/metrics"),
     ("GET", "/admin/connections"),
+    ("GET", "/admin/nodes"),
     ("GET", "/admin/topics"),
     ("POST", "/admin/disconnect"),
 ];

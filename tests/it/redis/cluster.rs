@@ -1,4 +1,4 @@
-//! Two gateways on one Redis under load, with clients that hop between them.
+//! Three gateways on one Redis under load, with clients that hop between them.
 
 use std::{sync::Arc, time::Duration};
 
@@ -9,7 +9,7 @@ use crate::{
     support::{Checker, Hopper, Load, Node, RedisServer, Relay, Verdict},
 };
 
-const NODES: usize = 2;
+pub const NODES: usize = 3;
 /// What the clients want, by wildcards and by name.
 const TOPICS: [&[&str]; 4] = [&["load:*"], &["load:*"], &["load:1", "load:6"], &["load:3"]];
 

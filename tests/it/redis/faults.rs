@@ -1,12 +1,15 @@
 //! What breaks and loses nothing: nobody is told to start afresh.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::cluster::Cluster;
+use super::cluster::{Cluster, NODES};
 use crate::{
     durability::{rounds, until_ready_is},
-    support::{RedisServer, SYNCED, VOLATILE},
+    support::{RedisServer, Relay, SYNCED, VOLATILE},
 };
+
+/// A node that does not follow its log says so in this time.
+const UNREADY_WITHIN: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn kill_9_of_a_node_loses_nothing() {
@@ -14,7 +17,7 @@ async fn kill_9_of_a_node_loses_nothing() {
     let count = rounds(4, 60);
     for round in 0..count {
         cluster.flows(200).await;
-        let node = &mut cluster.nodes[round % 2];
+        let node = &mut cluster.nodes[round % NODES];
         node.kill().await;
         node.start().await;
     }
@@ -71,6 +74,7 @@ async fn a_redis_that_stops_is_told_by_readyz_and_goes_on_where_it_was() {
             assert_eq!(status, 503, "{answer}");
             assert_eq!(answer["code"], "unavailable");
         }
+        tokio::time::sleep(rounds(Duration::ZERO, Duration::from_secs(60))).await;
         cluster.server.signal("CONT");
         for node in &cluster.nodes {
             until_ready_is(&node.gateway(), 200).await;
@@ -126,7 +130,7 @@ async fn connections_that_redis_or_the_network_cuts_lose_nothing() {
                 .server
                 .command(&["CLIENT", "KILL", "TYPE", "normal"]);
         } else {
-            cluster.relays[round / 2 % 2].cut();
+            cluster.relays[round / 2 % NODES].cut();
         }
     }
     cluster.flows(200).await;
@@ -138,7 +142,7 @@ async fn a_node_that_is_cut_off_is_unready_and_catches_up() {
     let cluster = Cluster::begin(VOLATILE).await;
     let count = rounds(1, 6);
     for round in 0..count {
-        let cut_off = round % 2;
+        let cut_off = round % NODES;
         cluster.flows(200).await;
         cluster.relays[cut_off].stall(true);
         until_ready_is(&cluster.nodes[cut_off].gateway(), 503).await;
@@ -148,6 +152,49 @@ async fn a_node_that_is_cut_off_is_unready_and_catches_up() {
     }
     cluster.flows(200).await;
     cluster.finish_whole("a node cut off", count).await;
+}
+
+/// What is sent arrives, and no answer comes; or the other way round.
+#[tokio::test]
+async fn a_node_that_is_cut_off_in_one_direction_is_unready_and_catches_up() {
+    let cluster = Cluster::begin(VOLATILE).await;
+    let count = rounds(1, 6);
+    for round in 0..count {
+        for stall in [Relay::stall_to, Relay::stall_from] {
+            let cut_off = round % NODES;
+            let (way, node) = (&cluster.relays[cut_off], cluster.nodes[cut_off].gateway());
+            cluster.flows(100).await;
+            let began = Instant::now();
+            stall(way, true);
+            until_ready_is(&node, 503).await;
+            assert!(began.elapsed() < UNREADY_WITHIN, "{:?}", began.elapsed());
+            cluster.flows(100).await;
+            stall(way, false);
+            until_ready_is(&node, 200).await;
+        }
+    }
+    cluster.flows(200).await;
+    let fault = "a node cut off in one direction";
+    cluster.finish_whole(fault, 2 * count).await;
+}
+
+/// As an operator upgrades: one node after the other drains, ends, and is there again.
+#[tokio::test]
+async fn a_rolling_restart_of_all_nodes_is_noticed_by_no_client() {
+    let mut cluster = Cluster::begin(VOLATILE).await;
+    let count = rounds(1, 10);
+    for _ in 0..count {
+        for number in 0..NODES {
+            cluster.flows(100).await;
+            let node = &mut cluster.nodes[number];
+            node.terminate().await;
+            node.start().await;
+            until_ready_is(&node.gateway(), 200).await;
+        }
+    }
+    cluster.flows(200).await;
+    let fault = "rolling restart of all nodes";
+    cluster.finish_whole(fault, count).await;
 }
 
 #[tokio::test]

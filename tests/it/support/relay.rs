@@ -24,8 +24,9 @@ struct State {
     server: SocketAddr,
     /// How late everything comes from the server.
     delay: Duration,
-    /// Nothing passes, in either direction, and nothing is lost.
-    is_stalled: bool,
+    /// Nothing passes to the server, or from it, and nothing is lost.
+    is_stalled_to: bool,
+    is_stalled_from: bool,
     /// Connections of an earlier one are cut.
     generation: u64,
 }
@@ -35,7 +36,8 @@ impl Relay {
         let (state, changes) = watch::channel(State {
             server,
             delay: Duration::ZERO,
-            is_stalled: false,
+            is_stalled_to: false,
+            is_stalled_from: false,
             generation: 0,
         });
         let (tell, told) = oneshot::channel();
@@ -70,9 +72,24 @@ impl Relay {
         self.state.send_modify(|state| state.delay = delay);
     }
 
+    /// In both directions.
     pub fn stall(&self, is_stalled: bool) {
+        self.state.send_modify(|state| {
+            state.is_stalled_to = is_stalled;
+            state.is_stalled_from = is_stalled;
+        });
+    }
+
+    /// What goes to the server.
+    pub fn stall_to(&self, is_stalled: bool) {
         self.state
-            .send_modify(|state| state.is_stalled = is_stalled);
+            .send_modify(|state| state.is_stalled_to = is_stalled);
+    }
+
+    /// What comes from the server.
+    pub fn stall_from(&self, is_stalled: bool) {
+        self.state
+            .send_modify(|state| state.is_stalled_from = is_stalled);
     }
 
     /// Cuts all connections.
@@ -136,7 +153,7 @@ async fn pump(
     mut from: impl AsyncReadExt + Unpin,
     mut to: impl AsyncWriteExt + Unpin,
     mut state: watch::Receiver<State>,
-    is_late: bool,
+    is_from_server: bool,
 ) {
     let generation = state.borrow().generation;
     let (sender, mut queue) = mpsc::channel::<(Instant, Vec<u8>)>(4096);
@@ -144,7 +161,7 @@ async fn pump(
     let read = async move {
         let mut buffer = vec![0; 64 << 10];
         while let Ok(count @ 1..) = from.read(&mut buffer).await {
-            let delay = match is_late {
+            let delay = match is_from_server {
                 true => delays.borrow().delay,
                 false => Duration::ZERO,
             };
@@ -157,7 +174,13 @@ async fn pump(
     let write = async move {
         while let Some((due, chunk)) = queue.recv().await {
             tokio::time::sleep_until(due).await;
-            let changed = |state: &State| !state.is_stalled || state.generation != generation;
+            let changed = |state: &State| {
+                let is_stalled = match is_from_server {
+                    true => state.is_stalled_from,
+                    false => state.is_stalled_to,
+                };
+                !is_stalled || state.generation != generation
+            };
             let passes = match state.wait_for(changed).await {
                 Ok(state) => state.generation == generation,
                 Err(_) => false,
