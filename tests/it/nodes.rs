@@ -206,6 +206,30 @@ async fn a_ticket_that_is_used_while_a_new_node_is_answered_stays_used() {
     }
 }
 
+/// The answer is older than what the new node itself has done since it asked.
+#[tokio::test]
+async fn what_a_new_node_does_with_a_ticket_before_it_is_answered_is_not_undone() {
+    const LATE: Duration = Duration::from_millis(1500);
+    // So long a node may take to look at what it has, which is then told this late.
+    const LOOKS_WITHIN: Duration = Duration::from_millis(500);
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let behind = log.gateway_with(relay.address, "").await;
+    until_ready_is(&behind, 200).await;
+    let ticket = ticket(&behind, json!({})).await;
+    let query = format!("topics=a&wait=0&ticket={ticket}");
+    relay.delay(LATE);
+    let new = log.gateway().await;
+    tokio::time::sleep(LOOKS_WITHIN).await;
+    // It does not know the ticket yet, and all others take it for used.
+    assert_eq!(bare_poll(&new, &query).await, 401);
+    until_ready_is(&new, 200).await;
+    until_knows(&new, 2).await;
+    for node in [&new, &behind] {
+        assert_eq!(bare_poll(node, &query).await, 401);
+    }
+}
+
 /// What it knows of the others, as its operators are told.
 async fn nodes(gateway: &TestGateway) -> Vec<Value> {
     let asked = gateway.http.get(gateway.admin_url("/admin/nodes")).send();
