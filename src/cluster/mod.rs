@@ -655,15 +655,20 @@ impl Cluster {
     }
 
     async fn answer(self: Arc<Self>, to: NodeId, number: u64) {
-        // With the next one where it can not be told now.
-        let _ = self.tell(Said::Alive(self.about())).await;
-        self.tell_all_spending().await;
-        if let Some(presence) = &self.presence
-            && self.tell_all_counts(presence).await.is_err()
-        {
-            self.owes_counts.store(true, Ordering::Relaxed);
-            self.owing.notify_one();
-        }
+        let counts = async {
+            if let Some(presence) = &self.presence
+                && self.tell_all_counts(presence).await.is_err()
+            {
+                self.owes_counts.store(true, Ordering::Relaxed);
+                self.owing.notify_one();
+            }
+        };
+        // The first is told with the next one where it can not be told now.
+        let _ = tokio::join!(
+            self.tell(Said::Alive(self.about())),
+            self.tell_all_spending(),
+            counts
+        );
         sleep(Duration::from_millis(fastrand::u64(..ANSWER_SPREAD_MS))).await;
         let is_answered = self.asking().remove(&(to, number)) != Some(false);
         if is_answered {

@@ -179,39 +179,13 @@ async fn a_ticket_is_good_once_at_whichever_node() {
     }
 }
 
-/// A node that is behind answers those that are new with what it knows. What others have used meanwhile
-/// is used at all of them.
+/// A node that is behind answers those that are new with what it knows. What they themselves have done
+/// meanwhile is not undone, neither by the answer to their own question nor by that to another's.
 #[tokio::test]
-async fn a_ticket_that_is_used_while_a_new_node_is_answered_stays_used() {
-    const LATE: Duration = Duration::from_secs(1);
-    let log = SharedLog::in_redis().await;
-    let relay = Relay::to(log.server).await;
-    let behind = log.gateway_with(relay.address, "").await;
-    let other = log.gateway().await;
-    until_ready_is(&other, 200).await;
-    let ticket = ticket(&behind, json!({})).await;
-    let query = format!("topics=a&wait=0&ticket={ticket}");
-    relay.delay(LATE);
-    // Each is answered by one of the two, whichever is the first.
-    let late = futures_util::future::join_all((0..4).map(|_| log.gateway())).await;
-    for node in &late {
-        until_ready_is(node, 200).await;
-    }
-    assert_eq!(bare_poll(&other, &query).await, 200);
-    let until = Instant::now() + 2 * LATE;
-    while Instant::now() < until {
-        for node in late.iter().chain([&other]) {
-            assert_eq!(bare_poll(node, &query).await, 401);
-        }
-    }
-}
-
-/// The answer is older than what the new node itself has done since it asked.
-#[tokio::test]
-async fn what_a_new_node_does_with_a_ticket_before_it_is_answered_is_not_undone() {
-    const LATE: Duration = Duration::from_millis(1500);
-    // So long a node may take to look at what it has, which is then told this late.
-    const LOOKS_WITHIN: Duration = Duration::from_millis(500);
+async fn a_ticket_that_is_used_while_new_nodes_are_answered_stays_used() {
+    const LATE: Duration = Duration::from_millis(500);
+    // By now it has looked at what it has, and what it does not hear before it tells that is used.
+    const HAS_LOOKED: Duration = Duration::from_millis(900);
     let log = SharedLog::in_redis().await;
     let relay = Relay::to(log.server).await;
     let behind = log.gateway_with(relay.address, "").await;
@@ -219,14 +193,17 @@ async fn what_a_new_node_does_with_a_ticket_before_it_is_answered_is_not_undone(
     let ticket = ticket(&behind, json!({})).await;
     let query = format!("topics=a&wait=0&ticket={ticket}");
     relay.delay(LATE);
-    let new = log.gateway().await;
-    tokio::time::sleep(LOOKS_WITHIN).await;
-    // It does not know the ticket yet, and all others take it for used.
-    assert_eq!(bare_poll(&new, &query).await, 401);
-    until_ready_is(&new, 200).await;
-    until_knows(&new, 2).await;
-    for node in [&new, &behind] {
-        assert_eq!(bare_poll(node, &query).await, 401);
+    let (first, second) = tokio::join!(log.gateway(), log.gateway());
+    tokio::time::sleep(HAS_LOOKED).await;
+    // They do not know the ticket yet, and all others take it for used.
+    assert_eq!(bare_poll(&first, &query).await, 401);
+    until_ready_is(&first, 200).await;
+    until_ready_is(&second, 200).await;
+    let until = Instant::now() + 2 * LATE;
+    while Instant::now() < until {
+        for node in [&first, &second, &behind] {
+            assert_eq!(bare_poll(node, &query).await, 401);
+        }
     }
 }
 
@@ -286,34 +263,30 @@ async fn operators_are_told_of_all_nodes_at_each_of_them() {
     assert!(known.iter().all(|node| node["name"] != "n-1"), "{known:?}");
 }
 
-/// What it still has to tell when it goes, of clients that were cut at the end of its grace, does not make it one
-/// that is there.
+/// What it tells after its leave does not make it one that is there, and counts all the same.
 #[tokio::test]
 async fn a_node_that_has_left_is_not_taken_for_one_that_is_there() {
     let log = SharedLog::in_redis().await;
     let relay = Relay::to(log.server).await;
-    let shared = "limits.shared = true\npresence.topics = [\"*\"]\npresence.grace = \"0s\"";
-    let stays = log.gateway_with(log.server, shared).await;
-    for _ in 0..3 {
-        let goes = log.gateway_with(relay.address, shared).await;
-        until_ready_is(&goes, 200).await;
-        until_knows(&stays, 2).await;
-        let mut there = Vec::new();
-        for number in 0..10 {
-            let claims = Claims::all(&format!("client-{number}"));
-            there.push(goes.get("/events", "topics=a", &claims).await);
-        }
-        // What it tells at its end takes a while, in which more comes up.
-        relay.delay(Duration::from_millis(300));
-        goes.stop().await;
-        relay.delay(Duration::ZERO);
-        until_knows(&stays, 1).await;
-        let until = Instant::now() + Duration::from_millis(500);
-        while Instant::now() < until {
-            let known = nodes(&stays).await;
-            assert_eq!(known.len(), 1, "{known:?}");
-        }
-    }
+    let stays = log.gateway().await;
+    let mut goes = log.gateway_with(relay.address, "").await;
+    until_ready_is(&goes, 200).await;
+    until_knows(&stays, 2).await;
+    // It is there until it is told that its leave is in the log.
+    relay.delay(Duration::from_millis(800));
+    goes.begin_stop();
+    until_knows(&stays, 1).await;
+    let url = goes.admin_url("/admin/disconnect");
+    let told = goes.http.post(url).body(json!({"sub": "bob"}).to_string());
+    // It may be gone before it answers.
+    let _ = within("an answer", told.send()).await;
+    let revoked = async {
+        let bob = Claims::all("bob");
+        while stays.poll_as(&bob, "topics=a&wait=0").await.0 != 401 {}
+    };
+    within("the revocation to be heard", revoked).await;
+    assert_eq!(nodes(&stays).await.len(), 1);
+    goes.stopped().await;
 }
 
 /// The others find out by themselves.
