@@ -315,6 +315,7 @@ impl Gateway {
             Arc::clone(&self.bus),
             Arc::clone(&self.shared),
             addresses?.iter().all(|address| address.ip().is_loopback()),
+            self.config.bus.engine,
         );
         let app = move || {
             App::new()

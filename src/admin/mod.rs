@@ -5,6 +5,7 @@ mod disconnect;
 mod guard;
 mod nodes;
 mod pages;
+mod readiness;
 mod scrape;
 mod topics;
 
@@ -18,6 +19,7 @@ use guard::refuse_pages;
 
 use crate::{
     bus::{Answers, Bus, ShardCommand},
+    config::EngineKind,
     protocol::{ErrorCode, Refusal},
     topic::Tenant,
     transport::{Shared, endpoint},
@@ -62,6 +64,7 @@ pub struct Operator {
     shared: Arc<Shared>,
     /// Of all the addresses that operators connect to.
     is_on_loopback: bool,
+    engine: EngineKind,
     /// One list and one scrape at a time, so that whoever asks often costs the workers no more.
     listing: Arc<Semaphore>,
     scraping: Arc<Semaphore>,
@@ -73,12 +76,14 @@ impl Operator {
         bus: Arc<Bus>,
         shared: Arc<Shared>,
         is_on_loopback: bool,
+        engine: EngineKind,
     ) -> Self {
         Self {
             readiness,
             bus,
             shared,
             is_on_loopback,
+            engine,
             listing: Arc::new(Semaphore::new(1)),
             scraping: Arc::new(Semaphore::new(1)),
         }
@@ -114,8 +119,8 @@ pub fn configure(app: &mut web::ServiceConfig) {
     )
     .service(
         probe("/readyz")
-            .route(web::get().to(readyz))
-            .route(web::head().to(readyz)),
+            .route(web::get().to(readiness::readyz))
+            .route(web::head().to(readiness::readyz)),
     )
     .service(endpoint("/metrics", "GET").route(web::get().to(scrape::metrics)))
     .service(endpoint("/admin/connections", "GET").route(web::get().to(connections::list)))
@@ -139,18 +144,6 @@ async fn not_found() -> Result<HttpResponse, Refusal> {
 
 async fn healthz() -> HttpResponse {
     HttpResponse::Ok().body("ok\n")
-}
-
-async fn readyz(operator: web::Data<Operator>) -> HttpResponse {
-    match operator.readiness.phase() {
-        Phase::Starting => return HttpResponse::ServiceUnavailable().body("starting\n"),
-        Phase::Draining => return HttpResponse::ServiceUnavailable().body("draining\n"),
-        Phase::Ready => {}
-    }
-    match operator.bus.engine_condition().refuses {
-        None => HttpResponse::Ok().body("ready\n"),
-        Some(why) => HttpResponse::ServiceUnavailable().body(format!("{why}\n")),
-    }
 }
 
 /// The parameters of a list.

@@ -33,7 +33,9 @@ pub use window::{
 
 use crate::{
     auth::Whose,
-    engine::{Appended, Engine, EngineError, EngineFuture, IdempotencyKey, StoredEvent, Tail},
+    engine::{
+        Appended, Engine, EngineError, EngineFuture, IdempotencyKey, LogServer, StoredEvent, Tail,
+    },
     event::{Cursor, Draft, Event, LogId},
     metrics::EngineState,
     protocol::{ErrorCode, LimitKind, Refusal, Start},
@@ -267,6 +269,11 @@ impl Bus {
     /// How the engine is.
     pub fn engine_condition(&self) -> EngineState {
         self.engine.condition()
+    }
+
+    /// The server that has the log, see [`Engine::server`].
+    pub fn log_server(&self) -> Option<LogServer> {
+        self.engine.server()
     }
 
     /// What an acknowledged publish outlives, see [`Engine::durability`].

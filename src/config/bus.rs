@@ -112,6 +112,16 @@ pub enum EngineKind {
 }
 
 impl EngineKind {
+    /// As `bus.engine` has it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+            Self::Redis => "redis",
+            Self::Nats => "nats",
+        }
+    }
+
     /// Whether several nodes may have one log.
     pub fn is_shared(self) -> bool {
         match self {

@@ -74,6 +74,11 @@ pub trait Engine: Send + Sync + 'static {
     /// How it is, for operators.
     fn condition(&self) -> EngineState;
 
+    /// What is known of the server that has the log; `None` where this process has it.
+    fn server(&self) -> Option<LogServer> {
+        None
+    }
+
     /// What an acknowledged publish outlives, by the name that it is told under; `None` where that
     /// is nothing.
     fn durability(&self) -> Option<&'static str>;
@@ -128,6 +133,21 @@ pub struct StoredEvent {
     /// As [`Event::retained_bytes`] would tell.
     pub bytes: u32,
     pub age: Duration,
+}
+
+/// A server that keeps the log, for operators.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LogServer {
+    /// Where it is, without a password.
+    pub address: String,
+    pub version: Option<String>,
+    /// `None` where it has none.
+    pub role: Option<&'static str>,
+    /// Positions that this node knows to be given, and its tail has not come to; `None` where it does
+    /// not count them.
+    pub behind: Option<u64>,
+    /// How long ago the server last told what comes next, or that nothing does.
+    pub heard: Duration,
 }
 
 /// The answer to a publish.

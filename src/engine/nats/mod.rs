@@ -47,7 +47,7 @@ use view::View;
 use writer::Writer;
 
 use super::{
-    Appended, Engine, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
+    Appended, Engine, EngineFuture, IdempotencyKey, IdempotencyLimits, LogServer, Tail,
     remote::{Backoff, EngineThread},
 };
 use crate::{
@@ -233,6 +233,19 @@ impl Engine for NatsEngine {
 
     fn condition(&self) -> EngineState {
         self.view.health.condition(self.server.shown())
+    }
+
+    fn server(&self) -> Option<LogServer> {
+        let facts = self.view.facts();
+        Some(LogServer {
+            address: self.server.shown().to_owned(),
+
+            role: None,
+            version: facts.map(|facts| facts.version),
+            // What it has seen are messages, of which some are several positions.
+            behind: None,
+            heard: self.view.health.heard_ago(),
+        })
     }
 
     fn durability(&self) -> Option<&'static str> {

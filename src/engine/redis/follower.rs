@@ -307,6 +307,7 @@ impl Follower {
         if !now.is_as_claimed(&connection.facts.identity, &self.log) || self.position > now.last {
             return self.claim(connection, false).await;
         }
+        self.view.ends_at(now.last);
         self.note_trimmed(&now);
         self.measure(connection).await
     }

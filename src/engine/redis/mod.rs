@@ -45,7 +45,7 @@ use view::View;
 use writer::Writer;
 
 use super::{
-    Appended, Engine, EngineFuture, IdempotencyKey, IdempotencyLimits, Tail,
+    Appended, Engine, EngineFuture, IdempotencyKey, IdempotencyLimits, LogServer, Tail,
     remote::{Backoff, EngineThread, not_sent},
 };
 use crate::{
@@ -209,6 +209,18 @@ impl Engine for RedisEngine {
 
     fn condition(&self) -> EngineState {
         self.view.health.condition(self.server.shown())
+    }
+
+    fn server(&self) -> Option<LogServer> {
+        let facts = self.view.facts();
+        Some(LogServer {
+            address: self.server.shown().to_owned(),
+            // It speaks to no other.
+            role: facts.is_some().then_some("master"),
+            version: facts.map(|facts| facts.version),
+            behind: Some(self.view.behind()),
+            heard: self.view.health.heard_ago(),
+        })
     }
 
     fn durability(&self) -> Option<&'static str> {

@@ -1,6 +1,9 @@
 //! What this node knows of the log, for those who write, follow and read it.
 
-use std::sync::{Mutex, MutexGuard, PoisonError, atomic::Ordering};
+use std::sync::{
+    Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicU64, Ordering},
+};
 
 use tokio::sync::watch;
 
@@ -29,6 +32,8 @@ pub struct Followed {
 pub struct View {
     pub health: Health,
     known: Mutex<Known>,
+    /// The last position that Redis told of.
+    end: AtomicU64,
     followed: watch::Sender<Followed>,
 }
 
@@ -47,6 +52,7 @@ impl View {
                 seams: Vec::new(),
                 facts: None,
             }),
+            end: AtomicU64::default(),
             followed: watch::Sender::default(),
         }
     }
@@ -106,6 +112,18 @@ impl View {
                 "removed entries of the log that no gateway wrote"
             );
         }
+    }
+
+    /// Redis has told where the log ends now.
+    pub fn ends_at(&self, position: u64) {
+        self.end.store(position, Ordering::Relaxed);
+    }
+
+    /// How many positions the tail has to go to what this node knows to be given.
+    pub fn behind(&self) -> u64 {
+        let seen = self.known().witness.seen;
+        let end = seen.max(self.end.load(Ordering::Relaxed));
+        end.saturating_sub(self.followed().position)
     }
 
     pub fn facts(&self) -> Option<Facts> {

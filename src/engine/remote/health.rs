@@ -98,6 +98,11 @@ impl Health {
         (since.elapsed() >= time).then(|| why.clone())
     }
 
+    /// How long ago the server told last what comes next.
+    pub fn heard_ago(&self) -> Duration {
+        self.known().followed_at.elapsed()
+    }
+
     /// For operators, with the address of the server.
     pub fn condition(&self, address: &str) -> EngineState {
         EngineState {

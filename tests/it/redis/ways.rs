@@ -2,13 +2,16 @@
 
 use std::time::Duration;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tribus::{config::Config, gateway::Gateway};
 
 use super::gateway_at;
-use crate::support::{
-    Authority, Node, RedisServer, SECRET, TRANSPORTS, TestGateway, VOLATILE, free_address, replay,
-    within,
+use crate::{
+    durability::until_ready_is,
+    support::{
+        Authority, Node, RedisServer, Relay, SECRET, SYNCED, TRANSPORTS, TestGateway, VOLATILE,
+        free_address, replay, within,
+    },
 };
 
 /// All that a gateway does in Redis, as docs/operations.md has it.
@@ -176,4 +179,60 @@ async fn a_redis_that_is_of_no_use_is_told_at_the_start_with_its_address_and_wit
         assert!(told.contains(why), "{why}: {told}");
         assert!(!told.contains("s3cret"), "{told}");
     }
+}
+
+#[tokio::test]
+async fn operators_are_told_of_the_server_and_how_far_the_node_is_behind() {
+    let server = RedisServer::start(SYNCED).await;
+    let relay = Relay::to(server.address).await;
+    let node = gateway_at(&relay.url(), "n", "").await;
+    let other = gateway_at(&server.url(), "n", "").await;
+    until_ready_is(&node, 200).await;
+    let ready = details(&node).await;
+    assert_eq!(ready["ready"], true, "{ready}");
+    assert_eq!(ready["said"], "ready");
+    assert_eq!(ready["engine"], "redis");
+    assert_eq!(ready["durability"], "sync");
+    let told = &ready["server"];
+    assert_eq!(told["address"], relay.address.to_string());
+    assert_eq!(told["role"], "master");
+    let major = told["version"]
+        .as_str()
+        .and_then(|version| version.split('.').next());
+    assert!(
+        major.is_some_and(|major| major.parse::<u32>().is_ok()),
+        "{told}"
+    );
+    // It asks where the log ends, and has not read up to there.
+    relay.delay(Duration::from_millis(300));
+    let until_behind = async {
+        loop {
+            let (status, answer) = other.post(r#"{"topic":"x"}"#).await;
+            assert_eq!(status, 200, "{answer}");
+            if details(&node).await["server"]["behind"] != 0 {
+                return;
+            }
+        }
+    };
+    within("the node to be behind", until_behind).await;
+    relay.delay(Duration::ZERO);
+    let caught_up = async { while details(&node).await["server"]["behind"] != 0 {} };
+    within("the node to catch up", caught_up).await;
+    relay.stall(true);
+    until_ready_is(&node, 503).await;
+    let cut_off = details(&node).await;
+    assert_eq!(cut_off["ready"], false, "{cut_off}");
+    assert!(
+        cut_off["server"]["heardMs"].as_u64() >= Some(5000),
+        "{cut_off}"
+    );
+    assert_eq!(details(&other).await["ready"], true);
+}
+
+/// `/readyz` as JSON.
+async fn details(node: &TestGateway) -> Value {
+    let asked = node.http.get(node.admin_url("/readyz"));
+    let asked = asked.header("Accept", "application/json").send();
+    let answer = within("/readyz", asked).await.expect("an answer");
+    answer.json().await.expect("JSON")
 }
