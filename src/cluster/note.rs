@@ -149,7 +149,7 @@ fn is_zero(number: &u32) -> bool {
 #[serde(rename_all = "snake_case")]
 pub(super) enum TicketAct {
     Issue {
-        ticket: TicketEntry,
+        ticket: Box<TicketEntry>,
     },
     Redeem {
         hash: TicketHash,

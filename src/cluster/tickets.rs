@@ -52,7 +52,7 @@ impl Cluster {
         let (ticket, hash) = Ticket::random(&identity, now)?;
         let issued = Outstanding::new(hash, identity, usage, now);
         let act = TicketAct::Issue {
-            ticket: TicketEntry::from(&issued),
+            ticket: Box::new(TicketEntry::from(&issued)),
         };
         match self.act(act, now).await? {
             Outcome::Issued(issued) => issued?,
@@ -151,7 +151,7 @@ impl Cluster {
 
     fn issue_or_redeem(&self, act: TicketAct, at: Timestamp) -> Outcome {
         match act {
-            TicketAct::Issue { ticket } => Outcome::Issued(self.adopt(ticket, at)),
+            TicketAct::Issue { ticket } => Outcome::Issued(self.adopt(*ticket, at)),
             TicketAct::Redeem {
                 hash,
                 stream_endpoint,
