@@ -3,6 +3,7 @@
 
 mod authentication;
 mod client;
+mod cluster;
 mod command_line;
 mod conformance;
 mod connections;

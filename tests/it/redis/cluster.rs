@@ -1,33 +1,27 @@
-//! Three gateways on one Redis under load, with clients that hop between them.
+//! Gateways on one Redis under load.
 
-use std::{sync::Arc, time::Duration};
-
-use tokio::task::JoinHandle;
+use std::net::SocketAddr;
 
 use crate::{
-    durability::{CATCH_UP, publish_end, until_ready_is},
-    support::{Checker, Hopper, Load, Node, RedisServer, Relay, Verdict},
+    cluster::{self, LogServer},
+    support::RedisServer,
 };
 
-pub const NODES: usize = 3;
-/// What the clients want, by wildcards and by name.
-const TOPICS: [&[&str]; 4] = [&["load:*"], &["load:*"], &["load:1", "load:6"], &["load:3"]];
+pub type Cluster = cluster::Cluster<RedisServer>;
 
-pub struct Cluster {
-    pub server: RedisServer,
-    /// Each node's way to the server.
-    pub relays: Vec<Relay>,
-    pub nodes: Vec<Node>,
-    pub checker: Arc<Checker>,
-    load: Load,
-    hoppers: Vec<JoinHandle<()>>,
-    /// The cursor of whoever was there before the first event.
-    pub start: String,
+impl LogServer for RedisServer {
+    const NAME: &str = "Redis";
+
+    fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    fn signal(&self, name: &str) {
+        Self::signal(self, name);
+    }
 }
 
 impl Cluster {
-    pub const NAMESPACE: &str = "cluster";
-
     /// The key of its log, or another of its keys.
     pub fn key(of: &str) -> String {
         RedisServer::key(Self::NAMESPACE, of)
@@ -38,108 +32,8 @@ impl Cluster {
         Self::begin_with(arguments, &[]).await
     }
 
-    /// With settings by their variables' names without `TRIBUS__`.
+    /// With settings of the gateways, see [`cluster::Cluster::around`].
     pub async fn begin_with(arguments: &[&str], settings: &[(&str, &str)]) -> Self {
-        let server = RedisServer::start(arguments).await;
-        let (mut relays, mut nodes) = (Vec::new(), Vec::new());
-        for _ in 0..NODES {
-            let relay = Relay::to(server.address).await;
-            let mut node = Node::new(&[
-                ("BUS__ENGINE", "redis"),
-                ("BUS__NAMESPACE", Self::NAMESPACE),
-                ("BUS__REDIS__URL", &relay.url()),
-                ("BUS__REDIS__MEMORY", "64KiB"),
-                ("BUS__REDIS__TIMEOUT", "2s"),
-            ]);
-            for (name, value) in settings {
-                node.set(name, value);
-            }
-            node.start().await;
-            until_ready_is(&node.gateway(), 200).await;
-            relays.push(relay);
-            nodes.push(node);
-        }
-        let checker = Arc::new(Checker::default());
-        let (status, start) = nodes[0].gateway().poll("topics=load:*").await;
-        assert_eq!(status, 200, "{start}");
-        let start = start["cursor"].as_str().expect("a cursor").to_owned();
-        let addresses: Vec<_> = nodes.iter().map(|node| node.address).collect();
-        let hoppers = TOPICS.iter().enumerate().map(|(number, topics)| {
-            let name = format!("client-{number}");
-            Hopper::start_among(&checker, &addresses, &name, topics, &start)
-        });
-        Self {
-            hoppers: hoppers.collect(),
-            load: Load::start_among(&checker, &addresses),
-            server,
-            relays,
-            nodes,
-            checker,
-            start,
-        }
-    }
-
-    /// Until so many more events are acknowledged.
-    pub async fn flows(&self, events: u64) {
-        let total = self.checker.acknowledged() + events;
-        self.checker.until_acknowledged(total).await;
-    }
-
-    pub async fn lost_logs(&self) -> f64 {
-        let mut lost = 0.0;
-        for node in &self.nodes {
-            let scrape = node.gateway().scrape().await;
-            lost += scrape.value("tribus_log_lost_total");
-        }
-        lost
-    }
-
-    /// Everyone comes to the end, one more client from the beginning of the log too.
-    pub async fn finish(mut self) -> Verdict {
-        self.load.stop().await;
-        self.hoppers.push(Hopper::start_among(
-            &self.checker,
-            &self
-                .nodes
-                .iter()
-                .map(|node| node.address)
-                .collect::<Vec<_>>(),
-            "late",
-            TOPICS[0],
-            &self.start,
-        ));
-        let gateway = self.nodes[0].gateway();
-        let coming = futures_util::future::join_all(self.hoppers);
-        tokio::pin!(coming);
-        let until = tokio::time::Instant::now() + CATCH_UP;
-        while tokio::time::Instant::now() < until {
-            publish_end(&gateway, &self.checker).await;
-            // Where they were told to start afresh after it, they wait for another one.
-            let while_awaited = Duration::from_secs(5);
-            if let Ok(ended) = tokio::time::timeout(while_awaited, &mut coming).await {
-                ended.into_iter().for_each(|ended| ended.expect("no panic"));
-                for node in &mut self.nodes {
-                    node.terminate().await;
-                }
-                return self.checker.sound();
-            }
-        }
-        self.checker.sound();
-        panic!("clients did not come to the end within {CATCH_UP:?}");
-    }
-
-    /// As [`Cluster::finish`]: nothing was lost, and nobody was told so.
-    pub async fn finish_whole(self, fault: &str, rounds: usize) {
-        let verdict = self.finish().await;
-        assert_eq!((verdict.resets(), verdict.logs), (0, 1), "{verdict}");
-        crate::durability::report(fault, rounds, &verdict);
-    }
-
-    /// As [`Cluster::finish`]: something was lost, and whoever missed it was told.
-    pub async fn finish_with_a_loss(self, fault: &str, rounds: usize) {
-        let lost = self.lost_logs().await;
-        let verdict = self.finish().await;
-        assert!(verdict.resets() > 0 && lost >= 1.0, "{lost}: {verdict}");
-        crate::durability::report(fault, rounds, &verdict);
+        Self::around("redis", RedisServer::start(arguments).await, settings).await
     }
 }
