@@ -73,10 +73,12 @@ fuzz/Cargo.lock: Cargo.lock fuzz/Cargo.toml
 	cp Cargo.lock $@
 
 # What a delivery costs, beside a bare epoll loop, in one run; needs two cores and taskset. Then what
-# durability costs, beside a bare write and sync.
+# durability costs, beside a bare write and sync, and what it takes from one node to another. Both need
+# the servers of scripts/test-tools.sh.
 bench: | rust
 	$(CARGO) bench --bench fanout
 	$(CARGO) bench --bench log
+	$(CARGO) bench --bench nodes
 
 release: | rust
 	$(CARGO) build --release

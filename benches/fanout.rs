@@ -4,7 +4,11 @@
 //! ```sh
 //! cargo bench --bench fanout                       # 2,000 clients, five rounds, medians
 //! FANOUT_CLIENTS=5000 FANOUT_ROUNDS=3 cargo bench --bench fanout
+//! FANOUT_ONLY=memory,redis,nats cargo bench --bench fanout     # of floor, memory, disk, redis, nats, sse
 //! ```
+//!
+//! With a log elsewhere than in memory a delivery is compared with the one from memory, in pairs of one
+//! round. The process's CPU time is all of it, also that of the thread that speaks with a disk or a server.
 //!
 //! The server under test is pinned to the first core and this program to the second, by
 //! `taskset`. CPU time is read from `/proc`, so a busy machine blurs the figures less than it
@@ -12,11 +16,10 @@
 
 use std::{
     cell::{Cell, RefCell},
-    io::{BufRead, BufReader, Read, Write},
+    io::Write,
     net::SocketAddr,
     process::{Child, Command, Stdio},
     rc::Rc,
-    time::Duration,
 };
 
 use tokio::{
@@ -25,9 +28,21 @@ use tokio::{
     sync::Notify,
     task::LocalSet,
 };
-use tribus::auth::{NewToken, Secret, sign_hs256};
 
-const SECRET: &str = "a-secret-for-benchmarks-of-32-bytes-or-more";
+use support::{
+    figures::{median, setting},
+    gateway::{address_in_log, first, serve, token, websocket},
+    shared::SharedLog,
+    store::Store,
+};
+
+mod support {
+    pub mod figures;
+    pub mod gateway;
+    pub mod shared;
+    pub mod store;
+}
+
 /// About what an event's frame has, so that the floor writes as much as the gateway does.
 const EVENT_BYTES: usize = 190;
 const IN_FLIGHT: usize = 16;
@@ -45,13 +60,6 @@ fn main() -> anyhow::Result<()> {
     LocalSet::new().block_on(&runtime, measure())
 }
 
-fn setting(name: &str, default: usize) -> usize {
-    std::env::var(name)
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(default)
-}
-
 async fn measure() -> anyhow::Result<()> {
     let clients = setting("FANOUT_CLIENTS", 2000);
     let rounds = setting("FANOUT_ROUNDS", 5);
@@ -61,90 +69,146 @@ async fn measure() -> anyhow::Result<()> {
         "{:<24}{:>22}{:>22}{:>22}{:>18}",
         "server", "one at a time", "16 in flight", "16 on one /ws", "idle connection"
     );
-    let kinds = [Kind::Floor, Kind::WebSocket, Kind::OnDisk, Kind::Sse];
-    let mut rounds_of = kinds.map(|_| Vec::new());
+    let mut tried: Vec<Tried> = Kind::chosen().map(Tried::new).collect();
     for _ in 0..rounds {
         // In turns, so that a busy machine slows all of them.
-        for (kind, rows) in kinds.iter().zip(&mut rounds_of) {
-            rows.push(Server::start(*kind)?.round(clients, events).await?);
+        for tried in &mut tried {
+            let round = Server::start(tried.kind)?.round(clients, events);
+            tried.rounds.push(round.await?);
         }
     }
-    let mut table = Vec::new();
-    for (kind, rows) in kinds.iter().zip(&rounds_of) {
-        let row = Row {
-            single: median(rows.iter().map(|row| row.single)),
-            burst: median(rows.iter().map(|row| row.burst)),
-            piped: kind
-                .is_piped()
-                .then(|| median(rows.iter().filter_map(|row| row.piped))),
-            idle: median(rows.iter().map(|row| row.idle)),
-        };
-        let piped = row.piped.map(|piped| format!("{piped:.2} µs"));
+    for tried in &tried {
+        let piped = tried.kind.is_piped().then(|| tried.median(Row::PIPED));
         println!(
             "{:<24}{:>19.2} µs{:>19.2} µs{:>22}{:>14.1} KiB",
-            kind.name(),
-            row.single,
-            row.burst,
-            piped.unwrap_or_default(),
-            row.idle
-        );
-        table.push(row);
-    }
-    for (name, row) in [("WebSocket", &table[1]), ("SSE", &table[3])] {
-        println!(
-            "{name} against the floor: {:.2} one at a time, {:.2} with 16 in flight",
-            row.single / table[0].single,
-            row.burst / table[0].burst
+            tried.kind.name(),
+            tried.median(Row::SINGLE),
+            tried.median(Row::BURST),
+            piped.map_or_else(String::new, |piped| format!("{piped:.2} µs")),
+            tried.median(Row::IDLE)
         );
     }
-    let pairs = || rounds_of[1].iter().zip(&rounds_of[2]);
-    println!(
-        "with the log on disk against memory, in pairs: {:.2} one at a time, {:.2} with 16 in flight, \
-         {:.2} with 16 on one /ws",
-        median(pairs().map(|(memory, disk)| disk.single / memory.single)),
-        median(pairs().map(|(memory, disk)| disk.burst / memory.burst)),
-        median(pairs().filter_map(|(memory, disk)| Some(disk.piped? / memory.piped?)))
+    compare(&tried, Kind::Floor, &[Kind::Memory, Kind::Sse]);
+    compare(
+        &tried,
+        Kind::Memory,
+        &[
+            Kind::Disk,
+            Kind::Shared(SharedLog::Redis),
+            Kind::Shared(SharedLog::Nats),
+        ],
     );
     Ok(())
 }
 
-fn median(values: impl Iterator<Item = f64>) -> f64 {
-    let mut values: Vec<f64> = values.collect();
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+/// Medians of the ratios within each round.
+fn compare(tried: &[Tried], base: Kind, kinds: &[Kind]) {
+    let of = |kind| tried.iter().find(|tried| tried.kind == kind);
+    let Some(base) = of(base) else { return };
+    for kind in kinds.iter().filter_map(|kind| of(*kind)) {
+        let against = |figure| kind.against(base, figure);
+        let piped = match base.kind.is_piped() {
+            true => format!(", {:.2} with 16 on one /ws", against(Row::PIPED)),
+            false => String::new(),
+        };
+        println!(
+            "{} against {}: {:.2} one at a time, {:.2} with 16 in flight{piped}",
+            kind.kind.name(),
+            base.kind.name(),
+            against(Row::SINGLE),
+            against(Row::BURST),
+        );
+    }
+}
+
+/// A server, and what each round of it gave.
+struct Tried {
+    kind: Kind,
+    rounds: Vec<Row>,
+}
+
+impl Tried {
+    fn new(kind: Kind) -> Self {
+        Self {
+            kind,
+            rounds: Vec::new(),
+        }
+    }
+
+    fn median(&self, figure: Figure) -> f64 {
+        median(self.rounds.iter().map(figure))
+    }
+
+    fn against(&self, base: &Self, figure: Figure) -> f64 {
+        let pairs = self.rounds.iter().zip(&base.rounds);
+        median(pairs.map(|(row, base)| figure(row) / figure(base)))
+    }
 }
 
 /// Microseconds of CPU a delivery, and KiB a connection.
 struct Row {
     single: f64,
     burst: f64,
-    /// Where it was measured.
-    piped: Option<f64>,
+    /// Not a number where it was not measured.
+    piped: f64,
     idle: f64,
+}
+
+type Figure = fn(&Row) -> f64;
+
+impl Row {
+    const SINGLE: Figure = |row| row.single;
+    const BURST: Figure = |row| row.burst;
+    const PIPED: Figure = |row| row.piped;
+    const IDLE: Figure = |row| row.idle;
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Kind {
     Floor,
-    WebSocket,
-    /// A WebSocket, of a gateway whose log is on disk.
-    OnDisk,
+    /// A WebSocket of a gateway whose log is in memory, as it is where nothing else is said.
+    Memory,
+    Disk,
+    Shared(SharedLog),
     Sse,
 }
 
 impl Kind {
+    const ALL: [(&str, Self); 6] = [
+        ("floor", Self::Floor),
+        ("memory", Self::Memory),
+        ("disk", Self::Disk),
+        ("redis", Self::Shared(SharedLog::Redis)),
+        ("nats", Self::Shared(SharedLog::Nats)),
+        ("sse", Self::Sse),
+    ];
+
+    /// Those that `FANOUT_ONLY` names, or all.
+    fn chosen() -> impl Iterator<Item = Self> {
+        let only = std::env::var("FANOUT_ONLY").ok();
+        let is_chosen = move |name: &str| {
+            only.as_ref()
+                .is_none_or(|only| only.split(',').any(|word| word == name))
+        };
+        let all = Self::ALL.into_iter();
+        all.filter(move |(name, _)| is_chosen(name))
+            .map(|(_, kind)| kind)
+    }
+
     fn name(self) -> &'static str {
         match self {
             Self::Floor => "floor: bare epoll",
-            Self::WebSocket => "tribus, WebSocket",
-            Self::OnDisk => "tribus, log on disk",
+            Self::Memory => "tribus, WebSocket",
+            Self::Disk => "tribus, log on disk",
+            Self::Shared(SharedLog::Redis) => "tribus, log in Redis",
+            Self::Shared(SharedLog::Nats) => "tribus, log in NATS",
             Self::Sse => "tribus, SSE",
         }
     }
 
     /// Whether it is also measured with a publisher that does not wait on one connection.
     fn is_piped(self) -> bool {
-        matches!(self, Self::WebSocket | Self::OnDisk)
+        !matches!(self, Self::Floor | Self::Sse)
     }
 }
 
@@ -153,6 +217,8 @@ struct Server {
     kind: Kind,
     process: Child,
     address: SocketAddr,
+    /// Where the log is shared. Like this program, it is pinned to the second core.
+    _store: Option<Store>,
     _log: tempfile::TempDir,
 }
 
@@ -160,24 +226,26 @@ impl Server {
     fn start(kind: Kind) -> anyhow::Result<Self> {
         let mut command = Command::new("taskset");
         command.args(["-c", "0"]).stdout(Stdio::piped());
+        let log = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
+        let mut store = None;
         if kind == Kind::Floor {
             command.arg(std::env::current_exe()?).arg("floor-server");
             command.stdin(Stdio::piped());
         } else {
-            command
-                .arg(env!("CARGO_BIN_EXE_tribus"))
-                .args(["serve", "--listen", "127.0.0.1:0"])
-                .args(["--admin-listen", "127.0.0.1:0", "--workers", "1"])
-                .env("TRIBUS__AUTH__HS256_SECRET", SECRET)
-                .env("TRIBUS__LOG__FORMAT", "json")
-                .env("TRIBUS__LIMITS__MESSAGES_PER_SECOND", "1000000")
-                .stderr(Stdio::piped());
+            serve(command.arg(env!("CARGO_BIN_EXE_tribus")));
         }
-        let log = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR"))?;
-        if kind == Kind::OnDisk {
-            command
-                .env("TRIBUS__BUS__ENGINE", "disk")
-                .env("TRIBUS__BUS__DISK__PATH", log.path());
+        match kind {
+            Kind::Floor | Kind::Memory | Kind::Sse => {}
+            Kind::Disk => {
+                command
+                    .env("TRIBUS__BUS__ENGINE", "disk")
+                    .env("TRIBUS__BUS__DISK__PATH", log.path());
+            }
+            Kind::Shared(shared) => {
+                let server = shared.start(log.path())?;
+                shared.configure(&mut command, &server);
+                store = Some(server);
+            }
         }
         let mut process = command.spawn()?;
         let address = match (process.stdout.take(), process.stderr.take()) {
@@ -191,6 +259,7 @@ impl Server {
             kind,
             process,
             address,
+            _store: store,
             _log: log,
         })
     }
@@ -214,11 +283,11 @@ impl Server {
         let burst = self
             .drive(&mut publisher, &arrivals, clients, events * 4, IN_FLIGHT)
             .await?;
-        let mut piped = None;
+        let mut piped = f64::NAN;
         if self.kind.is_piped() {
             let mut publisher = Publisher::Piped(self.open(&websocket("")).await?);
             let driven = self.drive(&mut publisher, &arrivals, clients, events * 4, IN_FLIGHT);
-            piped = Some(driven.await?);
+            piped = driven.await?;
         }
         Ok(Row {
             single,
@@ -252,7 +321,7 @@ impl Server {
     async fn connect(&self) -> anyhow::Result<TcpStream> {
         let request = match self.kind {
             Kind::Floor => return Ok(TcpStream::connect(self.address).await?),
-            Kind::WebSocket | Kind::OnDisk => websocket("?topics=bench:*"),
+            Kind::Memory | Kind::Disk | Kind::Shared(_) => websocket("?topics=bench:*"),
             Kind::Sse => format!(
                 "GET /events?topics=bench:* HTTP/1.1\r\nHost: bench\r\n\
                  Authorization: Bearer {}\r\n\r\n",
@@ -297,49 +366,6 @@ impl Drop for Server {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-/// What `find` makes of the first line that it knows.
-fn first<T>(
-    output: impl Read + Send + 'static,
-    find: impl Fn(&str) -> Option<T>,
-) -> anyhow::Result<T> {
-    let mut output = BufReader::new(output);
-    let mut line = String::new();
-    loop {
-        line.clear();
-        anyhow::ensure!(output.read_line(&mut line)? > 0, "the server has ended");
-        if let Some(found) = find(&line) {
-            std::thread::spawn(move || std::io::copy(&mut output, &mut std::io::sink()));
-            return Ok(found);
-        }
-    }
-}
-
-fn address_in_log(line: &str) -> Option<SocketAddr> {
-    let log: serde_json::Value = serde_json::from_str(line).ok()?;
-    log["fields"]["address"].as_str()?.parse().ok()
-}
-
-fn token() -> String {
-    let everything = Some(vec!["**".to_owned()]);
-    let claims = NewToken {
-        subject: "bench".to_owned(),
-        subscribe: everything.clone(),
-        publish: everything,
-        ttl: Duration::from_secs(3600),
-        ..NewToken::default()
-    };
-    sign_hs256(&Secret::new(SECRET), &claims)
-}
-
-fn websocket(query: &str) -> String {
-    format!(
-        "GET /ws{query} HTTP/1.1\r\nHost: bench\r\nUpgrade: websocket\r\n\
-         Connection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
-         Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nAuthorization: Bearer {}\r\n\r\n",
-        token()
-    )
 }
 
 fn pin_to(core: usize) {

@@ -33,6 +33,16 @@ use tribus::{
     topic::{Tenant, Topic},
 };
 
+use support::{
+    figures::{median, setting},
+    store::Store,
+};
+
+mod support {
+    pub mod figures;
+    pub mod store;
+}
+
 const SECRET: &str = "a-secret-for-benchmarks-of-32-bytes-or-more";
 const DATA_BYTES: usize = 200;
 const RETAINED_BYTES: usize = 256 << 20;
@@ -43,11 +53,6 @@ fn main() -> anyhow::Result<()> {
         .enable_all()
         .build()?;
     runtime.block_on(measure())
-}
-
-fn setting(name: &str, default: usize) -> usize {
-    let text = std::env::var(name).ok();
-    text.and_then(|text| text.parse().ok()).unwrap_or(default)
 }
 
 fn directory() -> PathBuf {
@@ -118,24 +123,19 @@ async fn measure() -> anyhow::Result<()> {
         resumes[0].push(gateway.resume_by_websocket().await?);
         resumes[1].push(gateway.resume_by_sse().await?);
     }
-    let floor = median(&mut rates[0]);
-    for ((name, _), rates) in WAYS.iter().zip(&mut rates) {
-        let rate = median(rates);
+    let floor = median(rates[0].iter().copied());
+    for ((name, _), rates) in WAYS.iter().zip(&rates) {
+        let rate = median(rates.iter().copied());
         println!(
             "{name:<44}{rate:>12.0} events/s{:>10.1} × floor",
             rate / floor
         );
     }
-    for (name, rates) in ["WebSocket", "SSE"].iter().zip(&mut resumes) {
-        let rate = median(rates);
+    for (name, rates) in ["WebSocket", "SSE"].iter().zip(&resumes) {
+        let rate = median(rates.iter().copied());
         println!("{RESUMED} events from disk to one client, {name:<9}{rate:>9.0} events/s");
     }
     Ok(())
-}
-
-fn median(values: &mut [f64]) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
 
 impl Way {
@@ -157,61 +157,29 @@ impl Way {
                 Ok(publish(Arc::new(engine), publishers, batch, time).await)
             }
             Self::Redis(fsync, publishers, batch) => {
-                let server = RedisServer::start(directory.path(), fsync)?;
-                let engine = server.engine(idempotency)?;
+                let server = Store::redis(directory.path(), fsync)?;
+                let engine = engine_in(&server, idempotency)?;
                 Ok(publish(Arc::new(engine), publishers, batch, time).await)
             }
         }
     }
 }
 
-/// A server on a free port, which ends with this.
-struct RedisServer {
-    process: Child,
-    port: u16,
-}
-
-impl RedisServer {
-    fn start(directory: &Path, fsync: Option<&str>) -> anyhow::Result<Self> {
-        let port = std::net::TcpListener::bind("127.0.0.1:0")?
-            .local_addr()?
-            .port();
-        let aof = if fsync.is_some() { "yes" } else { "no" };
-        let process = Command::new("redis-server")
-            .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", aof])
-            .args(["--appendfsync", fsync.unwrap_or("no")])
-            .args(["--port", &port.to_string(), "--dir"])
-            .arg(directory)
-            .stdout(Stdio::null())
-            .spawn()
-            .context("redis-server, see scripts/test-tools.sh")?;
-        Ok(Self { process, port })
-    }
-
-    /// Once the server answers.
-    fn engine(&self, idempotency: IdempotencyLimits) -> anyhow::Result<RedisEngine> {
-        let url = format!("redis://127.0.0.1:{}", self.port);
-        let options = RedisOptions {
-            address: Address::Direct(url.clone()),
-            shown: url,
-            namespace: "bench".to_owned(),
-            timeout: Duration::from_secs(5),
-            retained: usize::MAX,
-            idempotency,
-            publish: PublishLimits {
-                event_bytes: 64 << 10,
-                nesting: 128,
-            },
-        };
-        RedisEngine::open(options, Arc::new(Nobody))
-    }
-}
-
-impl Drop for RedisServer {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+fn engine_in(redis: &Store, idempotency: IdempotencyLimits) -> anyhow::Result<RedisEngine> {
+    let url = format!("redis://{}", redis.address());
+    let options = RedisOptions {
+        address: Address::Direct(url.clone()),
+        shown: url,
+        namespace: "bench".to_owned(),
+        timeout: Duration::from_secs(5),
+        retained: usize::MAX,
+        idempotency,
+        publish: PublishLimits {
+            event_bytes: 64 << 10,
+            nesting: 128,
+        },
+    };
+    RedisEngine::open(options, Arc::new(Nobody))
 }
 
 fn floor(directory: &Path, time: Duration) -> anyhow::Result<f64> {
