@@ -273,7 +273,7 @@ impl Server {
         }
         arrivals.ready.wait_for(clients).await;
         let idle = (self.memory_kib()? - empty) / clients as f64;
-        let mut publisher = Publisher::connect(&mut self).await?;
+        let mut publisher = Publisher::of(&mut self);
         // The first events allocate what later ones reuse.
         self.drive(&mut publisher, &arrivals, clients, 10, 1)
             .await?;
@@ -380,21 +380,18 @@ fn pin_to(core: usize) {
 /// a backend's pool does, or all of those in flight over one WebSocket; or makes the floor write frames to
 /// everyone.
 enum Publisher {
-    Http(Vec<TcpStream>),
+    /// Connected when they are needed: the gateway does not wait long for the first request of one.
+    Http(SocketAddr, Vec<TcpStream>),
     Piped(TcpStream),
     Floor(RefCell<std::process::ChildStdin>),
 }
 
 impl Publisher {
-    async fn connect(server: &mut Server) -> anyhow::Result<Self> {
-        if let Some(stdin) = server.process.stdin.take() {
-            return Ok(Self::Floor(RefCell::new(stdin)));
+    fn of(server: &mut Server) -> Self {
+        match server.process.stdin.take() {
+            Some(stdin) => Self::Floor(RefCell::new(stdin)),
+            None => Self::Http(server.address, Vec::new()),
         }
-        let mut streams = Vec::new();
-        for _ in 0..IN_FLIGHT {
-            streams.push(TcpStream::connect(server.address).await?);
-        }
-        Ok(Self::Http(streams))
     }
 
     async fn publish(&mut self, count: usize) -> anyhow::Result<()> {
@@ -405,7 +402,12 @@ impl Publisher {
                     .write_all("\n".repeat(count).as_bytes())?);
             }
             Self::Piped(stream) => return publish_piped(stream, count).await,
-            Self::Http(streams) => streams,
+            Self::Http(address, streams) => {
+                while streams.len() < count {
+                    streams.push(TcpStream::connect(*address).await?);
+                }
+                streams
+            }
         };
         let body = r#"{"topic":"bench:1","event":"tick"}"#;
         let request = format!(
