@@ -22,7 +22,6 @@ use anyhow::Context;
 use futures_util::{SinkExt, StreamExt};
 use tokio_tungstenite::tungstenite::{Message, client::IntoClientRequest};
 use tribus::{
-    auth::{NewToken, Secret, sign_hs256},
     engine::{
         Engine, IdempotencyLimits, MemoryEngine, StoredEvent, Tail,
         disk::{DiskEngine, DiskOptions, Durability},
@@ -36,14 +35,15 @@ use tribus::{
 use support::{
     figures::{median, setting},
     store::Store,
+    token::{SECRET, token},
 };
 
 mod support {
     pub mod figures;
     pub mod store;
+    pub mod token;
 }
 
-const SECRET: &str = "a-secret-for-benchmarks-of-32-bytes-or-more";
 const DATA_BYTES: usize = 200;
 const RETAINED_BYTES: usize = 256 << 20;
 const RESUMED: usize = 10_000;
@@ -370,16 +370,4 @@ impl Drop for Gateway {
 fn free_port() -> anyhow::Result<u16> {
     let socket = std::net::TcpListener::bind("127.0.0.1:0")?;
     Ok(socket.local_addr()?.port())
-}
-
-fn token() -> String {
-    let everything = Some(vec!["**".to_owned()]);
-    let claims = NewToken {
-        subject: "bench".to_owned(),
-        subscribe: everything.clone(),
-        publish: everything,
-        ttl: Duration::from_secs(3600),
-        ..NewToken::default()
-    };
-    sign_hs256(&Secret::new(SECRET), &claims)
 }

@@ -30,9 +30,10 @@ use tokio_tungstenite::tungstenite::{Message, WebSocket, client, client::IntoCli
 
 use support::{
     figures::{median, setting},
-    gateway::{address_in_log, first, serve, token, websocket},
+    gateway::{address_in_log, first, serve, websocket},
     shared::SharedLog,
     store::Store,
+    token::token,
 };
 
 mod support {
@@ -40,6 +41,7 @@ mod support {
     pub mod gateway;
     pub mod shared;
     pub mod store;
+    pub mod token;
 }
 
 const DATA_BYTES: usize = 200;
@@ -158,7 +160,7 @@ impl Latencies {
         };
         let of = |values: &Vec<f64>| median(values.iter().copied());
         println!(
-            "{:<22}{rate} events/s: median {:>7.2} ms, p99 {:>7.2} ms, longest {:>7.2} ms",
+            "{:<24}{rate} events/s: median {:>7.2} ms, p99 {:>7.2} ms, longest {:>7.2} ms",
             format!("{log}, {way}"),
             of(&self.medians),
             of(&self.p99s),

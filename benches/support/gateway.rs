@@ -4,12 +4,9 @@ use std::{
     io::{BufRead, BufReader, Read},
     net::SocketAddr,
     process::{Command, Stdio},
-    time::Duration,
 };
 
-use tribus::auth::{NewToken, Secret, sign_hs256};
-
-const SECRET: &str = "a-secret-for-benchmarks-of-32-bytes-or-more";
+use super::token::{SECRET, token};
 
 /// Adds the gateway to a command, which may be one that runs another: with one worker, on free ports of
 /// loopback, its log on `stderr`.
@@ -22,19 +19,6 @@ pub fn serve(command: &mut Command) {
         .env("TRIBUS__LOG__FORMAT", "json")
         .env("TRIBUS__LIMITS__MESSAGES_PER_SECOND", "1000000")
         .stderr(Stdio::piped());
-}
-
-/// Of a client that may do anything.
-pub fn token() -> String {
-    let everything = Some(vec!["**".to_owned()]);
-    let claims = NewToken {
-        subject: "bench".to_owned(),
-        subscribe: everything.clone(),
-        publish: everything,
-        ttl: Duration::from_secs(3600),
-        ..NewToken::default()
-    };
-    sign_hs256(&Secret::new(SECRET), &claims)
 }
 
 /// The request that makes a connection a WebSocket.
