@@ -177,6 +177,7 @@ fn engine_in(redis: &Store, idempotency: IdempotencyLimits) -> anyhow::Result<Re
         publish: PublishLimits {
             event_bytes: 64 << 10,
             nesting: 128,
+            own_topics: None,
         },
     };
     RedisEngine::open(options, Arc::new(Nobody))

@@ -30,7 +30,7 @@ use crate::{
     listener::{self, Deadlines, LISTEN_BACKLOG, Listening, Places, Tls},
     metrics::Metrics,
     page,
-    presence::Presence,
+    presence::{self, Presence},
     protocol::{PublishLimits, SubscriptionLimits},
     session::SessionLimits,
     telemetry::Telemetry,
@@ -357,6 +357,7 @@ fn publish_limits(config: &Config) -> PublishLimits {
     PublishLimits {
         event_bytes: config.limits.event_bytes.0,
         nesting: config.limits.nesting,
+        own_topics: (!config.presence.topics.0.is_empty()).then_some(presence::PREFIX),
     }
 }
 

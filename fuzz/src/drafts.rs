@@ -10,6 +10,7 @@ use tribus::{
 pub const LIMITS: PublishLimits = PublishLimits {
     event_bytes: 4096,
     nesting: 16,
+    own_topics: None,
 };
 
 pub const SUBJECT: &str = "alice";

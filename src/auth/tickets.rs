@@ -379,6 +379,11 @@ impl TicketStore {
         self.redeem_hash(TicketHash::of(text)?, how, now)
     }
 
+    /// Whether it was issued, as far as is known here, and not used up.
+    pub fn holds(&self, text: &str) -> bool {
+        TicketHash::of(text).is_ok_and(|hash| self.lock().tickets.contains_key(&hash))
+    }
+
     /// As [`TicketStore::redeem`], of a ticket that was presented elsewhere.
     ///
     /// # Errors

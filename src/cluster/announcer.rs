@@ -179,6 +179,7 @@ fn draft(tenant: &Tenant, topic: &Topic, event: &str, subject: &str) -> Result<D
     let limits = PublishLimits {
         event_bytes: body.len() * 2 + 4096,
         nesting: 8,
+        own_topics: None,
     };
     let mut drafts = PublishRequest::from_body(body.as_bytes())?.into_drafts(publisher, limits)?;
     drafts

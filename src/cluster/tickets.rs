@@ -61,6 +61,11 @@ impl Cluster {
         Ok(ticket)
     }
 
+    /// Whether this node knows the ticket as one that can be used.
+    pub fn holds_ticket(&self, text: &str) -> bool {
+        self.tickets.holds(text)
+    }
+
     /// Takes a ticket.
     ///
     /// # Errors

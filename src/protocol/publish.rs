@@ -10,7 +10,7 @@ use serde::{
 use serde_json::value::RawValue;
 
 use super::{
-    Refusal,
+    ErrorCode, Refusal,
     client::{Ref, decode, decode_any},
 };
 use crate::{
@@ -33,6 +33,8 @@ pub struct PublishLimits {
     pub event_bytes: usize,
     /// How deep arrays and objects may nest in `data`.
     pub nesting: usize,
+    /// Topics that begin so are for the gateway alone.
+    pub own_topics: Option<&'static str>,
 }
 
 /// What the gateway knows of the one who publishes, and puts into the envelope.
@@ -242,6 +244,12 @@ impl<'a> Publish<'a> {
     /// `bad_request`, `bad_topic` or `too_large`, naming the field.
     fn into_draft(self, publisher: Publisher<'_>, limits: PublishLimits) -> Result<Draft, Refusal> {
         let topic = Topic::parse(&self.topic)?;
+        if let Some(own) = limits.own_topics.filter(|own| topic.starts_with(own)) {
+            return Err(Refusal::new(
+                ErrorCode::Forbidden,
+                format!("topics that begin with {own:?} are the gateway's own to publish to"),
+            ));
+        }
         let name = self.event.as_deref().unwrap_or(DEFAULT_NAME);
         check_event_name("event", name)?;
         let trace_id = self.trace_id.as_deref().or(publisher.trace_id);
@@ -480,11 +488,11 @@ impl TagMap {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::protocol::ErrorCode;
 
     const LIMITS: PublishLimits = PublishLimits {
         event_bytes: 64 * 1024,
         nesting: 128,
+        own_topics: None,
     };
 
     fn publish(body: &str) -> Result<serde_json::Value, Refusal> {

@@ -265,6 +265,18 @@ fn bearer(request: &HttpRequest) -> Option<Result<&str, Refusal>> {
         .then(|| Ok(token.trim()))
 }
 
+/// A ticket that nobody here knows may be good all the same, which only the log can tell: whoever came
+/// with too many bad ones has none asked about there.
+fn refuse_guessing(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<(), Refusal> {
+    if worker.shared.cluster.holds_ticket(ticket) {
+        return Ok(());
+    }
+    let address = worker.client_address(request);
+    address.map_or(Ok(()), |address| {
+        worker.shared.limits.addresses.refuse_failing(address)
+    })
+}
+
 async fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<Client, Refusal> {
     let how = Redeem {
         stream_endpoint: request.path() == "/events",
@@ -273,6 +285,7 @@ async fn redeem(request: &HttpRequest, worker: &Worker, ticket: &str) -> Result<
             .get("last-event-id")
             .is_some_and(|id| !id.is_empty()),
     };
+    refuse_guessing(request, worker, ticket)?;
     let redeemed = worker.shared.cluster.redeem_ticket(ticket, how).await?;
     worker.refuse_ended(&redeemed.identity)?;
     Ok(Client {

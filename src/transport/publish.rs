@@ -21,7 +21,6 @@ use crate::{
     event::Draft,
     limits::SubjectState,
     metrics::Way,
-    presence,
     protocol::{ErrorCode, PublishRequest, Publisher, Refusal, TraceParent},
     telemetry::PublishSpan,
 };
@@ -107,12 +106,6 @@ pub fn prepare(
     };
     let mut drafts = request.into_drafts(publisher, worker.shared.settings.publish)?;
     for draft in &drafts {
-        if worker.shared.presence.is_some() && draft.topic.starts_with(presence::PREFIX) {
-            return Err(Refusal::new(
-                ErrorCode::Forbidden,
-                "topics that begin with \"presence:\" are the gateway's own to publish to",
-            ));
-        }
         if !identity.may_publish(draft.topic.as_str()) {
             return Err(Refusal::new(
                 ErrorCode::Forbidden,

@@ -350,6 +350,7 @@ async fn a_cursor_is_reached_as_soon_as_anybody_can_have_it() {
     let publish = PublishLimits {
         event_bytes: 1 << 10,
         nesting: 10,
+        own_topics: None,
     };
     let redis = RedisOptions {
         address: redis::Address::Direct(url.clone()),

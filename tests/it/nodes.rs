@@ -428,6 +428,40 @@ async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared
     }
 }
 
+/// Each would be told to all nodes, and stay in the log.
+#[tokio::test]
+async fn tickets_that_are_made_up_are_not_all_asked_about_in_the_log() {
+    const FAILURES: u64 = 5;
+    let pair = Pair::with(&format!("limits.failed_auths_per_minute = {FAILURES}")).await;
+    let head = async || pair.a.scrape().await.value("tribus_head_sequence") as u64;
+    let before = head().await;
+    let mut refused = Vec::new();
+    for number in 0..60 {
+        let made_up = format!("{number:032}");
+        let url = pair
+            .a
+            .url(&format!("/poll?topics=a&wait=0&ticket={made_up}"));
+        let answer = within("an answer", pair.a.http.get(url).send()).await;
+        refused.push(answer.expect("an answer").status().as_u16());
+    }
+    assert_eq!((refused[0], refused[59]), (401, 429), "{refused:?}");
+    // Other notes come every few seconds.
+    let grown = head().await - before;
+    let notes = if matches!(engine(), Some(EngineKind::Nats)) {
+        grown >> 12
+    } else {
+        grown
+    };
+    assert!(notes < 30, "{notes}");
+    // Who has a good one is let in all the same.
+    let ticket = ticket(&pair.a, json!({})).await;
+    let url = pair
+        .a
+        .url(&format!("/poll?topics=a&wait=0&ticket={ticket}"));
+    let answer = within("an answer", pair.a.http.get(url).send()).await;
+    assert_eq!(answer.expect("an answer").status(), 200);
+}
+
 #[tokio::test]
 async fn make_cluster_shows_three_nodes_on_one_log_behind_a_proxy() {
     // In turn: they have one folder.

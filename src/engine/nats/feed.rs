@@ -7,7 +7,7 @@ use async_nats::{
     Client, HeaderMap, Message, StatusCode, Subscriber,
     jetstream::{
         self,
-        consumer::{AckPolicy, DeliverPolicy, push},
+        consumer::{AckPolicy, Consumer, DeliverPolicy, push},
         stream::Stream,
     },
 };
@@ -31,11 +31,14 @@ const STALLED: &str = "Nats-Consumer-Stalled";
 /// A message of the stream.
 pub struct Delivered {
     pub sequence: u64,
+    /// When NATS had it, in seconds since 1970.
+    pub published: i64,
     pub payload: Bytes,
 }
 
 pub struct Feed {
     client: Client,
+    consumer: Consumer<push::Config>,
     jetstream: jetstream::Context,
     subscriber: Subscriber,
     /// How many messages have come.
@@ -66,13 +69,24 @@ impl Feed {
             ..push::Config::default()
         };
         let created = stream.create_consumer(config).await;
-        created.map_err(|error| Trouble::asked("to deliver the log", &error))?;
+        let consumer = created.map_err(|error| Trouble::asked("to deliver the log", &error))?;
         Ok(Self {
             client,
+            consumer,
             jetstream: session.jetstream.clone(),
             subscriber,
             count: 0,
         })
+    }
+
+    /// Whether all that the stream has was taken.
+    ///
+    /// # Errors
+    /// Where NATS does not tell.
+    pub async fn is_at_end(&self) -> Result<bool, Trouble> {
+        let info = self.consumer.get_info().await;
+        let info = info.map_err(|error| Trouble::asked("what is to be delivered", &error))?;
+        Ok(info.num_pending == 0 && info.delivered.consumer_sequence == self.count)
     }
 
     /// What has come: nothing where there is nothing new, as far as NATS tells.
@@ -108,12 +122,14 @@ impl Feed {
         };
         let info = message.info().map_err(|_| Trouble::Stale)?;
         let (sequence, count) = (info.stream_sequence, info.consumer_sequence);
+        let published = info.published.unix_timestamp();
         self.count += 1;
         if count != self.count {
             return Err(Trouble::Stale);
         }
         Ok(Delivered {
             sequence,
+            published,
             payload: message.message.payload,
         })
     }

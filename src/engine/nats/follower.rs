@@ -53,6 +53,7 @@ pub struct Follower {
     pub position: u64,
     pub trimming: Trimming,
     pub foreign: Throttle,
+    pub untrimmed: Throttle,
 }
 
 impl Follower {
@@ -159,7 +160,7 @@ impl Follower {
     fn restart(&mut self, sequence: u64, position: u64) {
         self.read = sequence;
         self.position = position;
-        self.trimming.until = sequence;
+        self.trimming.restart(sequence);
         self.tail.restart(self.log.log.clone(), self.position);
         self.view.follows(&self.log, self.position);
     }
@@ -205,6 +206,7 @@ impl Follower {
     fn take_one(&mut self, message: &Delivered, events: &mut Vec<Arc<Event>>) {
         let mark = Mark::of(message.sequence, &message.payload);
         self.view.saw(&self.log, mark);
+        self.trimming.came(message.sequence, message.published);
         let records = match decode(&message.payload) {
             Ok(Message::Publish(published)) => published.events,
             Ok(Message::Note(note)) => return self.take_note(message.sequence, &note, events),
@@ -297,9 +299,21 @@ impl Follower {
             .stored_bytes
             .store(info.state.bytes, Ordering::Relaxed);
         self.note_trimmed(info.state.first_sequence.saturating_sub(1).min(self.read));
-        self.trimming
-            .trim(&open, &self.names, self.tail.as_ref())
-            .await
+        self.trim(&open).await;
+        Ok(())
+    }
+
+    /// A log that can not be trimmed is followed all the same.
+    async fn trim(&mut self, open: &Open) {
+        let trimmed = self
+            .trimming
+            .trim(open, &self.names, self.tail.as_ref())
+            .await;
+        if let Err(trouble) = trimmed
+            && let Some(held_back) = self.untrimmed.pass()
+        {
+            tracing::warn!(%trouble, held_back, "the log in NATS can not be trimmed");
+        }
     }
 
     fn note_trimmed(&mut self, until: u64) {

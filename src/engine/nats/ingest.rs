@@ -9,7 +9,7 @@ use std::{
     collections::BTreeMap,
     convert::Infallible,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use async_nats::{
@@ -27,7 +27,7 @@ use super::{
     Backoff,
     claim::created_at,
     names::Names,
-    request::{Answer, Request, Requests},
+    request::{Request, Requests},
     server::Trouble,
     streams::{Bounds, open_ingest},
     view::{Open, View, usable},
@@ -47,6 +47,8 @@ const PENDING: i64 = 256;
 const AGAIN_AFTER: Duration = Duration::from_secs(90);
 /// After how long a node that is gone leaves the queue to the others.
 const GONE_AFTER: Duration = Duration::from_secs(2);
+/// And after how long one that is there and moves nothing, of what waits.
+const IDLE_FOR: Duration = Duration::from_secs(10);
 /// How often it is tried whether nobody moves messages.
 const TRY_AFTER: Duration = Duration::from_secs(1);
 /// The subject of whoever publishes here, in the scope of its idempotency keys. No token has it.
@@ -92,6 +94,7 @@ impl Ingest {
 
     async fn serve(&self, open: &Open, backoff: &mut Backoff) -> Result<Infallible, Trouble> {
         let stream = open_ingest(&open.session, &self.names, self.bounds).await?;
+        let mut idle = Idle::default();
         let (name, mut queue) = loop {
             if open.session.is_lost() {
                 return Err(Trouble::Cut);
@@ -99,7 +102,10 @@ impl Ingest {
             match consume(open, &stream).await? {
                 Some(consumer) => break consumer,
                 // Another node moves them.
-                None => tokio::time::sleep(TRY_AFTER).await,
+                None => {
+                    idle.look_at(&stream).await?;
+                    tokio::time::sleep(TRY_AFTER).await;
+                }
             }
         };
         let created = created_at(stream.cached_info());
@@ -181,11 +187,14 @@ impl Ingest {
             }
         }
         for (message, answer) in join_all(moving).await {
-            if !is_over(&answer) {
-                return Err(Trouble::Stale);
+            match answer {
+                Ok(_) => message.ack().await.map_err(|_| Trouble::Cut)?,
+                // It would be the same the next time.
+                Err(error @ (EngineError::Conflict | EngineError::TooLarge(_))) => {
+                    self.drop_message(&message, &error.to_string()).await?;
+                }
+                Err(_) => return Err(Trouble::Stale),
             }
-            let acknowledged = message.ack().await;
-            acknowledged.map_err(|_| Trouble::Cut)?;
         }
         Ok(())
     }
@@ -206,11 +215,39 @@ impl Ingest {
     }
 }
 
-/// Whether it need not come again.
-fn is_over(answer: &Answer) -> bool {
-    match answer {
-        Ok(_) | Err(EngineError::Conflict | EngineError::TooLarge(_)) => true,
-        Err(_) => false,
+/// A consumer of another node that takes nothing, though something is there: the node is cut off or
+/// stopped, and its server has not noticed.
+#[derive(Default)]
+struct Idle {
+    /// How far it had come, and since when.
+    stands: Option<(String, u64, Instant)>,
+}
+
+impl Idle {
+    /// Removes the consumer where it has stood still for long. What it has moved meanwhile is known.
+    async fn look_at(&mut self, stream: &Stream) -> Result<(), Trouble> {
+        let Some(there) = stream.consumers().next().await else {
+            self.stands = None;
+            return Ok(());
+        };
+        let there =
+            there.map_err(|error| Trouble::asked("who moves what was published", &error))?;
+        if there.num_pending == 0 && there.num_ack_pending == 0 {
+            self.stands = None;
+            return Ok(());
+        }
+        let floor = there.ack_floor.stream_sequence;
+        match &self.stands {
+            Some((name, before, since)) if *name == there.name && *before == floor => {
+                if since.elapsed() >= IDLE_FOR {
+                    tracing::warn!("another node does not move what was published into NATS");
+                    self.stands = None;
+                    let _ = stream.delete_consumer(&there.name).await;
+                }
+            }
+            _ => self.stands = Some((there.name, floor, Instant::now())),
+        }
+        Ok(())
     }
 }
 

@@ -93,7 +93,16 @@ impl Reader {
         if let Some(gone) = gone {
             self.forget(&open, gone).await?;
         }
+        self.forget_unplaced(&open, positions);
         Ok(events)
+    }
+
+    /// Positions that stand for nothing any more, since how they were numbered is forgotten.
+    fn forget_unplaced(&self, open: &Open, positions: &[u64]) {
+        let is_unplaced = |position: &&u64| open.log.numbering.place(**position).is_none();
+        if let Some(last) = positions.iter().rfind(is_unplaced) {
+            self.tail.trim(*last);
+        }
     }
 
     /// A message is not there any more, so whoever needs it, or what lies before it, is to notice.

@@ -17,6 +17,8 @@ use tokio::sync::watch;
 const OLDEST: (i64, i64) = (2, 9);
 /// Publishes on their way at a time; more wait for their turn.
 const IN_FLIGHT: usize = 2048;
+/// Where nobody can be reached: the port that is none.
+const NOWHERE: &str = "nats://127.0.0.1:0";
 /// How often it is tried whether the other end is there.
 const PING: Duration = Duration::from_secs(2);
 
@@ -74,6 +76,9 @@ pub enum Trouble {
     NoJetStream,
     #[error("it is version {0}, and 2.9 or newer is needed")]
     Old(String),
+    /// An election, for example.
+    #[error("it can not be asked {doing} now ({why})")]
+    Busy { doing: &'static str, why: String },
     #[error("it refuses {doing} ({why})")]
     Refused { doing: &'static str, why: String },
     #[error("the stream {stream} is of no use: {why}")]
@@ -95,9 +100,12 @@ impl Trouble {
     /// Whether it may be otherwise in a moment: the server is not there, or not ready.
     pub fn may_pass(&self) -> bool {
         match self {
-            Self::Connect(_) | Self::Silent(_) | Self::Cut | Self::NoJetStream | Self::Stale => {
-                true
-            }
+            Self::Connect(_)
+            | Self::Silent(_)
+            | Self::Cut
+            | Self::NoJetStream
+            | Self::Busy { .. }
+            | Self::Stale => true,
             Self::Denied(_)
             | Self::Old(_)
             | Self::Refused { .. }
@@ -110,16 +118,33 @@ impl Trouble {
 
     /// Of a question whose answer is an error.
     pub fn asked(doing: &'static str, error: &(dyn Error + 'static)) -> Self {
-        if error_in::<async_nats::jetstream::context::RequestError>(error)
-            .is_some_and(|error| error.kind() == RequestErrorKind::NoResponders)
-        {
-            return Self::NoJetStream;
+        let request = error_in::<async_nats::jetstream::context::RequestError>(error);
+        match request.map(async_nats::jetstream::context::RequestError::kind) {
+            Some(RequestErrorKind::NoResponders) => return Self::NoJetStream,
+            Some(RequestErrorKind::TimedOut) => {
+                return Self::Busy {
+                    doing,
+                    why: told(error),
+                };
+            }
+            _ => {}
         }
-        Self::Refused {
-            doing,
-            why: told(error),
+        match error_code_in(error) {
+            Some(ErrorCode::CLUSTER_NOT_AVAILABLE | ErrorCode::CLUSTER_NOT_LEADER) => Self::Busy {
+                doing,
+                why: told(error),
+            },
+            _ => Self::Refused {
+                doing,
+                why: told(error),
+            },
         }
     }
+}
+
+/// What JetStream calls an error that it answered with.
+pub fn error_code_in(error: &(dyn Error + 'static)) -> Option<ErrorCode> {
+    error_in::<async_nats::jetstream::Error>(error).map(async_nats::jetstream::Error::error_code)
 }
 
 /// An error and what it came from.
@@ -188,13 +213,13 @@ impl Server {
             .parse()
             .map_err(|_| Trouble::Connect("its URL can not be used".to_owned()))?;
         let (tell, lost) = watch::channel(false);
-        // It is made anew with everything that belongs to it, and never comes back by itself.
         let mut options = ConnectOptions::new()
             .name("tribus")
             .connection_timeout(self.timeout)
             .request_timeout(Some(self.timeout))
             .ping_interval(PING)
             .max_reconnects(1)
+            .ignore_discovered_servers()
             .event_callback(move |event| {
                 if matches!(event, Event::Disconnected | Event::Closed) {
                     tell.send_replace(true);
@@ -213,6 +238,7 @@ impl Server {
             Ok(client) => client.map_err(trouble_of)?,
             Err(_) => return Err(Trouble::Silent(self.timeout)),
         };
+        never_again(&client).await?;
         self.open(client, lost)
     }
 
@@ -235,6 +261,13 @@ impl Server {
             lost,
         })
     }
+}
+
+/// Has the client end with its connection, which is made anew with everything that belongs to it. By
+/// itself the client would come back once, and send what waits to a server whose log was not claimed.
+async fn never_again(client: &Client) -> Result<(), Trouble> {
+    let pool = client.set_server_pool(NOWHERE).await;
+    pool.map_err(|_| Trouble::Cut)
 }
 
 /// With what stands in the URL: a user and a password, or a token alone.

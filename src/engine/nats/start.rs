@@ -14,7 +14,7 @@ use super::{
     names::Names,
     server::{Server, Session, Trouble},
     streams::Bounds,
-    trimming::{Trimming, remembered},
+    trimming::{Recent, Trimming, remembered},
     view::View,
 };
 use crate::{
@@ -44,6 +44,7 @@ struct Read {
     sequence: u64,
     position: u64,
     count: usize,
+    recent: Recent,
 }
 
 /// A follower that stands where what it was told ends, with its connection.
@@ -79,6 +80,12 @@ impl Start<'_> {
         let mut feed = Feed::open(session, &claim.stream, read.sequence + 1).await?;
         while read.sequence < claim.last {
             let delivered = feed.next().await?;
+            if delivered.is_empty() {
+                if feed.is_at_end().await? {
+                    self.give_up(claim.last, &mut read);
+                }
+                continue;
+            }
             let next = delivered.first().map(|message| message.sequence);
             if next != Some(read.sequence + 1) {
                 ensure_nothing_was_trimmed(&claim, read.sequence).await?;
@@ -105,8 +112,9 @@ impl Start<'_> {
             created: claim.meta.created.clone(),
             read: read.sequence,
             position: read.position,
-            trimming: Trimming::new(self.retained, trimmed),
+            trimming: Trimming::new(self.retained, trimmed, read.recent),
             foreign: Throttle::default(),
+            untrimmed: Throttle::default(),
         };
         Ok((follower, Arc::clone(session), feed))
     }
@@ -120,6 +128,7 @@ impl Start<'_> {
             position: numbering.end_of(sequence),
             sequence,
             count: 0,
+            recent: Recent::default(),
             log: Arc::clone(&log),
         };
         let remembered = remembered(&claim.meta_stream, self.names, &log).await?;
@@ -133,9 +142,22 @@ impl Start<'_> {
         if let Some((position, table)) = table {
             trims = table;
             read.position = read.position.max(position);
+            // What lies before is there for its keys only; of the message itself more may be retained.
+            if let Some((trimmed, _)) = numbering.place(position) {
+                read.sequence = sequence.max(trimmed.saturating_sub(1));
+            }
         }
         self.tail.begin(log.log.clone(), read.position, &trims);
         Ok(read)
+    }
+
+    /// What lies up to a message is gone, and nobody knows what it was.
+    fn give_up(&self, sequence: u64, read: &mut Read) {
+        tracing::error!(read = read.sequence, gone = sequence, "the log has a hole");
+        read.count = 0;
+        read.sequence = sequence;
+        read.position = read.log.numbering.end_of(sequence);
+        self.tail.begin(read.log.log.clone(), read.position, &[]);
     }
 
     fn restore(&self, delivered: Vec<Delivered>, read: &mut Read) {
@@ -143,14 +165,8 @@ impl Start<'_> {
         for message in delivered {
             let is_next = message.sequence == read.sequence + 1;
             if !is_next || !self.take(&message, read, &mut events) {
-                // What lies in between is gone, and nobody knows what it was.
-                let gone = message.sequence - u64::from(!is_next);
-                tracing::error!(read = read.sequence, gone, "the log has a hole");
                 events.clear();
-                read.count = 0;
-                read.sequence = gone;
-                read.position = read.log.numbering.end_of(gone);
-                self.tail.begin(read.log.log.clone(), read.position, &[]);
+                self.give_up(message.sequence - u64::from(!is_next), read);
                 if !is_next && !self.take(&message, read, &mut events) {
                     read.sequence = message.sequence;
                 }
@@ -163,6 +179,7 @@ impl Start<'_> {
     fn take(&self, message: &Delivered, read: &mut Read, events: &mut Vec<StoredEvent>) -> bool {
         let mark = Mark::of(message.sequence, &message.payload);
         self.view.saw(&read.log, mark);
+        read.recent.came(message.sequence, message.published);
         let records = match decode(&message.payload) {
             Ok(Message::Publish(published)) => published.events,
             // What nodes told each other before is not for this one.

@@ -225,6 +225,9 @@ fn check(config: &Config, names: &Names) -> Result<(), &'static str> {
     if config.duplicate_window < KEY_LIFETIME {
         return Err("its duplicate window has to be 10 minutes, as long as keys are remembered");
     }
+    if config.deny_purge {
+        return Err("it must not deny a purge, by which old messages are let go of");
+    }
     let is_fed = config.mirror.is_some() || config.sources.is_some();
     if config.sealed || config.no_ack || is_fed || config.subject_transform.is_some() {
         return Err("it must not be sealed, a mirror, fed by others or without acknowledgements");

@@ -1,6 +1,10 @@
-//! When old messages are let go of, and what is remembered of them.
+//! When old messages are let go of, and what is remembered of them: first nodes retain nothing of them,
+//! then nobody asks for their keys any more.
 
-use std::time::{Duration, Instant};
+use std::{
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use async_nats::jetstream::{message::PublishMessage, stream::Stream};
 use serde::{Deserialize, Serialize};
@@ -12,32 +16,54 @@ use super::{
     streams::last_message,
     view::Open,
 };
-use crate::engine::Tail;
+use crate::engine::{Tail, idempotency::KEY_LIFETIME};
 
 /// What is due for trimming is trimmed after so long, however little it is.
 const TRIM_AFTER: Duration = Duration::from_secs(30);
 /// Of what a node retains, what each purge lets go at least, unless it is for the time.
 const STEP: u64 = 16;
 
+/// Messages are kept for so long whatever is retained, and a minute more for clocks that differ: a server
+/// that starts knows the keys of those messages that it has, and no others.
+const KEPT_FOR_KEYS: i64 = KEY_LIFETIME.as_secs() as i64 + 60;
+
 pub struct Trimming {
     /// At how many events: each time the table of what is gone of each topic goes with it.
     step: u64,
-    /// The last message that is gone.
+    /// The last message of which the node retains nothing, as far as it was noted.
     pub until: u64,
+    /// The last message that this node has let go of.
+    gone: u64,
     last: Instant,
+    recent: Recent,
 }
 
 impl Trimming {
     /// `retained` is the most events that the node retains.
-    pub fn new(retained: usize, until: u64) -> Self {
+    pub fn new(retained: usize, until: u64, recent: Recent) -> Self {
         Self {
             step: (retained as u64 / STEP).max(1),
             until,
+            gone: 0,
             last: Instant::now(),
+            recent,
         }
     }
 
-    /// Lets go of messages of which the node retains nothing.
+    /// Nothing up to a message is retained, which may be of another stream than those before.
+    pub fn restart(&mut self, sequence: u64) {
+        self.until = sequence;
+        self.gone = 0;
+        self.recent = Recent::default();
+    }
+
+    /// A message has come, of so many seconds since 1970.
+    pub fn came(&mut self, sequence: u64, published: i64) {
+        self.recent.came(sequence, published);
+    }
+
+    /// Notes of which messages the node retains nothing, and lets go of those whose keys are not
+    /// known any more.
     ///
     /// # Errors
     /// Where NATS does not do it.
@@ -54,16 +80,54 @@ impl Trimming {
         // More of its events may be retained.
         let until = sequence.saturating_sub(1);
         let count = until.saturating_sub(self.until);
-        if count < self.step && (count == 0 || self.last.elapsed() < TRIM_AFTER) {
+        if count < self.step && self.last.elapsed() < TRIM_AFTER {
             return Ok(());
         }
         self.last = Instant::now();
-        // The table first, and made after the position: what it tells too much errs towards a reset.
-        remember(open, names, earliest, &tail.trims()).await;
-        let purge = open.stream.purge().sequence(until + 1).await;
-        purge.map_err(|error| Trouble::asked("to let go of old messages", &error))?;
-        self.until = until;
+        if count > 0 {
+            // Made after the position: what it tells too much errs towards a reset.
+            remember(open, names, earliest, &tail.trims()).await;
+            self.until = until;
+        }
+        let gone = until.min(self.recent.old(jiff::Timestamp::now().as_second()));
+        // Asked for nothing, NATS would let go of everything.
+        if gone > self.gone {
+            let purge = open.stream.purge().sequence(gone + 1).await;
+            purge.map_err(|error| Trouble::asked("to let go of old messages", &error))?;
+            self.gone = gone;
+        }
         Ok(())
+    }
+}
+
+/// When the latest messages came, one entry for each second: some hundreds.
+#[derive(Debug, Default)]
+pub struct Recent {
+    seconds: VecDeque<(i64, u64)>,
+    /// The last message that is not among them any more.
+    old: u64,
+}
+
+impl Recent {
+    pub fn came(&mut self, sequence: u64, published: i64) {
+        match self.seconds.back_mut() {
+            // A clock that was set back makes no message older than it is.
+            Some((second, last)) if published <= *second => *last = sequence,
+            _ => self.seconds.push_back((published, sequence)),
+        }
+        self.forget_before(published - KEPT_FOR_KEYS);
+    }
+
+    /// The last message that is old enough.
+    fn old(&mut self, now: i64) -> u64 {
+        self.forget_before(now - KEPT_FOR_KEYS);
+        self.old
+    }
+
+    fn forget_before(&mut self, second: i64) {
+        while let Some((_, last)) = self.seconds.pop_front_if(|(at, _)| *at < second) {
+            self.old = last;
+        }
     }
 }
 
@@ -142,4 +206,22 @@ async fn part(
         let heading = serde_json::from_slice(&stored.payload[..end]).ok()?;
         Some((heading, stored.payload[end + 1..].to_vec()))
     }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_old_when_its_key_is_forgotten_whatever_clocks_do() {
+        let mut recent = Recent::default();
+        for (sequence, at) in [(1, 1000), (2, 1000), (3, 1001), (4, 990), (5, 1002)] {
+            recent.came(sequence, at);
+        }
+        assert_eq!(recent.old(1000 + KEPT_FOR_KEYS), 0);
+        assert_eq!(recent.old(1001 + KEPT_FOR_KEYS), 2);
+        assert_eq!(recent.old(1002 + KEPT_FOR_KEYS), 4);
+        recent.came(6, 9000);
+        assert_eq!((recent.old, recent.seconds.len()), (5, 1));
+    }
 }

@@ -3,11 +3,12 @@
 
 use std::{
     sync::{Arc, atomic::Ordering},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use async_nats::jetstream::{
-    context::{PublishError, PublishErrorKind},
+    ErrorCode,
+    context::{PublishAckFuture, PublishError, PublishErrorKind},
     message::PublishMessage,
     publish::PublishAck,
 };
@@ -19,7 +20,7 @@ use super::{
     meta::Numbered,
     names::Names,
     request::{Answer, Request, Waiting},
-    server::{Trouble, told},
+    server::{Trouble, error_code_in, told},
     streams::message,
     view::{Open, View, usable},
 };
@@ -31,6 +32,9 @@ use crate::{
     },
     event::Cursor,
 };
+
+/// How soon a key that is under way is sent again.
+const ASK_AGAIN: Duration = Duration::from_millis(50);
 
 /// The writer's task.
 pub struct Writer {
@@ -94,16 +98,13 @@ impl Writer {
     /// Sends it, and leaves the wait for its answer to a task, of which there are as many as
     /// publishes on their way.
     async fn send(&self, open: Arc<Open>, waiting: Waiting) {
-        let subject = self.names.log_subject.clone();
-        let publish = publish_of(&waiting.request, &self.names.log);
-        let sent = open.session.jetstream.send_publish(subject, publish).await;
-        let view = Arc::clone(&self.view);
-        match sent {
-            Ok(acknowledged) => {
+        let (names, view) = (Arc::clone(&self.names), Arc::clone(&self.view));
+        match send(&open, &names, &waiting.request).await {
+            Ok(sent) => {
                 tokio::spawn(async move {
-                    let answer = match acknowledged.await {
+                    let answer = match acknowledged(&open, &names, &waiting, sent).await {
                         Ok(ack) => {
-                            // It may have been claimed again meanwhile.
+                            // Its sequence is numbered as the log that was claimed last says.
                             let open = view.open().unwrap_or(open);
                             accept(&open, &view, &waiting.request, &ack).await
                         }
@@ -112,9 +113,39 @@ impl Writer {
                     waiting.answer(answer);
                 });
             }
-            Err(error) => waiting.answer(Err(refuse(&view, &error))),
+            Err(error) => waiting.answer(Err(refuse(&self.view, &error))),
         }
     }
+}
+
+async fn send(
+    open: &Open,
+    names: &Names,
+    request: &Request,
+) -> Result<PublishAckFuture, PublishError> {
+    let publish = publish_of(request, &names.log);
+    let subject = names.log_subject.clone();
+    open.session.jetstream.send_publish(subject, publish).await
+}
+
+/// What NATS answers. Where the same key is under way already that is waited for, by sending it again.
+async fn acknowledged(
+    open: &Open,
+    names: &Names,
+    waiting: &Waiting,
+    sent: PublishAckFuture,
+) -> Result<PublishAck, PublishError> {
+    let mut answer = sent.await;
+    while answer.as_ref().is_err_and(is_under_way) && waiting.is_awaited() {
+        tokio::time::sleep(ASK_AGAIN).await;
+        answer = send(open, names, &waiting.request).await?.await;
+    }
+    answer
+}
+
+/// Servers of a cluster answer so while they agree on an earlier message with the same key.
+fn is_under_way(error: &PublishError) -> bool {
+    error_code_in(error) == Some(ErrorCode::STREAM_DUPLICATE_MESSAGE_CONFLICT)
 }
 
 fn publish_of(request: &Request, stream: &str) -> PublishMessage {
@@ -172,10 +203,10 @@ async fn before(open: &Open, request: &Request, sequence: u64) -> Result<Answer,
     Ok(appended.ok_or_else(|| unknown(SERVER)))
 }
 
+/// What is not known is said: only what NATS refuses, or never had, was not published.
 fn refuse(view: &View, error: &PublishError) -> EngineError {
     view.health.write_failures.fetch_add(1, Ordering::Relaxed);
     match error.kind() {
-        PublishErrorKind::TimedOut | PublishErrorKind::BrokenPipe => unknown(SERVER),
         PublishErrorKind::MaxPayloadExceeded => EngineError::TooLarge(
             format!(
                 "NATS does not take so much at once ({}): send it in parts, or have max_payload of \
@@ -184,6 +215,12 @@ fn refuse(view: &View, error: &PublishError) -> EngineError {
             )
             .into(),
         ),
-        _ => not_sent(&format!("NATS does not take it ({})", told(error))),
+        PublishErrorKind::StreamNotFound | PublishErrorKind::MaxAckPending => not_taken(error),
+        _ if error_code_in(error).is_some() && !is_under_way(error) => not_taken(error),
+        _ => unknown(SERVER),
     }
+}
+
+fn not_taken(error: &PublishError) -> EngineError {
+    not_sent(&format!("NATS does not take it ({})", told(error)))
 }

@@ -95,7 +95,7 @@ impl Trimming {
         let waited = self.last.elapsed();
         count > 0
             && (count >= self.step
-                || (count >= share && waited >= TRIM_SHARE_AFTER)
+                || (share > 0 && count >= share && waited >= TRIM_SHARE_AFTER)
                 || waited >= TRIM_AFTER)
     }
 }

@@ -152,11 +152,16 @@ impl Ingest {
             .map(|request| self.requests.append(request, &self.view.health));
         // They get into the writer's queue in this order.
         let answers: Vec<Answer> = join_all(moving).await;
-        let is_over = |answer: &Answer| match answer {
-            Ok(_) | Err(EngineError::Conflict) => true,
-            Err(_) => false,
-        };
-        Ok(answers.iter().all(is_over))
+        let mut is_over = true;
+        for answer in answers {
+            match answer {
+                Ok(_) => {}
+                // It is removed, as one that was published before.
+                Err(error @ EngineError::Conflict) => self.tell_of_dropped(1, &error.to_string()),
+                Err(_) => is_over = false,
+            }
+        }
+        Ok(is_over)
     }
 
     /// # Errors
@@ -189,20 +194,16 @@ impl Ingest {
         let mut delete = redis::cmd("XDEL");
         delete.arg(&self.namespace.ingest).arg(id);
         let removed: u64 = delete.query_async(&mut connection.link).await?;
-        self.view
-            .health
-            .foreign
-            .fetch_add(removed, Ordering::Relaxed);
+        self.tell_of_dropped(removed, problem);
+        Ok(())
+    }
+
+    fn tell_of_dropped(&self, count: u64, problem: &str) {
+        self.view.health.foreign.fetch_add(count, Ordering::Relaxed);
         if let Some(held_back) = self.malformed.pass() {
             let problem: String = problem.chars().take(MOST_TOLD).collect();
-            tracing::warn!(
-                id,
-                problem,
-                held_back,
-                "dropped what was published into Redis"
-            );
+            tracing::warn!(problem, held_back, "dropped what was published into Redis");
         }
-        Ok(())
     }
 }
 

@@ -44,6 +44,11 @@ impl<R: Appending> Waiting<R> {
         self.fate.settle(Fate::SENT)
     }
 
+    /// Whether somebody still waits for the answer.
+    pub fn is_awaited(&self) -> bool {
+        !self.answer.is_closed()
+    }
+
     pub fn answer(self, answer: Answer<R>) {
         // Whoever published may be gone; the event is there all the same.
         let _ = self.answer.send(answer);

@@ -4,6 +4,7 @@ use super::cluster::Cluster;
 use crate::{
     cluster::{NODES, faults},
     durability::rounds,
+    support::within,
 };
 
 #[tokio::test]
@@ -80,4 +81,27 @@ async fn a_node_that_is_cut_off_in_one_direction_is_unready_and_catches_up() {
 #[tokio::test]
 async fn a_rolling_restart_of_all_nodes_is_noticed_by_no_client() {
     faults::a_rolling_restart(Cluster::begin().await).await;
+}
+
+/// A client of the library that came back by itself would send what waits to a server whose log nobody
+/// has claimed.
+#[tokio::test]
+async fn a_connection_that_is_cut_is_made_anew_once() {
+    let cluster = Cluster::begin().await;
+    let relay = &cluster.relays[0];
+    let before = relay.accepted();
+    let count = 5;
+    for _ in 0..count {
+        cluster.flows(60).await;
+        relay.cut();
+        let node = cluster.nodes[0].gateway();
+        within("a publish through the node", async {
+            while node.post(r#"{"topic":"elsewhere:1"}"#).await.0 != 200 {}
+        })
+        .await;
+    }
+    assert_eq!(relay.accepted(), before + count);
+    cluster
+        .finish_whole("connections cut, one each", count)
+        .await;
 }

@@ -30,6 +30,22 @@ async fn put(jetstream: &Context, namespace: &str, message: impl Into<String>) {
     .await;
 }
 
+/// Until a node moves what comes.
+async fn until_moved(jetstream: &Context, namespace: &str) {
+    let queue = format!("TRIBUS_{namespace}_INGEST");
+    within("the node to move what comes", async {
+        loop {
+            if let Ok(queue) = jetstream.get_stream(&queue).await
+                && queue.cached_info().state.consumer_count > 0
+            {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn what_a_backend_puts_into_nats_is_published_once_and_in_order() {
     let server = NatsServer::shared().await;
@@ -114,8 +130,11 @@ async fn a_malformed_message_is_dropped_and_counted_and_those_behind_it_come() {
         r#"{"topic":"x","colour":"red"}"#.to_owned(),
         r#"{"topic":"x","tenant":""}"#.to_owned(),
         r#"[{"topic":"x"}]"#.to_owned(),
+        // The key was used for something else.
+        r#"{"topic":"y","key":"k","data":2}"#.to_owned(),
     ];
     let count = malformed.len();
+    ingest(server, &namespace, r#"{"topic":"y","key":"k","data":1}"#).await;
     for message in malformed {
         ingest(server, &namespace, message).await;
     }
@@ -140,17 +159,7 @@ async fn what_a_node_was_moving_when_it_was_killed_is_published_once_and_in_orde
     let mut first = Node::new(&settings);
     first.start().await;
     let jetstream = server.jetstream().await;
-    within("the node to move what comes", async {
-        loop {
-            if let Ok(queue) = jetstream.get_stream("TRIBUS_n_INGEST").await
-                && queue.cached_info().state.consumer_count > 0
-            {
-                break;
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_moved(&jetstream, "n").await;
     let other = gateway(&server, "n").await;
     let mut ws = other.ws("topics=order:*").await;
     for number in 0..300 {
@@ -169,4 +178,30 @@ async fn what_a_node_was_moving_when_it_was_killed_is_published_once_and_in_orde
     }
     let id = other.publish("order:1", json!("last")).await;
     assert_eq!(ws.event().await["id"], json!(id));
+}
+
+/// Its connection stands, and nobody is there.
+#[tokio::test]
+async fn what_waits_for_a_node_that_is_stopped_is_moved_by_another() {
+    let server = NatsServer::start().await;
+    let settings = [
+        ("BUS__ENGINE", "nats"),
+        ("BUS__NATS__URL", &*server.url()),
+        ("BUS__NAMESPACE", "n"),
+    ];
+    let mut first = Node::new(&settings);
+    first.start().await;
+    let jetstream = server.jetstream().await;
+    until_moved(&jetstream, "n").await;
+    let other = gateway(&server, "n").await;
+    let mut ws = other.ws("topics=order:*").await;
+    first.program().signal("STOP");
+    let event = json!({"topic": "order:1", "data": 1});
+    put(&jetstream, "n", event.to_string()).await;
+    let came = tokio::time::timeout(Duration::from_secs(30), ws.event()).await;
+    assert_eq!(came.expect("it is moved")["data"], 1);
+    first.program().signal("CONT");
+    let event = json!({"topic": "order:1", "data": 2});
+    put(&jetstream, "n", event.to_string()).await;
+    assert_eq!(ws.event().await["data"], 2);
 }

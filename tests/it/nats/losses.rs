@@ -7,7 +7,7 @@ use serde_json::json;
 use super::{cluster::Cluster, gateway, gateway_at};
 use crate::{
     durability::rounds,
-    support::{NatsServer, Node, Relay, TestGateway, within},
+    support::{NatsServer, Node, Relay, TRANSPORTS, TestGateway, replay, within},
 };
 
 #[tokio::test]
@@ -67,6 +67,30 @@ async fn holes_in_the_log_are_told_to_whoever_needs_what_was_there() {
         assert_eq!(status, 200, "{page}");
         assert_eq!(page["events"][0]["id"], json!(ids[16]));
     }
+}
+
+/// Nothing comes after it that would show the hole.
+#[tokio::test]
+async fn a_node_starts_though_the_last_message_is_gone() {
+    let server = NatsServer::shared().await;
+    let namespace = NatsServer::namespace();
+    let a = gateway(server, &namespace).await;
+    let before = a.publish("x", json!(1)).await;
+    a.publish("x", json!(2)).await;
+    a.stop().await;
+    let log = server.stream(&namespace, "").await;
+    let last = log.get_info().await.expect("an answer").state.last_sequence;
+    // What nodes tell each other comes behind the events.
+    for sequence in 2..=last {
+        let _ = log.delete_message(sequence).await;
+    }
+    let late = within("the node to start", gateway(server, &namespace)).await;
+    let (status, page) = late.poll(&format!("topics=x&cursor={before}&wait=0")).await;
+    assert_eq!(status, 410, "{page}");
+    let next = late.publish("x", json!(3)).await;
+    let there = replay(&late, TRANSPORTS[0], "topics=x&cursor=earliest").await;
+    let ids: Vec<_> = there.iter().map(|event| &event["id"]).collect();
+    assert_eq!(ids, [&json!(next)]);
 }
 
 /// The server comes back as it was on disk some time ago: nodes know of more.

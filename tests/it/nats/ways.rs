@@ -79,20 +79,7 @@ async fn a_user_who_may_use_the_subjects_of_the_namespace_is_enough() {
     let sent = jetstream.publish("tribus.n.ingest", event.into()).await;
     sent.expect("it is sent").await.expect("it is stored");
     assert_eq!(ws.event().await["data"], "in");
-    let log = server.stream("n", "").await;
-    within("the log to be trimmed", async {
-        while log
-            .get_info()
-            .await
-            .expect("an answer")
-            .state
-            .first_sequence
-            == 1
-        {
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_noted_as_gone(&server).await;
     let late = gateway_at(&url, "n", "").await;
     let (status, page) = late.poll(&format!("topics=x&cursor={first}")).await;
     assert_eq!(status, 410, "{page}");
@@ -153,6 +140,71 @@ async fn what_is_of_no_use_is_told_at_the_start() {
         told.contains("TRIBUS_n") && told.contains("limits"),
         "{told}"
     );
+    jetstream
+        .delete_stream("TRIBUS_n")
+        .await
+        .expect("an answer");
+    let config = StreamConfig {
+        name: "TRIBUS_n".to_owned(),
+        subjects: vec!["tribus.n.log".to_owned()],
+        duplicate_window: Duration::from_secs(600),
+        deny_purge: true,
+        ..StreamConfig::default()
+    };
+    jetstream.create_stream(config).await.expect("a stream");
+    let told = refused(&server.url(), "");
+    assert!(told.contains("purge"), "{told}");
+}
+
+/// A server that starts knows the keys of what it has.
+#[tokio::test]
+async fn a_key_is_known_after_a_restart_though_its_event_is_retained_no_more() {
+    let mut server = NatsServer::start().await;
+    let narrow = "retention.events = 16";
+    let node = gateway_at(&server.url(), "n", narrow).await;
+    let first = publish_with("k", "x", &node).await;
+    assert_eq!(first["duplicate"], Value::Null, "{first}");
+    for number in 0..100 {
+        node.publish("x", json!(number)).await;
+    }
+    until_noted_as_gone(&server).await;
+    let log = server.stream("n", "").await;
+    let state = log.get_info().await.expect("an answer").state;
+    assert_eq!(state.first_sequence, 1, "{state:?}");
+    server.kill();
+    server.start_again().await;
+    let again = within("an answer", async {
+        loop {
+            let again = publish_with("k", "x", &node).await;
+            if again["id"] != Value::Null {
+                return again;
+            }
+        }
+    })
+    .await;
+    assert_eq!(again["duplicate"], true, "{again}");
+    assert_eq!(again["id"], first["id"]);
+}
+
+/// Until a node that starts is told what is not retained any more.
+async fn until_noted_as_gone(server: &NatsServer) {
+    let trims = server.stream("n", "_META").await;
+    let table = "tribus.n.trims.0";
+    within("it to be noted as gone", async {
+        while trims.get_last_raw_message_by_subject(table).await.is_err() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    })
+    .await;
+}
+
+async fn publish_with(key: &str, topic: &str, node: &TestGateway) -> Value {
+    let request = node.http.post(node.url("/publish"));
+    let request = request.bearer_auth(Claims::all("backend").token());
+    let request = request.header("Idempotency-Key", key);
+    let body = json!({"topic": topic}).to_string();
+    let answer = request.body(body).send().await;
+    answer.expect("an answer").json().await.expect("JSON")
 }
 
 #[tokio::test]
@@ -311,6 +363,18 @@ async fn a_log_on_three_servers_outlives_each_of_them() {
     }
     let (_, answer) = gateway.post(r#"{"topic":"y"}"#).await;
     assert_eq!(answer["durability"], "replicated", "{answer}");
+    // A key that is under way is waited for, however the servers agree on it.
+    for number in 0..20 {
+        let key = format!("same-{number}");
+        let at_once = (0..8).map(|_| publish_with(&key, "y", &gateway));
+        let answers = futures_util::future::join_all(at_once).await;
+        let first = &answers[0]["id"];
+        assert!(first.is_string(), "{answers:?}");
+        assert!(
+            answers.iter().all(|answer| answer["id"] == *first),
+            "{answers:?}"
+        );
+    }
     for transport in TRANSPORTS {
         let there = replay(&gateway, transport, &format!("topics=x&cursor={first}")).await;
         let got: Vec<Value> = there.iter().map(|event| event["id"].clone()).collect();
@@ -345,11 +409,7 @@ async fn until_taken(gateway: &TestGateway, number: u32) -> String {
     let key = format!("{number}-{}", fastrand::u64(..));
     let taken = tokio::time::timeout(ELECTIONS, async {
         loop {
-            let request = gateway.http.post(gateway.url("/publish"));
-            let request = request.bearer_auth(Claims::all("backend").token());
-            let request = request.header("Idempotency-Key", &key);
-            let answer = request.body(r#"{"topic":"x"}"#).send().await;
-            let answer: Value = answer.expect("an answer").json().await.expect("JSON");
+            let answer = publish_with(&key, "x", gateway).await;
             if let Some(id) = answer["id"].as_str() {
                 break id.to_owned();
             }

@@ -3,6 +3,10 @@
 use std::{
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
+    sync::{
+        LazyLock,
+        atomic::{AtomicU16, Ordering},
+    },
 };
 
 use tempfile::TempDir;
@@ -155,10 +159,14 @@ impl Node {
     }
 }
 
-/// One of loopback that nobody listens on.
+/// One of loopback that nobody listens on, and nobody else in this process was given lately.
 pub fn free_address() -> SocketAddr {
+    static FIRST: LazyLock<u16> = LazyLock::new(|| fastrand::u16(..));
+    static NEXT: AtomicU16 = AtomicU16::new(0);
     loop {
-        let address = SocketAddr::from(([127, 0, 0, 1], fastrand::u16(PORTS)));
+        let number = FIRST.wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
+        let port = PORTS.start + number % (PORTS.end - PORTS.start);
+        let address = SocketAddr::from(([127, 0, 0, 1], port));
         if TcpListener::bind(address).is_ok() {
             return address;
         }

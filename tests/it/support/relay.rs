@@ -1,7 +1,15 @@
 //! The way between a gateway and its store: TCP passed on as it is, but late, not at all, or to
 //! another server.
 
-use std::{net::SocketAddr, thread::JoinHandle, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -15,6 +23,7 @@ use tokio::{
 pub struct Relay {
     pub address: SocketAddr,
     state: watch::Sender<State>,
+    accepted: Arc<AtomicUsize>,
     stop: Option<oneshot::Sender<()>>,
     thread: Option<JoinHandle<()>>,
 }
@@ -42,6 +51,8 @@ impl Relay {
         });
         let (tell, told) = oneshot::channel();
         let (stop, stopped) = oneshot::channel();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&accepted);
         let thread = std::thread::spawn(move || {
             let runtime = tokio::runtime::Builder::new_current_thread()
                 .enable_all()
@@ -51,7 +62,7 @@ impl Relay {
                 let address = listener.local_addr().expect("an address");
                 tell.send(address).expect("the test listens");
                 tokio::select! {
-                    () = accept(listener, changes) => {}
+                    () = accept(listener, changes, &count) => {}
                     _ = stopped => {}
                 }
             });
@@ -59,6 +70,7 @@ impl Relay {
         Self {
             address: told.await.expect("the relay begins"),
             state,
+            accepted,
             stop: Some(stop),
             thread: Some(thread),
         }
@@ -92,6 +104,11 @@ impl Relay {
             .send_modify(|state| state.is_stalled_from = is_stalled);
     }
 
+    /// How many connections have come.
+    pub fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::Relaxed)
+    }
+
     /// Cuts all connections.
     pub fn cut(&self) {
         self.state.send_modify(|state| state.generation += 1);
@@ -115,12 +132,13 @@ impl Drop for Relay {
     }
 }
 
-async fn accept(listener: TcpListener, state: watch::Receiver<State>) {
+async fn accept(listener: TcpListener, state: watch::Receiver<State>, count: &AtomicUsize) {
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
             accepted = listener.accept() => {
                 let (client, _) = accepted.expect("a connection");
+                count.fetch_add(1, Ordering::Relaxed);
                 connections.spawn(carry(client, state.clone()));
             }
             Some(ended) = connections.join_next() => ended.expect("no panic"),
