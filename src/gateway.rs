@@ -167,18 +167,29 @@ impl Gateway {
         ];
         let handle = clients.handle();
         let admin_handle = operators.handle();
-        let clients = tokio::task::spawn_local(clients);
         let operators = tokio::task::spawn_local(operators);
-        self.shared.cluster.informed().await;
-        readiness.set(admin::Phase::Ready);
-        let mut clients = std::pin::pin!(clients);
-        let ended = tokio::select! {
-            () = stop => None,
-            ended = &mut clients => Some(ended),
+        let mut stop = std::pin::pin!(stop);
+        // Who was turned away elsewhere is not let in because this node does not know yet: until
+        // then clients wait to be accepted.
+        let is_informed = tokio::select! {
+            () = self.shared.cluster.informed() => true,
+            () = &mut stop => false,
+        };
+        let ended = if is_informed {
+            let mut clients = tokio::task::spawn_local(clients);
+            readiness.set(admin::Phase::Ready);
+            tokio::select! {
+                () = stop => None,
+                ended = &mut clients => Some(ended),
+            }
+        } else {
+            None
         };
         let grace_end = Instant::now() + self.config.shutdown.grace.0;
         if ended.is_none() {
             readiness.set(admin::Phase::Draining);
+        }
+        if is_informed && ended.is_none() {
             self.drain(&handle, &start_draining).await;
         }
         let leaving = self.shared.cluster.leave();

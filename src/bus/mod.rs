@@ -378,6 +378,11 @@ impl Bus {
         self.engine.is_shared()
     }
 
+    /// Whether the log began with this node, so that nobody has told anything before.
+    pub fn began_log(&self) -> bool {
+        self.engine.began()
+    }
+
     /// Tells all nodes something, see [`Engine::tell`].
     ///
     /// # Errors

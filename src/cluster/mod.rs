@@ -197,7 +197,7 @@ impl Cluster {
             incoming: Mutex::new(Some(incoming)),
             untold: Throttle::default(),
             began: Instant::now(),
-            informed: watch::Sender::new(!bus.is_shared()),
+            informed: watch::Sender::new(bus.began_log()),
             is_answered: AtomicBool::default(),
             asked_at: AtomicU64::default(),
             bus,

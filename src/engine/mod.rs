@@ -68,6 +68,11 @@ pub trait Engine: Send + Sync + 'static {
     /// Whether other nodes may have the same log.
     fn is_shared(&self) -> bool;
 
+    /// Whether the log began with this engine, so that no node has told anything before.
+    fn began(&self) -> bool {
+        !self.is_shared()
+    }
+
     /// How many idempotency keys this node remembers.
     fn remembered_keys(&self) -> usize;
 

@@ -211,6 +211,10 @@ impl Engine for NatsEngine {
         true
     }
 
+    fn began(&self) -> bool {
+        self.view.began.load(Ordering::Relaxed)
+    }
+
     fn reached<'a>(&'a self, cursor: &'a Cursor) -> EngineFuture<'a, bool> {
         if let Some(reached) = self.view.has_reached(cursor) {
             return Box::pin(std::future::ready(Ok(reached)));

@@ -1,6 +1,9 @@
 //! What this node knows of the log, for those who write, follow and read it.
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, atomic::Ordering};
+use std::sync::{
+    Arc, Mutex, MutexGuard, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
 
 use async_nats::jetstream::stream::Stream;
 use tokio::sync::watch;
@@ -36,6 +39,8 @@ pub struct Open {
 /// Shared by all tasks of one engine.
 pub struct View {
     pub health: Health,
+    /// There was no log before this node came.
+    pub began: AtomicBool,
     known: Mutex<Known>,
     followed: watch::Sender<Followed>,
     /// `None` while it is not claimed.
@@ -51,6 +56,7 @@ impl View {
     pub fn new() -> Self {
         Self {
             health: Health::new(SERVER),
+            began: AtomicBool::default(),
             known: Mutex::new(Known {
                 witness: Witness::default(),
                 facts: None,
@@ -96,7 +102,10 @@ impl View {
         }
         match claim.outcome {
             Outcome::Kept => {}
-            Outcome::Begun => tracing::info!(log = log.as_str(), "a new log begins"),
+            Outcome::Begun => {
+                self.began.store(true, Ordering::Relaxed);
+                tracing::info!(log = log.as_str(), "a new log begins");
+            }
             Outcome::Jumped => tracing::warn!(
                 last = claim.last,
                 "another process of NATS has the log, and as far as this node knows all of it"

@@ -2,7 +2,7 @@
 
 use std::sync::{
     Mutex, MutexGuard, PoisonError,
-    atomic::{AtomicU64, Ordering},
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
 use tokio::sync::watch;
@@ -31,6 +31,8 @@ pub struct Followed {
 /// Shared by all tasks of one engine.
 pub struct View {
     pub health: Health,
+    /// There was no log before this node came.
+    pub began: AtomicBool,
     known: Mutex<Known>,
     /// The last position that Redis told of.
     end: AtomicU64,
@@ -47,6 +49,7 @@ impl View {
     pub fn new() -> Self {
         Self {
             health: Health::new(SERVER),
+            began: AtomicBool::default(),
             known: Mutex::new(Known {
                 witness: Witness::default(),
                 seams: Vec::new(),
@@ -92,7 +95,10 @@ impl View {
         let server = facts.identity.as_str();
         match claim.outcome {
             Outcome::Kept => {}
-            Outcome::Begun => tracing::info!(log = claim.log.as_str(), "a new log begins"),
+            Outcome::Begun => {
+                self.began.store(true, Ordering::Relaxed);
+                tracing::info!(log = claim.log.as_str(), "a new log begins");
+            }
             Outcome::Seamed => tracing::warn!(
                 server,
                 "another process of Redis has the log, and as far as this node knows all of it"
