@@ -217,6 +217,7 @@ fn retention(bytes_in_memory: Option<usize>) -> Retention {
         bytes: 1 << 20,
         age: None,
         bytes_in_memory,
+        others: None,
     }
 }
 

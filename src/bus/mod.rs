@@ -182,7 +182,7 @@ impl Tail for Feed {
 
     fn advance(&self, position: u64) {
         self.window.advance(position);
-        self.head.send_replace(position);
+        self.head.send_replace(self.window.head());
     }
 
     fn trim(&self, position: u64) {

@@ -114,7 +114,8 @@ pub trait Tail: Send + Sync + 'static {
     /// What a node told, see [`Engine::tell`].
     fn told(&self, note: &[u8]);
 
-    /// The log has come to a position, and after its last event there is nothing up to there.
+    /// At a position there is no event to retain; where it lies behind the last one, the log has come
+    /// to there. After `restore` called for each one that the log still holds.
     fn advance(&self, position: u64);
 
     /// Whoever else keeps the log has let go of what lies up to a position.

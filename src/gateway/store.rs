@@ -17,6 +17,9 @@ use crate::{
     event::LogId,
 };
 
+/// For each event that is retained, how many notes and ephemeral events may be in the log besides.
+const OTHERS_AN_EVENT: usize = 2;
+
 /// Opens the log where the configuration says, with the bus around it.
 ///
 /// # Errors
@@ -32,6 +35,8 @@ pub(super) fn open(config: &Config) -> anyhow::Result<Arc<Bus>> {
             EngineKind::Redis => Some(config.bus.redis.memory.0),
             EngineKind::Nats => Some(config.bus.nats.memory.0),
         },
+        others: (config.bus.engine.is_shared())
+            .then(|| config.retention.events.saturating_mul(OTHERS_AN_EVENT)),
     };
     let idempotency = IdempotencyLimits {
         keys: config.limits.idempotency_keys,

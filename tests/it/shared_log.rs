@@ -200,3 +200,31 @@ async fn retention_of_one_node_holds_for_all() {
         }
     }
 }
+
+/// An old event keeps all that comes after it in the log, which must not be without a bound.
+#[tokio::test]
+async fn what_is_not_retained_does_not_pile_up_behind_an_old_event() {
+    for log in SharedLog::of_each_engine().await {
+        let node = log.gateway_with(log.server, "retention.events = 10").await;
+        let old = node.publish("x", json!(1)).await;
+        for _ in 0..15 {
+            let (status, _) = node.post(r#"{"topic":"y","ephemeral":true}"#).await;
+            assert_eq!(status, 200);
+        }
+        let (status, _) = node.poll(&format!("topics=x&cursor={old}&wait=0")).await;
+        assert_eq!(status, 200);
+        assert_eq!(node.scrape().await.value("tribus_retained_events"), 1.0);
+        // Those before a restart count too.
+        node.stop().await;
+        let node = log.gateway_with(log.server, "retention.events = 10").await;
+        assert_eq!(node.scrape().await.value("tribus_retained_events"), 1.0);
+        for _ in 0..10 {
+            let (status, _) = node.post(r#"{"topic":"y","ephemeral":true}"#).await;
+            assert_eq!(status, 200);
+        }
+        node.scrape_until("the old event to be let go of", |scrape| {
+            scrape.value("tribus_retained_events") == 0.0
+        })
+        .await;
+    }
+}

@@ -42,6 +42,9 @@ pub struct Retention {
     /// Of these bytes, how many stay in memory: the newest events', where the engine keeps all;
     /// `None` where it keeps none.
     pub bytes_in_memory: Option<usize>,
+    /// The most positions behind the oldest event that hold none, of ephemeral events and of notes,
+    /// where the engine keeps these as long; `None` where it keeps none.
+    pub others: Option<usize>,
 }
 
 /// The node's window of the log.
@@ -63,6 +66,8 @@ struct State {
     bytes: usize,
     bytes_in_memory: usize,
     head: u64,
+    /// Positions that hold no event to retain, behind the oldest one that is; see [`Retention`].
+    others: VecDeque<u64>,
     /// The last event trimmed of any topic; 0 for none.
     trimmed: u64,
     history: History,
@@ -181,6 +186,9 @@ impl Window {
         let now = Instant::now();
         let mut state = self.write();
         for event in events {
+            if event.ephemeral {
+                state.pass(event.sequence, &self.retention);
+            }
             state.push(event, now);
         }
         state.trim(&self.retention, now);
@@ -189,19 +197,17 @@ impl Window {
         }
     }
 
-    /// The log has come to a position at which there is no event, nor between it and the head.
+    /// At a position of the log there is no event; nor is there one between it and the head, if it lies
+    /// behind that.
     pub fn advance(&self, position: u64) {
         let mut state = self.write();
         state.head = state.head.max(position);
+        state.pass(position, &self.retention);
     }
 
     /// Trims what lies up to a position, whatever this node would retain.
     pub fn trim_until(&self, position: u64) {
-        let mut state = self.write();
-        let is_gone = |oldest: &Retained| oldest.sequence <= position;
-        while state.retained.front().is_some_and(is_gone) {
-            state.trim_oldest();
-        }
+        self.write().trim_until(position);
     }
 
     /// Trims what has become too old since the last event.
@@ -295,6 +301,7 @@ impl State {
             bytes: 0,
             bytes_in_memory: 0,
             head,
+            others: VecDeque::new(),
             trimmed: 0,
             history: History::new(),
             recent: Recent::after(head),
@@ -348,6 +355,34 @@ impl State {
                 return;
             }
             self.trim_oldest();
+        }
+    }
+
+    fn trim_until(&mut self, position: u64) {
+        let is_gone = |oldest: &Retained| oldest.sequence <= position;
+        while self.retained.front().is_some_and(is_gone) {
+            self.trim_oldest();
+        }
+    }
+
+    /// Nothing is retained at a position: of many of them the engine can let go only with the events
+    /// before them.
+    fn pass(&mut self, position: u64, retention: &Retention) {
+        let Some(most) = retention.others else {
+            return;
+        };
+        let earliest = self
+            .retained
+            .front()
+            .map_or(self.head, |oldest| oldest.sequence);
+        while self.others.front().is_some_and(|other| *other < earliest) {
+            self.others.pop_front();
+        }
+        self.others.push_back(position);
+        if self.others.len() > most
+            && let Some(other) = self.others.pop_front()
+        {
+            self.trim_until(other);
         }
     }
 

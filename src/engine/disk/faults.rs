@@ -43,6 +43,7 @@ impl Scene {
             bytes: 1 << 20,
             age: None,
             bytes_in_memory: Some(0),
+            others: None,
         };
         Self {
             disk: Disk::new(1),

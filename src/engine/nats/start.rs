@@ -45,6 +45,8 @@ struct Read {
     position: u64,
     count: usize,
     recent: Recent,
+    /// Positions that were read last, without an event to retain.
+    others: Vec<u64>,
 }
 
 /// A follower that stands where what it was told ends, with its connection.
@@ -129,6 +131,7 @@ impl Start<'_> {
             sequence,
             count: 0,
             recent: Recent::default(),
+            others: Vec::new(),
             log: Arc::clone(&log),
         };
         let remembered = remembered(&claim.meta_stream, self.names, &log).await?;
@@ -173,6 +176,9 @@ impl Start<'_> {
             }
         }
         self.tail.restore(events, read.position);
+        for position in read.others.drain(..) {
+            self.tail.advance(position);
+        }
     }
 
     /// False where it is damaged.
@@ -187,6 +193,7 @@ impl Start<'_> {
                 read.sequence = message.sequence;
                 let position = read.log.numbering.position(message.sequence, 0);
                 read.position = read.position.max(position.unwrap_or_default());
+                read.others.extend(position);
                 return true;
             }
             Err(Unreadable::Foreign) => Vec::new(),
@@ -203,7 +210,9 @@ impl Start<'_> {
             let now = jiff::Timestamp::now().as_millisecond();
             let age = u64::try_from(now.saturating_sub(record.stamp.at)).unwrap_or(0);
             let event = event_at(record, &read.log.log, position);
-            if !event.ephemeral {
+            if event.ephemeral {
+                read.others.push(position);
+            } else {
                 read.count += 1;
                 events.push(StoredEvent {
                     sequence: position,

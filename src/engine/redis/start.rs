@@ -75,6 +75,8 @@ struct Read {
     position: u64,
     place: Place,
     trimmed: u64,
+    /// Positions of the page without an event to retain.
+    others: Vec<u64>,
 }
 
 impl Start<'_> {
@@ -107,6 +109,7 @@ impl Start<'_> {
             position: claim.trimmed,
             place: Place::of(claim.trimmed),
             trimmed: claim.trimmed,
+            others: Vec::new(),
         };
         let start = Instant::now();
         let mut count = 0;
@@ -127,6 +130,9 @@ impl Start<'_> {
             }
             count += events.len();
             self.tail.restore(events, read.position);
+            for position in read.others.drain(..) {
+                self.tail.advance(position);
+            }
         }
         tracing::info!(
             log = claim.log.as_str(),
@@ -155,7 +161,9 @@ impl Start<'_> {
                     .saturating_sub(record.stamp.at);
                 let event = event_at(record, &claim.log, sequence);
                 read.position = sequence;
-                if !event.ephemeral {
+                if event.ephemeral {
+                    read.others.push(sequence);
+                } else {
                     events.push(StoredEvent {
                         sequence,
                         bytes: u32::try_from(event.retained_bytes()).unwrap_or(u32::MAX),
@@ -168,6 +176,7 @@ impl Start<'_> {
             // What nodes told each other before is not for this one.
             Ok(Content::Note(_)) if part == 0 && sequence == read.position + 1 => {
                 read.position = sequence;
+                read.others.push(sequence);
             }
             Ok(Content::Seam { from }) if part == 0 && from == read.position => {
                 self.view.passed(Seam { from, to: sequence });

@@ -68,6 +68,7 @@ impl World {
             bytes: rng.usize(2_000..60_000),
             age: (rng.u8(..4) == 0).then(|| std::time::Duration::from_millis(1_800_500)),
             bytes_in_memory: Some(rng.usize(..10_000)),
+            others: None,
         };
         let tenants = [Tenant::none(), Tenant::named("t")];
         let clients = (0..CLIENTS).map(|_| Client::random(&mut rng, &tenants, &TOPICS));
