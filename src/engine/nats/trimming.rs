@@ -125,8 +125,11 @@ impl Recent {
     }
 
     fn forget_before(&mut self, second: i64) {
-        while let Some((_, last)) = self.seconds.pop_front_if(|(at, _)| *at < second) {
-            self.old = last;
+        while let Some((at, last)) = self.seconds.front()
+            && *at < second
+        {
+            self.old = *last;
+            self.seconds.pop_front();
         }
     }
 }
