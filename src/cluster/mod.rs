@@ -7,6 +7,7 @@
 mod announcer;
 mod gap;
 mod note;
+mod spending;
 mod tickets;
 
 use std::{
@@ -37,7 +38,7 @@ use crate::{
     bus::{Bus, Hears},
     engine::EngineError,
     event::Event,
-    limits::{Limits, Spending},
+    limits::Limits,
     node::NodeId,
     presence::Presence,
     protocol::Refusal,
@@ -56,9 +57,6 @@ const ANSWER_SPREAD_MS: u64 = 300;
 /// Revocations, and counts of connections, that are told at once, so that a note stays small.
 const REVOCATIONS_A_NOTE: usize = 500;
 const COUNTS_A_NOTE: usize = 500;
-/// The same of what subjects have spent, and for how long that is gathered.
-const SPENDING_A_NOTE: usize = 500;
-const SPENDING_EVERY: Duration = Duration::from_millis(5);
 /// How often a node says that it is there, and after what silence it is taken for dead.
 const ALIVE_EVERY: Duration = Duration::from_secs(5);
 const DEAD_AFTER: Duration = Duration::from_secs(15);
@@ -118,9 +116,10 @@ pub struct Cluster {
     connections: Arc<AtomicUsize>,
     has_missed: Arc<Notify>,
     gap: Arc<Gap>,
-    /// Whose turn it is to tell counts, or spending: what is told is what is, in the order of the log.
+    /// Whose turn it is to tell counts: what is told is what is, in the order of the log.
     counting: tokio::sync::Mutex<()>,
-    spending: tokio::sync::Mutex<()>,
+    /// Which of those who asked for all that was spent have been told.
+    told_all_spending: watch::Sender<u64>,
     /// A node was taken for dead since this one asked last.
     has_buried: AtomicBool,
     /// Some counts could not be told.
@@ -188,7 +187,7 @@ impl Cluster {
             has_missed: Arc::default(),
             gap: Arc::clone(&gap),
             counting: tokio::sync::Mutex::default(),
-            spending: tokio::sync::Mutex::default(),
+            told_all_spending: watch::Sender::new(0),
             has_buried: AtomicBool::default(),
             owes_counts: AtomicBool::default(),
             owing: Notify::new(),
@@ -332,37 +331,6 @@ impl Cluster {
             announcing,
             self.tell_spending_forever()
         );
-    }
-
-    async fn tell_spending_forever(&self) {
-        loop {
-            self.limits.subjects.changed().await;
-            sleep(SPENDING_EVERY).await;
-            let _turn = self.spending.lock().await;
-            self.tell_spending(&self.limits.subjects.take_spent(), false)
-                .await;
-        }
-    }
-
-    /// For a node that may have missed some.
-    async fn tell_all_spending(&self) {
-        let _turn = self.spending.lock().await;
-        self.tell_spending(&self.limits.subjects.all_spending(), true)
-            .await;
-    }
-
-    async fn tell_spending(&self, spending: &[Spending], mut begins_anew: bool) {
-        let nothing_else = (begins_anew && spending.is_empty()).then_some(&[][..]);
-        for part in spending.chunks(SPENDING_A_NOTE).chain(nothing_else) {
-            let spending = part.iter().map(Into::into).collect();
-            // Untold, it counts at this node alone, until the subject spends again.
-            let _ = self
-                .tell(Said::Spent {
-                    begins_anew: std::mem::take(&mut begins_anew),
-                    spending,
-                })
-                .await;
-        }
     }
 
     async fn listen(self: &Arc<Self>, mut incoming: mpsc::Receiver<Vec<u8>>) {
@@ -535,15 +503,9 @@ impl Cluster {
             }
             Said::Spent {
                 begins_anew,
+                is_last,
                 spending,
-            } => {
-                if begins_anew {
-                    self.limits.subjects.forget_node(node);
-                }
-                for entry in spending {
-                    self.limits.subjects.hear(node, entry.into());
-                }
-            }
+            } => self.hear_spending(node, begins_anew, is_last, spending),
             Said::Leave => {
                 self.heard().remove(&node);
                 self.left().insert(node, Instant::now());

@@ -48,10 +48,12 @@ pub(super) enum Said {
         to: NodeId,
         announced: Vec<AnnouncedEntry>,
     },
-    /// What subjects have spent of their budgets at my place since I told last; where it begins anew,
-    /// no others have connections to me until more follows.
+    /// What subjects have spent of their budgets at my place since I told last. From one that begins
+    /// anew to the last I tell all, and those that are not mentioned have no connections to me.
     Spent {
         begins_anew: bool,
+        #[serde(default)]
+        is_last: bool,
         spending: Vec<SpendingEntry>,
     },
     /// Something is to be done with a ticket, by all nodes alike. `number` names it on my side.

@@ -27,7 +27,7 @@ use std::{
 pub use address::{AddressKey, AddressLimits};
 pub use bucket::Rate;
 pub use connection::{ConnectionLimiter, ConnectionRates};
-pub use shared::{Spending, SubjectKey};
+pub use shared::{Spending, SubjectKey, Untold};
 pub use subject::{SubjectAllowance, SubjectLimits, SubjectPlace, SubjectState};
 
 use bucket::{Bucket, Clock};

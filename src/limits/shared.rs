@@ -19,6 +19,9 @@ use crate::{node::NodeId, topic::Tenant};
 /// Whose budgets they are.
 pub type SubjectKey = (Tenant, Arc<str>);
 
+/// Subjects that are noted one by one; where more have changed, all are told.
+const MOST_CHANGES: usize = 200_000;
+
 /// What a subject spent at one node: since it told last, and what it has now.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Spending {
@@ -29,32 +32,88 @@ pub struct Spending {
     pub polls: u32,
 }
 
+impl Spending {
+    /// Of a subject that is not known any more.
+    pub(super) fn nothing(key: SubjectKey) -> Self {
+        Self {
+            key,
+            published: 0,
+            connects: 0,
+            connections: 0,
+            polls: 0,
+        }
+    }
+}
+
+/// What the other nodes are to be told next.
+#[derive(Debug, Default)]
+pub struct Untold {
+    /// Those that changed; none where all are to be told.
+    pub keys: Vec<SubjectKey>,
+    /// All are to be told, and this is the last of those who asked for it.
+    pub whole: Option<u64>,
+}
+
 /// The subjects of which there is something to tell.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
-    keys: Mutex<HashSet<SubjectKey, ahash::RandomState>>,
+    pending: Mutex<Pending>,
     changed: Notify,
 }
 
+#[derive(Debug, Default)]
+struct Pending {
+    keys: HashSet<SubjectKey, ahash::RandomState>,
+    /// All are to be told, whether they changed or not.
+    whole: bool,
+    /// How often that was asked for.
+    asked: u64,
+}
+
 impl Changes {
-    pub(super) fn take(&self) -> Vec<SubjectKey> {
-        self.keys().drain().collect()
+    pub(super) fn take(&self) -> Untold {
+        let mut pending = self.pending();
+        let whole = std::mem::take(&mut pending.whole).then_some(pending.asked);
+        let keys = pending.keys.drain();
+        let keys = keys.filter(|_| whole.is_none()).collect();
+        Untold { keys, whole }
     }
 
     pub(super) async fn wait(&self) {
         self.changed.notified().await;
     }
 
-    fn note(&self, key: &SubjectKey) {
-        let mut keys = self.keys();
-        if !keys.contains(key) {
-            keys.insert(key.clone());
-            self.changed.notify_one();
-        }
+    /// Has all told; the number is that of [`Untold::whole`] from which on it was.
+    pub(super) fn ask_for_all(&self) -> u64 {
+        let mut pending = self.pending();
+        pending.whole = true;
+        pending.asked += 1;
+        self.changed.notify_one();
+        pending.asked
     }
 
-    fn keys(&self) -> MutexGuard<'_, HashSet<SubjectKey, ahash::RandomState>> {
-        self.keys.lock().unwrap_or_else(PoisonError::into_inner)
+    /// All could not be told.
+    pub(super) fn owe_all(&self) {
+        self.pending().whole = true;
+        self.changed.notify_one();
+    }
+
+    pub(super) fn note(&self, key: &SubjectKey) {
+        let mut pending = self.pending();
+        if pending.whole || pending.keys.contains(key) {
+            return;
+        }
+        if pending.keys.len() < MOST_CHANGES {
+            pending.keys.insert(key.clone());
+        } else {
+            pending.keys = HashSet::default();
+            pending.whole = true;
+        }
+        self.changed.notify_one();
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -65,10 +124,21 @@ pub(super) struct Elsewhere {
     changes: Arc<Changes>,
     published: AtomicU32,
     connects: AtomicU32,
-    /// Connections, and waiting polls among them, at each other node where it has any.
-    there: Mutex<Vec<(NodeId, u32, u32)>>,
+    /// At each other node where it has any.
+    there: Mutex<Vec<There>>,
     connections: AtomicU32,
     polls: AtomicU32,
+}
+
+/// A subject at another node.
+#[derive(Debug)]
+struct There {
+    node: NodeId,
+    connections: u32,
+    /// Waiting ones, among the connections.
+    polls: u32,
+    /// In which of the node's tellings it was last mentioned.
+    telling: u64,
 }
 
 impl Elsewhere {
@@ -126,17 +196,52 @@ impl Elsewhere {
         }
     }
 
-    pub(super) fn set_there(&self, node: NodeId, connections: u32, polls: u32) {
-        let mut there = self.there.lock().unwrap_or_else(PoisonError::into_inner);
-        there.retain(|(known, ..)| *known != node);
+    /// Whether there is something to tell but its connections.
+    pub(super) fn has_spent(&self) -> bool {
+        let counts = [&self.published, &self.connects];
+        counts.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+    }
+
+    /// What was taken and could not be told.
+    pub(super) fn put_back(&self, spending: &Spending) {
+        self.published
+            .fetch_add(spending.published, Ordering::Relaxed);
+        self.connects
+            .fetch_add(spending.connects, Ordering::Relaxed);
+    }
+
+    /// What it has at another node, as was said in the node's telling of this number.
+    pub(super) fn set_there(&self, node: NodeId, connections: u32, polls: u32, telling: u64) {
+        let mut there = self.there();
+        there.retain(|known| known.node != node);
         if connections > 0 {
-            there.push((node, connections, polls));
+            there.push(There {
+                node,
+                connections,
+                polls,
+                telling,
+            });
         }
-        let sum =
-            |of: fn(&(NodeId, u32, u32)) -> u32| there.iter().map(of).fold(0, u32::saturating_add);
+        self.sum(&there);
+    }
+
+    /// It has nothing at a node, unless that was said in its telling of this number.
+    pub(super) fn forget_unmentioned(&self, node: NodeId, telling: Option<u64>) {
+        let mut there = self.there();
+        there.retain(|known| known.node != node || Some(known.telling) == telling);
+        self.sum(&there);
+    }
+
+    fn sum(&self, there: &[There]) {
+        let sum = |of: fn(&There) -> u32| there.iter().map(of).fold(0, u32::saturating_add);
+        let order = Ordering::Relaxed;
         self.connections
-            .store(sum(|entry| entry.1), Ordering::Relaxed);
-        self.polls.store(sum(|entry| entry.2), Ordering::Relaxed);
+            .store(sum(|there| there.connections), order);
+        self.polls.store(sum(|there| there.polls), order);
+    }
+
+    fn there(&self) -> MutexGuard<'_, Vec<There>> {
+        self.there.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -144,4 +249,144 @@ impl Elsewhere {
 fn take_back(spent: &AtomicU32, count: u32) {
     let order = Ordering::Relaxed;
     let _ = spent.fetch_update(order, order, |spent| Some(spent.saturating_sub(count)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        auth::Identity,
+        config::LimitsConfig,
+        limits::{
+            SubjectLimits,
+            subject::tests::{forgets_all, identity},
+        },
+    };
+
+    /// Of one node, where each subject may have one connection to all of them.
+    fn node() -> SubjectLimits {
+        SubjectLimits::new(&LimitsConfig {
+            shared: true,
+            connections_per_subject: 1,
+            publish_events_per_second: 1,
+            publish_burst: 10,
+            ..LimitsConfig::default()
+        })
+    }
+
+    fn key(identity: &Identity) -> SubjectKey {
+        (identity.tenant.clone(), Arc::clone(&identity.subject))
+    }
+
+    /// What a node tells next.
+    fn told(node: &SubjectLimits) -> Vec<Spending> {
+        node.take_spending(&node.take_untold().keys)
+    }
+
+    fn is_let_in(node: &SubjectLimits, identity: &Identity) -> bool {
+        node.place_for_stream(identity).is_ok()
+    }
+
+    #[test]
+    fn that_a_subject_has_gone_is_told_though_it_was_forgotten_before() {
+        let (a, b, id) = (node(), node(), NodeId::random().expect("randomness"));
+        let alice = identity("alice", None);
+        let place = a.place_for_stream(&alice).expect("a place");
+        for spending in told(&a) {
+            b.hear(id, spending);
+        }
+        assert!(!is_let_in(&b, &alice));
+        drop(place);
+        assert!(forgets_all(&a));
+        for spending in told(&a) {
+            b.hear(id, spending);
+        }
+        assert!(is_let_in(&b, &alice));
+    }
+
+    #[test]
+    fn what_could_not_be_told_is_told_once_more() {
+        let a = node();
+        let alice = identity("alice", None);
+        let state = a.state(&alice).expect("its state");
+        a.take_publish(&state, &alice, 3).expect("within its burst");
+        let place = a.place_for_stream(&alice).expect("a place");
+        let untold = told(&a);
+        assert!(told(&a).is_empty());
+        a.put_back(&untold);
+        a.take_publish(&state, &alice, 2).expect("within its burst");
+        drop(place);
+        let again = told(&a);
+        assert_eq!(
+            again,
+            [Spending {
+                key: key(&alice),
+                published: 5,
+                connects: 1,
+                connections: 0,
+                polls: 0
+            }]
+        );
+    }
+
+    #[test]
+    fn whom_a_whole_telling_does_not_mention_is_gone_at_its_end_and_not_before() {
+        let (b, id) = (node(), NodeId::random().expect("randomness"));
+        let other = NodeId::random().expect("randomness");
+        let subjects = ["alice", "bob", "carol"].map(|name| identity(name, None));
+        let [alice, bob, carol] = &subjects;
+        let connected = |identity| Spending {
+            connections: 1,
+            ..Spending::nothing(key(identity))
+        };
+        b.begin_telling(id);
+        b.hear(id, connected(alice));
+        b.hear(id, connected(bob));
+        b.end_telling(id);
+        b.hear(other, connected(carol));
+        b.begin_telling(id);
+        b.hear(id, connected(bob));
+        for subject in &subjects {
+            assert!(!is_let_in(&b, subject), "{}", subject.subject);
+        }
+        b.end_telling(id);
+        let let_in = subjects.each_ref().map(|subject| is_let_in(&b, subject));
+        assert_eq!(let_in, [true, false, false]);
+        b.forget_node(id);
+        assert!(is_let_in(&b, bob));
+    }
+
+    #[test]
+    fn all_are_told_who_are_connected_or_have_spent() {
+        let a = node();
+        let [alice, bob, carol] = ["alice", "bob", "carol"].map(|name| identity(name, None));
+        let place = a.place_for_stream(&alice).expect("a place");
+        let state = a.state(&bob).expect("its state");
+        a.take_publish(&state, &bob, 3).expect("within its burst");
+        let idle = a.state(&carol).expect("its state");
+        assert_eq!(a.ask_for_all(), Some(1));
+        let untold = a.take_untold();
+        assert_eq!((untold.whole, untold.keys.len()), (Some(1), 0));
+        let spenders: HashSet<_> = a.spenders().into_iter().collect();
+        assert_eq!(spenders, HashSet::from([key(&alice), key(&bob)]));
+        a.owe_all();
+        assert_eq!(a.take_untold().whole, Some(1));
+        assert_eq!(a.take_untold().whole, None);
+        drop((place, idle));
+    }
+
+    #[test]
+    fn where_too_many_have_changed_all_are_told() {
+        let changes = Changes::default();
+        let note = |number: usize| {
+            let name: Arc<str> = number.to_string().into();
+            changes.note(&(Tenant::none(), name));
+        };
+        (0..MOST_CHANGES).for_each(note);
+        let untold = changes.take();
+        assert_eq!((untold.keys.len(), untold.whole), (MOST_CHANGES, None));
+        (0..=MOST_CHANGES).for_each(note);
+        let untold = changes.take();
+        assert_eq!((untold.keys.len(), untold.whole), (0, Some(0)));
+    }
 }

@@ -12,7 +12,7 @@ use std::{
 
 use super::{
     bucket::{Bucket, Clock, Rate},
-    shared::{Changes, Elsewhere, Spending, SubjectKey},
+    shared::{Changes, Elsewhere, Spending, SubjectKey, Untold},
 };
 use crate::{
     auth::Identity,
@@ -98,6 +98,8 @@ pub struct SubjectLimits {
     most_in_part: usize,
     /// Where the limits hold for all nodes together.
     changes: Option<Arc<Changes>>,
+    /// How often each other node has begun to tell all.
+    tellings: Mutex<HashMap<NodeId, u64>>,
 }
 
 /// One subject's budgets, shared by its connections.
@@ -126,6 +128,7 @@ impl SubjectLimits {
             parts: std::array::from_fn(|_| Mutex::default()),
             most_in_part: subjects.div_ceil(PARTS),
             changes: config.shared.then(Arc::default),
+            tellings: Mutex::default(),
         }
     }
 
@@ -169,28 +172,74 @@ impl SubjectLimits {
         }
     }
 
-    /// What subjects have spent since this was asked last.
-    pub fn take_spent(&self) -> Vec<Spending> {
-        let keys = self.changes.as_ref().map(|changes| changes.take());
-        let keys = keys.into_iter().flatten();
-        keys.filter_map(|key| {
-            let state = self.part(&key).get(&key).cloned()?;
-            state.spending()
-        })
-        .collect()
+    /// What the others are to be told, from now on known to whoever takes it only.
+    pub fn take_untold(&self) -> Untold {
+        let changes = self.changes.as_ref();
+        changes.map(|changes| changes.take()).unwrap_or_default()
     }
 
-    /// What subjects have now, for a node that knows nothing of them.
-    pub fn all_spending(&self) -> Vec<Spending> {
-        let mut all = Vec::new();
+    /// Has all told, for a node that may have missed some. With the number that [`Untold::whole`] has
+    /// reached then; `None` where nobody is told.
+    pub fn ask_for_all(&self) -> Option<u64> {
+        Some(self.changes.as_ref()?.ask_for_all())
+    }
+
+    /// The subjects that are connected, or have spent what was not told.
+    pub fn spenders(&self) -> Vec<SubjectKey> {
+        let mut spenders = Vec::new();
         for part in &self.parts {
             let part = part.lock().unwrap_or_else(PoisonError::into_inner);
-            let connected = part
-                .values()
-                .filter(|state| state.connections.load(Ordering::Relaxed) > 0);
-            all.extend(connected.filter_map(|state| state.spending()));
+            let those = part.iter().filter(|(_, state)| state.is_spender());
+            spenders.extend(those.map(|(key, _)| key.clone()));
         }
-        all
+        spenders
+    }
+
+    /// What these have spent since they were asked about last, and what they have now. One that was
+    /// forgotten has nothing, which the others have to be told all the same.
+    pub fn take_spending(&self, keys: &[SubjectKey]) -> Vec<Spending> {
+        let spending = |key: &SubjectKey| {
+            let state = self.part(key).get(key).cloned();
+            let spending = state.and_then(|state| state.spending());
+            spending.unwrap_or_else(|| Spending::nothing(key.clone()))
+        };
+        keys.iter().map(spending).collect()
+    }
+
+    /// Takes back what was taken and could not be told, to be told once more.
+    pub fn put_back(&self, spending: &[Spending]) {
+        for spending in spending {
+            let state = self.part(&spending.key).get(&spending.key).cloned();
+            if let Some(elsewhere) = state.as_ref().and_then(|state| state.elsewhere.as_ref()) {
+                elsewhere.put_back(spending);
+            }
+        }
+        self.owe(spending.iter().map(|spending| &spending.key));
+    }
+
+    /// These still have to be told.
+    pub fn owe<'a>(&self, keys: impl Iterator<Item = &'a SubjectKey>) {
+        if let Some(changes) = &self.changes {
+            keys.for_each(|key| changes.note(key));
+        }
+    }
+
+    /// All still have to be told.
+    pub fn owe_all(&self) {
+        if let Some(changes) = &self.changes {
+            changes.owe_all();
+        }
+    }
+
+    /// Another node begins to tell all that its subjects have.
+    pub fn begin_telling(&self, node: NodeId) {
+        *self.tellings().entry(node).or_default() += 1;
+    }
+
+    /// It has: those that it did not mention have nothing there.
+    pub fn end_telling(&self, node: NodeId) {
+        let telling = self.tellings().get(&node).copied();
+        self.forget_unmentioned(node, Some(telling.unwrap_or_default()));
     }
 
     /// Takes into account what a subject spent at another node.
@@ -209,18 +258,28 @@ impl SubjectLimits {
         state.publish.owe(spending.published, publish, now);
         state.connect.owe(spending.connects, connect, now);
         if let Some(elsewhere) = &state.elsewhere {
-            elsewhere.set_there(node, spending.connections, spending.polls);
+            let telling = self.tellings().get(&node).copied().unwrap_or_default();
+            elsewhere.set_there(node, spending.connections, spending.polls, telling);
         }
     }
 
     /// Another node is gone, and its connections with it.
     pub fn forget_node(&self, node: NodeId) {
+        self.tellings().remove(&node);
+        self.forget_unmentioned(node, None);
+    }
+
+    fn forget_unmentioned(&self, node: NodeId, telling: Option<u64>) {
         for part in &self.parts {
             let part = part.lock().unwrap_or_else(PoisonError::into_inner);
             for elsewhere in part.values().filter_map(|state| state.elsewhere.as_ref()) {
-                elsewhere.set_there(node, 0, 0);
+                elsewhere.forget_unmentioned(node, telling);
             }
         }
+    }
+
+    fn tellings(&self) -> MutexGuard<'_, HashMap<NodeId, u64>> {
+        self.tellings.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Takes so many events from the subject's publish budget.
@@ -348,6 +407,13 @@ impl SubjectState {
             .as_ref()
             .is_some_and(|elsewhere| elsewhere.connections() > 0);
         self.publish.is_full(now) && self.connect.is_full(now) && no_gap && !is_elsewhere
+    }
+
+    /// Whether other nodes are to know of it.
+    fn is_spender(&self) -> bool {
+        let spent = self.elsewhere.as_ref();
+        self.connections.load(Ordering::Relaxed) > 0
+            || spent.is_some_and(|elsewhere| elsewhere.has_spent())
     }
 
     /// What to tell other nodes; `None` where nobody is told.
@@ -514,7 +580,7 @@ pub(super) mod tests {
     }
 
     /// Prunes until nobody is known; false where somebody stays.
-    fn forgets_all(limits: &SubjectLimits) -> bool {
+    pub(in crate::limits) fn forgets_all(limits: &SubjectLimits) -> bool {
         (0..10_000).any(|_| {
             std::thread::yield_now();
             limits.prune();

@@ -422,6 +422,32 @@ async fn connections_of_a_subject_count_at_all_nodes_where_limits_are_shared() {
     drop((first, second, third));
 }
 
+/// Untold because the log took nothing then, it is told when it does again.
+#[tokio::test]
+async fn a_connection_that_ended_while_the_log_could_not_be_reached_is_free_at_the_others() {
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let one = "limits.shared = true\nlimits.connections_per_subject = 1\n";
+    let via = format!(
+        "{}bus.redis.timeout = \"1s\"\n{one}",
+        log.toml(relay.address)
+    );
+    let a = TestGateway::with(&via).await;
+    let b = TestGateway::with(&format!("{}{one}", log.toml(log.server))).await;
+    for node in [&a, &b] {
+        until_ready_is(node, 200).await;
+    }
+    let stream = until_let_in(&a).await;
+    until_refused(&b).await;
+    relay.stall(true);
+    drop(stream);
+    // What was to be told before that has been given up.
+    let (status, answer) = a.post(r#"{"topic":"a"}"#).await;
+    assert_eq!(status, 503, "{answer}");
+    relay.stall(false);
+    until_let_in(&b).await;
+}
+
 #[tokio::test]
 async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared() {
     const BURST: usize = 10;
