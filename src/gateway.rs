@@ -380,7 +380,10 @@ fn presence(config: &Config, is_shared: bool) -> Option<Arc<Presence>> {
         .iter()
         .map(|filter| filter.0.clone())
         .collect();
-    (!topics.is_empty()).then(|| Arc::new(Presence::new(topics, config.grace.0, is_shared)))
+    (!topics.is_empty()).then(|| {
+        let presence = Presence::new(topics, config.grace.0, is_shared);
+        Arc::new(presence.with_most_places(config.topics_per_subject))
+    })
 }
 
 fn settings(config: &Config) -> Settings {

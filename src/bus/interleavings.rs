@@ -284,7 +284,7 @@ impl Client {
             heartbeat_ms: 0,
         };
         session
-            .subscribe(everything(), start.unwrap(), connected)
+            .subscribe(everything(), start.unwrap(), connected, |_| Ok(()))
             .unwrap();
         Self {
             bus: Arc::clone(bus),

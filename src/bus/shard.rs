@@ -305,12 +305,18 @@ impl Shard {
     }
 
     /// Whoever subscribes a topic by its name is on it.
-    fn enter(&self, session: &Session, filter: &TopicFilter) {
-        if let Some(presence) = &self.presence
-            && let Some(place) = place(presence, session, filter)
-        {
-            presence.enter(place, session.id(), Instant::now());
-        }
+    fn enter(
+        &self,
+        session: &Session,
+        filters: &[TopicFilter],
+        charge: impl FnOnce(usize) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let Some(presence) = &self.presence else {
+            return Ok(());
+        };
+        let places = filters.iter();
+        let places = places.filter_map(|filter| place(presence, session, filter));
+        presence.enter(places.collect(), session.id(), Instant::now(), charge)
     }
 
     fn leave(&self, session: &Session, filter: &TopicFilter) {
@@ -386,15 +392,17 @@ impl SessionHandle {
         act(&mut self.session.borrow_mut())
     }
 
-    /// Starts subscriptions, whose events follow the announcement in the session's mailbox.
+    /// Starts subscriptions, whose events follow the announcement in the session's mailbox. `charge` is
+    /// asked for the joins that are announced because of them.
     ///
     /// # Errors
-    /// `forbidden` outside the identity's grants, `too_many_subscriptions`.
+    /// `forbidden` outside the identity's grants, `too_many_subscriptions`, and what `charge` says.
     pub fn subscribe(
         &self,
         request: SubscribeRequest,
         start: StartPoint,
         announcement: Announcement,
+        charge: impl FnOnce(usize) -> Result<(), Refusal>,
     ) -> Result<(), Refusal> {
         let added: Vec<TopicFilter> = request
             .subscriptions
@@ -409,7 +417,9 @@ impl SessionHandle {
             return Ok(());
         }
         let replays = !added.is_empty() && start.is_in_the_past();
-        session.subscribe(request, start, announcement, &self.shard.bus)?;
+        session.check_subscribe(&request)?;
+        self.shard.enter(&session, &added, charge)?;
+        session.subscribe(request, start, announcement, &self.shard.bus);
         if replays {
             let transport = session.peer().transport;
             self.shard.metrics.replay_started(transport);
@@ -417,7 +427,6 @@ impl SessionHandle {
         let mut index = self.shard.index.borrow_mut();
         for filter in &added {
             index.insert(&session.identity().tenant, filter, self.key);
-            self.shard.enter(&session, filter);
         }
         self.shard.count_subscriptions(&index);
         Ok(())

@@ -1,12 +1,12 @@
 //! Announces joins and leaves in the log, and tells the other nodes how many connections there are.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, atomic::Ordering},
     time::Instant,
 };
 
 use futures_util::{StreamExt, future::Either, stream::FuturesUnordered};
-use tokio::sync::Semaphore;
 
 use super::{ASK_AGAIN, COUNTS_A_NOTE, Cluster, note::Said};
 use crate::{
@@ -28,7 +28,8 @@ impl Cluster {
         // Who does not know who was announced would announce them again.
         let mut informed = self.informed.subscribe();
         let _ = informed.wait_for(|informed| *informed).await;
-        let turns = Semaphore::new(AT_A_TIME);
+        // Of each member one at most.
+        let mut waiting = VecDeque::new();
         let mut announcing = FuturesUnordered::new();
         loop {
             let turn = self.counting.lock().await;
@@ -43,8 +44,11 @@ impl Cluster {
             if !told_all {
                 self.owes_counts.store(true, Ordering::Relaxed);
             }
-            for announcement in due.announcements {
-                announcing.push(self.announce(&presence, announcement, &turns));
+            waiting.extend(due.announcements);
+            while announcing.len() < AT_A_TIME
+                && let Some(announcement) = waiting.pop_front()
+            {
+                announcing.push(self.announce(&presence, announcement));
             }
             let retry = (!told_all).then(|| Instant::now() + ASK_AGAIN);
             let wake = match due.next.into_iter().chain(retry).min() {
@@ -97,9 +101,7 @@ impl Cluster {
     }
 
     /// Appends the event, unless another node has.
-    async fn announce(&self, presence: &Presence, what: Announcement, turns: &Semaphore) {
-        // The semaphore is never closed.
-        let _turn = turns.acquire().await;
+    async fn announce(&self, presence: &Presence, what: Announcement) {
         let place = &what.place;
         let mut after = what.after;
         let check_at = loop {
@@ -157,7 +159,7 @@ fn key(what: &Announcement, after: u64) -> IdempotencyKey {
         Change::Leave => "leave",
     };
     let key = format!("{} {change} {after}", place.topic);
-    IdempotencyKey::new(&place.tenant, &subject, &key, request)
+    IdempotencyKey::new(&place.tenant, &subject, &key, request).of_the_gateway()
 }
 
 /// # Errors

@@ -135,6 +135,10 @@ impl Config {
             ("workers", self.workers.unwrap_or(1)),
             ("retention.events", self.retention.events),
             ("retention.bytes", self.retention.bytes.0),
+            (
+                "presence.topics_per_subject",
+                self.presence.topics_per_subject,
+            ),
         ];
         for (key, value) in positive {
             if value == 0 {
@@ -325,6 +329,10 @@ mod tests {
             ("[retention]\nbytes = \"many\"", "retention.bytes"),
             ("[retention]\nevents = -1", "retention.events"),
             ("[retention]\nevents = 0", "retention.events"),
+            (
+                "[presence]\ntopics_per_subject = 0",
+                "presence.topics_per_subject",
+            ),
             ("[retention]\nage = \"x\"", "retention.age"),
             ("[limits]\nnope = 1", "nope"),
             ("[bus]\nengine = \"mysql\"", "bus.engine"),

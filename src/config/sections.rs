@@ -139,6 +139,9 @@ pub struct PresenceConfig {
     /// How long a subject counts whose last connection has gone: longer than a change of transport,
     /// or the way from one poll to the next, takes.
     pub grace: Span,
+    /// Of these topics, as many as one subject may be on at once at a node, those that it left less than
+    /// `grace` ago among them: each is kept on every node, and costs a join and a leave.
+    pub topics_per_subject: usize,
 }
 
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -267,6 +270,7 @@ impl Default for PresenceConfig {
         Self {
             topics: List::default(),
             grace: Span(Duration::from_secs(15)),
+            topics_per_subject: 100,
         }
     }
 }

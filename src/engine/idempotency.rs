@@ -21,6 +21,8 @@ pub struct IdempotencyKey {
     pub(super) scoped: [u8; 16],
     /// Of the request, see `PublishRequest::fingerprint`.
     pub(super) request: [u8; 16],
+    /// Not of a client, so that it takes no client's place.
+    pub(super) is_the_gateways: bool,
 }
 
 impl IdempotencyKey {
@@ -38,6 +40,17 @@ impl IdempotencyKey {
             subject: of_subject().finish(),
             scoped: scoped.finish(),
             request,
+            is_the_gateways: false,
+        }
+    }
+
+    /// One that the gateway makes for itself, as many as it has to: a log's server remembers it, and
+    /// no client waits for its place.
+    #[must_use]
+    pub fn of_the_gateway(self) -> Self {
+        Self {
+            is_the_gateways: true,
+            ..self
         }
     }
 }
@@ -133,7 +146,7 @@ impl IdempotencyWindow {
         }
     }
 
-    /// Counts a key in, what it stands for being for a server to remember.
+    /// Counts a client's key in, what it stands for being for a server to remember.
     ///
     /// # Errors
     /// [`EngineError::KeysFull`] and [`EngineError::SubjectKeysFull`] where it is new and has no place.
@@ -142,6 +155,9 @@ impl IdempotencyWindow {
         key: &IdempotencyKey,
         now: Instant,
     ) -> Result<(), EngineError> {
+        if key.is_the_gateways {
+            return Ok(());
+        }
         match self.look_up(key, now) {
             Known::New => self.remember(key, 0, 0, now),
             Known::Before(..) | Known::Conflict => {}
@@ -169,6 +185,7 @@ impl IdempotencyWindow {
                 subject: remembered.subject,
                 scoped: remembered.scoped,
                 request: answer.request,
+                is_the_gateways: false,
             };
             let is_wanted = answer.first <= sequence;
             is_wanted.then_some((key, answer.first, answer.count, remembered.since))
@@ -281,6 +298,19 @@ mod tests {
         assert_eq!(window.look_up(&key("a", "l", 1), now), Known::New);
         assert_eq!(window.look_up(&key("a", "k", 1), now), Known::Before(7, 1));
         assert_eq!(window.of_subject(&key("a", "k", 1)), 1);
+    }
+
+    #[test]
+    fn a_key_of_the_gateway_takes_no_place() {
+        let mut window = window(1, 1);
+        let now = Instant::now();
+        for name in ["k", "l", "m"] {
+            let own = key("presence", name, 1).of_the_gateway();
+            assert_eq!(window.take_on(&own, now), Ok(()));
+        }
+        assert_eq!(window.take_on(&key("a", "k", 1), now), Ok(()));
+        let full = window.take_on(&key("a", "l", 1), now);
+        assert_eq!(full, Err(EngineError::KeysFull));
     }
 
     #[test]

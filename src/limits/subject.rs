@@ -319,6 +319,35 @@ impl SubjectLimits {
         })
     }
 
+    /// Takes from the publish budget what the gateway announces for the subject. More than the burst
+    /// takes all of it, and the rest is owed.
+    ///
+    /// # Errors
+    /// `rate_limited` with the time until there is budget again.
+    pub fn take_joins(
+        &self,
+        state: &SubjectState,
+        identity: &Identity,
+        joins: usize,
+    ) -> Result<(), Refusal> {
+        let (rate, now) = (self.defaults.of(identity).publish, self.clock.now());
+        let joins = u32::try_from(joins).unwrap_or(u32::MAX);
+        let at_once = joins.min(rate.burst);
+        state.publish.take(at_once, rate, now).map_err(|wait| {
+            Refusal::rate_limited(
+                "you join more topics than you may publish events: slow down",
+                LimitKind::Publish,
+                rate.quota(),
+                wait,
+            )
+        })?;
+        state.publish.owe(joins - at_once, rate, now);
+        if let Some(elsewhere) = &state.elsewhere {
+            elsewhere.note_published(joins);
+        }
+        Ok(())
+    }
+
     /// Takes a place among the subject's connections for a stream.
     ///
     /// # Errors

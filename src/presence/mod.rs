@@ -10,9 +10,10 @@
 //! Pure but for its lock: `cluster` tells the other nodes and appends to the log.
 
 mod member;
+mod places;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,11 +22,12 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 
 use member::Member;
+use places::Places;
 
 use crate::{
     event::Event,
     node::NodeId,
-    protocol::ConnectionId,
+    protocol::{ConnectionId, Refusal},
     topic::{Tenant, Topic, TopicFilter},
 };
 
@@ -113,6 +115,8 @@ pub struct Presence {
     topics: Vec<TopicFilter>,
     grace: Duration,
     is_shared: bool,
+    /// Topics that a subject may be on at once at this node.
+    most_places: usize,
     state: Mutex<State>,
     /// Something has become due.
     changed: Notify,
@@ -121,6 +125,8 @@ pub struct Presence {
 #[derive(Default)]
 struct State {
     topics: HashMap<(Tenant, Topic), BTreeMap<Arc<str>, Member>>,
+    /// Of the subjects that count here.
+    places: Places,
     /// Counts that changed here and were not told yet.
     untold: BTreeSet<(Instant, Place)>,
     /// When to look whether a member came back.
@@ -150,8 +156,19 @@ impl Presence {
             topics,
             grace,
             is_shared,
+            most_places: usize::MAX,
             state: Mutex::default(),
             changed: Notify::new(),
+        }
+    }
+
+    /// Where a subject may be on so many topics at once at this node, those that it left within the
+    /// grace among them. By default there is no bound.
+    #[must_use]
+    pub fn with_most_places(self, most_places: usize) -> Self {
+        Self {
+            most_places,
+            ..self
         }
     }
 
@@ -172,16 +189,35 @@ impl Presence {
         self.lock().known(place).and_then(|member| member.needs())
     }
 
-    /// A connection to this node has subscribed to a topic that is covered.
-    pub fn enter(&self, place: Place, connection: ConnectionId, now: Instant) {
+    /// A connection to this node has subscribed to topics that are covered, all of one subject's; where
+    /// there is an error, it has to none of them. `charge` is asked for so many joins as have to be
+    /// announced for it.
+    ///
+    /// # Errors
+    /// `too_many_subscriptions` above the topics that a subject may be on, and what `charge` says.
+    pub fn enter(
+        &self,
+        places: Vec<Place>,
+        connection: ConnectionId,
+        now: Instant,
+        charge: impl FnOnce(usize) -> Result<(), Refusal>,
+    ) -> Result<(), Refusal> {
+        let Some(first) = places.first() else {
+            return Ok(());
+        };
         let mut state = self.lock();
-        if state.member(&place).enter(connection) {
-            state.tell(&place, now);
-            state.check(place, now);
-        } else {
-            state.tell(&place, now + TELL_AFTER);
+        let (more, joins) = state.count_new(&places);
+        state
+            .places
+            .admit(first, more, self.most_places, self.grace)?;
+        if joins > 0 {
+            charge(joins)?;
+        }
+        for place in places {
+            state.enter(place, connection, now);
         }
         self.changed.notify_one();
+        Ok(())
     }
 
     /// A connection to this node has subscribed to it no more.
@@ -397,6 +433,29 @@ impl State {
         self.topics.get_mut(&topic)?.get_mut(&place.subject)
     }
 
+    /// On how many of these their subject does not count yet here, and of how many of them nobody was
+    /// told, or is about to be.
+    fn count_new(&mut self, places: &[Place]) -> (usize, usize) {
+        let (mut more, mut joins) = (0, 0);
+        for place in places.iter().collect::<HashSet<_>>() {
+            let member = self.known(place);
+            more += usize::from(!member.as_ref().is_some_and(|member| member.counts_here()));
+            let is_told = |member: &Member| member.is_announced() || member.needs().is_some();
+            joins += usize::from(!member.is_some_and(|member| is_told(member)));
+        }
+        (more, joins)
+    }
+
+    fn enter(&mut self, place: Place, connection: ConnectionId, now: Instant) {
+        if self.member(&place).enter(connection) {
+            self.places.add(&place);
+            self.tell(&place, now);
+            self.check(place, now);
+        } else {
+            self.tell(&place, now + TELL_AFTER);
+        }
+    }
+
     fn tell(&mut self, place: &Place, at: Instant) {
         self.untold.insert((at, place.clone()));
     }
@@ -436,6 +495,7 @@ impl State {
             && let Some((_, place)) = self.lingering.pop_first()
         {
             if self.known(&place).is_some_and(|member| member.expire(now)) {
+                self.places.remove(&place);
                 self.tell(&place, now);
                 self.check(place, now);
             }

@@ -184,7 +184,10 @@ impl World {
                 let node = &mut self.nodes[at];
                 let place = place(SUBJECTS[fastrand::usize(..SUBJECTS.len())]);
                 let connection = ConnectionId::random();
-                node.presence.enter(place.clone(), connection, now);
+                let entered = node
+                    .presence
+                    .enter(vec![place.clone()], connection, now, |_| Ok(()));
+                entered.expect("no limit");
                 node.connections.push((place, connection));
             }
             20..38 => {

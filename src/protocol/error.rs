@@ -131,6 +131,8 @@ pub enum LimitKind {
     NodeConnections,
     /// Topic filters of one connection.
     Subscriptions,
+    /// Topics of a subject on which it is told who is there.
+    PresenceTopics,
     /// Outstanding tickets.
     Tickets,
     /// Remembered idempotency keys.
@@ -141,7 +143,7 @@ pub enum LimitKind {
 
 impl LimitKind {
     /// In the order of their declaration.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::Messages,
         Self::Bytes,
         Self::Publish,
@@ -153,6 +155,7 @@ impl LimitKind {
         Self::SubjectPolls,
         Self::NodeConnections,
         Self::Subscriptions,
+        Self::PresenceTopics,
         Self::Tickets,
         Self::IdempotencyKeys,
         Self::Size,
@@ -172,6 +175,7 @@ impl LimitKind {
             Self::SubjectPolls => "subject_polls",
             Self::NodeConnections => "node_connections",
             Self::Subscriptions => "subscriptions",
+            Self::PresenceTopics => "presence_topics",
             Self::Tickets => "tickets",
             Self::IdempotencyKeys => "idempotency_keys",
             Self::Size => "size",

@@ -310,15 +310,23 @@ impl Session {
         }
     }
 
+    /// Whether these subscriptions may start.
+    ///
+    /// # Errors
+    /// `forbidden` outside the identity's grants, `too_many_subscriptions`.
+    pub(crate) fn check_subscribe(&self, request: &SubscribeRequest) -> Result<(), Refusal> {
+        self.check_grants(request)?;
+        self.check_counts(request)
+    }
+
+    /// Starts subscriptions, which were found to be allowed.
     pub(crate) fn subscribe(
         &mut self,
         request: SubscribeRequest,
         start: StartPoint,
         announcement: Announcement,
         bus: &Bus,
-    ) -> Result<(), Refusal> {
-        self.check_grants(&request)?;
-        self.check_counts(&request)?;
+    ) {
         let mut filters = FilterSet::default();
         let mut asked = Vec::with_capacity(request.subscriptions.len());
         for subscription in request.subscriptions {
@@ -340,7 +348,6 @@ impl Session {
             self.begin_replay(bus);
         }
         self.wake();
-        Ok(())
     }
 
     fn check_grants(&self, request: &SubscribeRequest) -> Result<(), Refusal> {

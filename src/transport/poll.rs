@@ -116,7 +116,7 @@ impl PollRequest {
         let start = worker.shard.bus().start(&self.subscribe.start).await?;
         let connection = worker.open_poll(identity, peer)?;
         let session = &connection.session;
-        let subscribed = session.subscribe(
+        let subscribed = connection.subscribe(
             self.subscribe,
             start,
             // Only a streaming client reads it; a poll's answer has a cursor of its own.

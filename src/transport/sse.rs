@@ -129,7 +129,7 @@ async fn subscribe(
     let announcement = worker.connected(message);
     let connection = worker.open(client.identity, peer, worker.admit()?)?;
     let session = &connection.session;
-    if let Err(refusal) = session.subscribe(subscribe, start, announcement) {
+    if let Err(refusal) = connection.subscribe(subscribe, start, announcement) {
         session.with(|session| session.end_as(CloseReason::Refused));
         return Err(refusal);
     }

@@ -17,12 +17,14 @@ use jiff::Timestamp;
 use super::{address::client_address, notice::Warnings};
 use crate::{
     auth::{Authenticator, Identity, RevocationList, TicketStore},
-    bus::{SessionHandle, Shard},
+    bus::{SessionHandle, Shard, StartPoint},
     cluster::Cluster,
     limits::{Limits, SubjectPlace, SubjectState},
     metrics::{Metrics, WorkerMetrics},
     presence::Presence,
-    protocol::{ErrorCode, LimitKind, PublishLimits, Refusal, SubscriptionLimits},
+    protocol::{
+        ErrorCode, LimitKind, PublishLimits, Refusal, SubscribeRequest, SubscriptionLimits,
+    },
     session::{Announcement, Peer},
     telemetry::Telemetry,
 };
@@ -142,7 +144,7 @@ impl Worker {
         Connection {
             session: self.shard.open(identity, peer),
             place,
-            _slot: slot,
+            slot,
         }
     }
 
@@ -187,7 +189,7 @@ impl Worker {
 pub struct Connection {
     pub session: SessionHandle,
     place: SubjectPlace,
-    _slot: ConnectionSlot,
+    slot: ConnectionSlot,
 }
 
 /// The places of a connection whose session is over.
@@ -197,11 +199,28 @@ pub struct HeldPlaces {
 }
 
 impl Connection {
+    /// Starts subscriptions, as [`SessionHandle::subscribe`] does; what is announced because of them is
+    /// charged to the subject as if it had published it.
+    ///
+    /// # Errors
+    /// As there, and `rate_limited`.
+    pub fn subscribe(
+        &self,
+        request: SubscribeRequest,
+        start: StartPoint,
+        announcement: Announcement,
+    ) -> Result<(), Refusal> {
+        let identity = self.session.with(|session| Arc::clone(session.identity()));
+        let subjects = &self.slot.0.limits.subjects;
+        let charge = |joins| subjects.take_joins(self.subject(), &identity, joins);
+        self.session.subscribe(request, start, announcement, charge)
+    }
+
     /// Ends the session and keeps its places, for what is still to be sent.
     pub fn into_places(self) -> HeldPlaces {
         HeldPlaces {
             _place: self.place,
-            _slot: self._slot,
+            _slot: self.slot,
         }
     }
 

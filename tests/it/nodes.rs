@@ -444,8 +444,35 @@ async fn a_connection_that_ended_while_the_log_could_not_be_reached_is_free_at_t
     // What was to be told before that has been given up.
     let (status, answer) = a.post(r#"{"topic":"a"}"#).await;
     assert_eq!(status, 503, "{answer}");
+    // And what is on its way does not come.
+    relay.cut();
     relay.stall(false);
     until_let_in(&b).await;
+}
+
+/// Joins are announced under keys, so that each is announced by one node.
+#[tokio::test]
+async fn joins_take_no_place_of_clients_idempotency_keys() {
+    let pair = Pair::with("limits.idempotency_keys = 1\n").await;
+    let watcher = Claims::all("watcher");
+    let mut watcher = pair.a.ws_as(&watcher, "topics=presence:room:*").await;
+    watcher.frame("live").await;
+    let _alice = pair.a.ws("topics=room:1,room:2,room:3").await;
+    for _ in 0..3 {
+        assert_eq!(watcher.event().await["event"], "presence:join");
+    }
+    let publish = |key: &'static str| {
+        let claims = Claims::all("bob");
+        let request = pair.a.http.post(pair.a.url("/publish"));
+        let request = request.bearer_auth(claims.token());
+        request
+            .header("Idempotency-Key", key)
+            .body(r#"{"topic":"a"}"#)
+    };
+    for (key, status) in [("k", 200), ("k", 200), ("l", 503)] {
+        let answer = publish(key).send().await.expect("an answer");
+        assert_eq!(answer.status(), status, "{key}");
+    }
 }
 
 #[tokio::test]

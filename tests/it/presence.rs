@@ -1,8 +1,10 @@
 //! Who is on a topic, and the events that tell of it (protocol, section 11).
 
+use std::time::Instant;
+
 use serde_json::{Value, json};
 
-use crate::support::{Claims, TestGateway, Ws, within};
+use crate::support::{Claims, TRANSPORTS, TestGateway, Transport, Ws, within};
 
 const KEPT: &str = "presence.topics = [\"room:*\"]\npresence.grace = \"300ms\"\n";
 
@@ -294,4 +296,113 @@ async fn after_a_restart_of_the_log_on_disk_nobody_is_there_until_they_come_back
         members(&list(&gateway, "topic=room:1").await.1),
         [("carol", 1)]
     );
+}
+
+/// What a transport answers to someone who wants to be on topics: the code, where it is an error.
+async fn try_to_enter(
+    gateway: &TestGateway,
+    claims: &Claims,
+    transport: Transport,
+    topics: &str,
+) -> Result<(), Value> {
+    let path = match transport {
+        Transport::Ws => {
+            let mut ws = gateway.ws_as(claims, "").await;
+            let topics: Vec<_> = topics.split(',').collect();
+            let answer = ws.ask(json!({"type": "subscribe", "topics": topics})).await;
+            return match answer["type"] == "error" {
+                true => Err(answer),
+                false => Ok(()),
+            };
+        }
+        Transport::Sse => "/events",
+        Transport::Poll => "/poll",
+    };
+    let query = format!("topics={topics}&wait=0");
+    let answer = gateway.get(path, &query, claims).await;
+    match answer.status().as_u16() {
+        200 => Ok(()),
+        429 => Err(answer.json().await.expect("JSON")),
+        other => panic!("{other}"),
+    }
+}
+
+#[tokio::test]
+async fn a_subject_is_on_so_many_topics_at_once_over_all_its_connections() {
+    let gateway = TestGateway::with(&format!("{KEPT}presence.topics_per_subject = 2\n")).await;
+    let alice = Claims::all("alice");
+    let first = enter(&gateway, "alice", "room:1").await;
+    let mut second = enter(&gateway, "alice", "room:2").await;
+    for transport in TRANSPORTS {
+        let enter = |topics| try_to_enter(&gateway, &alice, transport, topics);
+        let refused = enter("other:1,room:3").await.expect_err("a third topic");
+        assert_eq!(refused["code"], "too_many_subscriptions", "{refused}");
+        // Where she is already, where that is not told, and by a pattern.
+        enter("room:1,room:2,other:1,room:*")
+            .await
+            .expect("no third topic");
+    }
+    // A refused subscription took no effect in any part.
+    let mut watcher = watch(&gateway).await;
+    let refused = json!({"type": "subscribe", "topics": ["other:1", "room:3"]});
+    assert_eq!(second.ask(refused).await["type"], "error");
+    gateway.publish("other:1", json!(1)).await;
+    drop(first);
+    assert_eq!(announced(&mut watcher).await, left("room:1", "alice"));
+    let there = try_to_enter(&gateway, &alice, Transport::Sse, "room:3").await;
+    there.expect("the place of the one that she left");
+    assert_eq!(announced(&mut watcher).await, joined("room:3", "alice"));
+    gateway.publish("room:2", json!(2)).await;
+    assert_eq!(second.event().await["data"], 2);
+    let bob = try_to_enter(
+        &gateway,
+        &Claims::all("bob"),
+        Transport::Sse,
+        "room:3,room:4",
+    );
+    bob.await.expect("his own two topics");
+}
+
+/// So nobody writes more into the log by joining than by publishing.
+#[tokio::test]
+async fn joins_are_charged_to_the_budget_of_publishes_and_coming_back_is_not() {
+    let slow = "limits.publish_events_per_second = 1\nlimits.publish_burst = 3\n";
+    let kept = "presence.topics = [\"room:*\"]\npresence.grace = \"60s\"\n";
+    for transport in TRANSPORTS {
+        let gateway = TestGateway::with(&format!("{kept}{slow}")).await;
+        let mut watcher = watch(&gateway).await;
+        let alice = Claims::all("alice").with("publish", json!([]));
+        let enter = |topics: String| {
+            let (gateway, alice) = (&gateway, &alice);
+            async move { try_to_enter(gateway, alice, transport, &topics).await }
+        };
+        let (mut joins, began) = (0, Instant::now());
+        let refused = loop {
+            match enter(format!("room:{joins}")).await {
+                Ok(()) => joins += 1,
+                Err(refused) => break refused,
+            }
+        };
+        assert_eq!(refused["code"], "rate_limited", "{refused}");
+        assert!(refused["retryAfterMs"].as_u64() <= Some(1000), "{refused}");
+        let most = 3 + began.elapsed().as_secs();
+        assert!((3..=most).contains(&joins), "{joins} joins");
+        for number in 0..joins {
+            let topic = format!("room:{number}");
+            assert_eq!(announced(&mut watcher).await, joined(&topic, "alice"));
+            enter(topic).await.expect("she is there already");
+        }
+        // More at once than the burst need all of it, and are no reason to wait for ever.
+        let bob = Claims::all("bob");
+        let many = try_to_enter(
+            &gateway,
+            &bob,
+            transport,
+            "room:a,room:b,room:c,room:d,room:e",
+        );
+        many.await.expect("a full budget");
+        let more = try_to_enter(&gateway, &bob, transport, "room:f").await;
+        let refused = more.expect_err("he owes the rest");
+        assert!(refused["retryAfterMs"].as_u64() > Some(1000), "{refused}");
+    }
 }

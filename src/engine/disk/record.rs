@@ -166,6 +166,7 @@ impl KeyRow {
             subject: self.subject,
             scoped: self.scoped,
             request: self.request,
+            is_the_gateways: false,
         }
     }
 }

@@ -298,9 +298,9 @@ impl WsBody {
         let Stage::Open(open) = &self.stage else {
             return;
         };
-        let session = &open.connection.session;
+        let connection = &open.connection;
         let subscribed =
-            start.and_then(|start| session.subscribe(request, start, announcement.clone()));
+            start.and_then(|start| connection.subscribe(request, start, announcement.clone()));
         if let Err(refusal) = subscribed {
             match announcement {
                 Announcement::Connected { .. } => self.refuse_url(&refusal),
