@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     auth::{ClaimedLimits, Identity, Outstanding, Revocation, TicketHash, TicketUse, Whose},
-    limits::Spending,
+    limits::{Rate, Spending},
     node::NodeId,
     presence::{Count, Place},
     topic::{Tenant, Topic, TopicError, TopicFilter},
@@ -141,6 +141,35 @@ pub(super) struct SpendingEntry {
     connections: u32,
     #[serde(skip_serializing_if = "is_zero")]
     polls: u32,
+    /// Not there where it is as configured.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    publish_rate: Option<RateEntry>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    connect_rate: Option<RateEntry>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+struct RateEntry {
+    per_second: u32,
+    burst: u32,
+}
+
+impl From<Rate> for RateEntry {
+    fn from(rate: Rate) -> Self {
+        Self {
+            per_second: rate.per_second,
+            burst: rate.burst,
+        }
+    }
+}
+
+impl From<RateEntry> for Rate {
+    fn from(entry: RateEntry) -> Self {
+        Self {
+            per_second: entry.per_second.max(1),
+            burst: entry.burst.max(1),
+        }
+    }
 }
 
 fn is_zero(number: &u32) -> bool {
@@ -285,6 +314,8 @@ impl From<&Spending> for SpendingEntry {
             connects: spending.connects,
             connections: spending.connections,
             polls: spending.polls,
+            publish_rate: spending.publish_rate.map(Into::into),
+            connect_rate: spending.connect_rate.map(Into::into),
         }
     }
 }
@@ -297,6 +328,8 @@ impl From<SpendingEntry> for Spending {
             connects: entry.connects,
             connections: entry.connections,
             polls: entry.polls,
+            publish_rate: entry.publish_rate.map(Into::into),
+            connect_rate: entry.connect_rate.map(Into::into),
         }
     }
 }

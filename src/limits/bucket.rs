@@ -56,8 +56,6 @@ struct Owed {
     at: u64,
     /// When all will have been paid back, at the rate of the last one who took.
     until: u64,
-    /// That rate; 0 where nobody took.
-    per_second: u32,
 }
 
 impl Bucket {
@@ -82,11 +80,13 @@ impl Bucket {
         owed.billionths = owed.billionths.saturating_sub(u64::from(count) * BILLION);
     }
 
-    /// Adds what was taken elsewhere, however much is owed already: at most another burst, so that nobody
-    /// waits for ever. `rate` is for one of whom nobody has taken here yet.
+    /// Adds what was taken elsewhere at a rate, however much is owed already: at most another burst, so
+    /// that nobody waits for ever.
     pub(super) fn owe(&self, count: u32, rate: Rate, now: u64) {
-        let mut owed = self.owed();
-        *owed = owed.more(count, rate, now);
+        if count > 0 {
+            let mut owed = self.owed();
+            *owed = owed.more(count, rate, now);
+        }
     }
 
     /// Whether nothing is owed, so that a new bucket would be the same.
@@ -120,25 +120,20 @@ impl Owed {
             billionths,
             at: now,
             until: now.saturating_add(billionths.div_ceil(per_second)),
-            per_second: rate.per_second,
         })
     }
 
     fn more(self, count: u32, rate: Rate, now: u64) -> Self {
         let now = now.max(self.at);
-        let per_second = match self.per_second {
-            0 => rate.per_second.max(1),
-            known => known,
-        };
-        let paid_back = (now - self.at).saturating_mul(u64::from(per_second));
+        let per_second = u64::from(rate.per_second.max(1));
+        let paid_back = (now - self.at).saturating_mul(per_second);
         let most = 2 * u64::from(rate.burst) * BILLION;
         let billionths = self.billionths.saturating_sub(paid_back) + u64::from(count) * BILLION;
         let billionths = billionths.min(most.max(self.billionths));
         Self {
             billionths,
             at: now,
-            until: now.saturating_add(billionths.div_ceil(u64::from(per_second))),
-            per_second,
+            until: now.saturating_add(billionths.div_ceil(per_second)),
         }
     }
 }

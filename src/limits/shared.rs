@@ -14,6 +14,7 @@ use std::{
 
 use tokio::sync::Notify;
 
+use super::bucket::Rate;
 use crate::{node::NodeId, topic::Tenant};
 
 /// Whose budgets they are.
@@ -30,6 +31,9 @@ pub struct Spending {
     pub connects: u32,
     pub connections: u32,
     pub polls: u32,
+    /// At which rates it spent last, where its token says so; else at those that are configured.
+    pub publish_rate: Option<Rate>,
+    pub connect_rate: Option<Rate>,
 }
 
 impl Spending {
@@ -41,6 +45,8 @@ impl Spending {
             connects: 0,
             connections: 0,
             polls: 0,
+            publish_rate: None,
+            connect_rate: None,
         }
     }
 }
@@ -122,8 +128,8 @@ impl Changes {
 pub(super) struct Elsewhere {
     key: SubjectKey,
     changes: Arc<Changes>,
-    published: AtomicU32,
-    connects: AtomicU32,
+    published: Spent,
+    connects: Spent,
     /// At each other node where it has any.
     there: Mutex<Vec<There>>,
     connections: AtomicU32,
@@ -146,8 +152,8 @@ impl Elsewhere {
         Self {
             key,
             changes: Arc::clone(changes),
-            published: AtomicU32::default(),
-            connects: AtomicU32::default(),
+            published: Spent::default(),
+            connects: Spent::default(),
             there: Mutex::default(),
             connections: AtomicU32::default(),
             polls: AtomicU32::default(),
@@ -162,22 +168,24 @@ impl Elsewhere {
         self.polls.load(Ordering::Relaxed)
     }
 
-    pub(super) fn note_published(&self, events: u32) {
-        self.published.fetch_add(events, Ordering::Relaxed);
+    /// `rate` is what its token says.
+    pub(super) fn note_published(&self, events: u32, rate: Option<Rate>) {
+        self.published.add(events, rate);
         self.note();
     }
 
-    pub(super) fn note_connect(&self) {
-        self.connects.fetch_add(1, Ordering::Relaxed);
+    /// As [`Elsewhere::note_published`].
+    pub(super) fn note_connect(&self, rate: Option<Rate>) {
+        self.connects.add(1, rate);
         self.note();
     }
 
     pub(super) fn take_back_published(&self, events: u32) {
-        take_back(&self.published, events);
+        self.published.take_back(events);
     }
 
     pub(super) fn take_back_connect(&self) {
-        take_back(&self.connects, 1);
+        self.connects.take_back(1);
     }
 
     /// Something has changed that the others are to know.
@@ -187,27 +195,30 @@ impl Elsewhere {
 
     /// What to tell, given what the subject has here.
     pub(super) fn take(&self, connections: u32, polls: u32) -> Spending {
+        let (published, publish_rate) = self.published.take();
+        let (connects, connect_rate) = self.connects.take();
         Spending {
             key: self.key.clone(),
-            published: self.published.swap(0, Ordering::Relaxed),
-            connects: self.connects.swap(0, Ordering::Relaxed),
+            published,
+            connects,
             connections,
             polls,
+            publish_rate,
+            connect_rate,
         }
     }
 
     /// Whether there is something to tell but its connections.
     pub(super) fn has_spent(&self) -> bool {
-        let counts = [&self.published, &self.connects];
-        counts.iter().any(|count| count.load(Ordering::Relaxed) > 0)
+        self.published.is_some() || self.connects.is_some()
     }
 
     /// What was taken and could not be told.
     pub(super) fn put_back(&self, spending: &Spending) {
         self.published
-            .fetch_add(spending.published, Ordering::Relaxed);
+            .put_back(spending.published, spending.publish_rate);
         self.connects
-            .fetch_add(spending.connects, Ordering::Relaxed);
+            .put_back(spending.connects, spending.connect_rate);
     }
 
     /// What it has at another node, as was said in the node's telling of this number.
@@ -245,17 +256,49 @@ impl Elsewhere {
     }
 }
 
-/// What was told already is not taken back: it is paid back in time.
-fn take_back(spent: &AtomicU32, count: u32) {
-    let order = Ordering::Relaxed;
-    let _ = spent.fetch_update(order, order, |spent| Some(spent.saturating_sub(count)));
+/// What was spent of one budget and not told yet.
+#[derive(Debug, Default)]
+struct Spent(Mutex<(u32, Option<Rate>)>);
+
+impl Spent {
+    fn add(&self, count: u32, rate: Option<Rate>) {
+        let mut spent = self.spent();
+        *spent = (spent.0.saturating_add(count), rate);
+    }
+
+    /// What was told already is not taken back: it is paid back in time.
+    fn take_back(&self, count: u32) {
+        let mut spent = self.spent();
+        spent.0 = spent.0.saturating_sub(count);
+    }
+
+    fn take(&self) -> (u32, Option<Rate>) {
+        std::mem::take(&mut *self.spent())
+    }
+
+    /// Of earlier, so that a rate that is known meanwhile is the later one.
+    fn put_back(&self, count: u32, rate: Option<Rate>) {
+        let mut spent = self.spent();
+        let rate = if spent.0 > 0 { spent.1 } else { rate };
+        *spent = (spent.0.saturating_add(count), rate);
+    }
+
+    fn is_some(&self) -> bool {
+        self.spent().0 > 0
+    }
+
+    fn spent(&self) -> MutexGuard<'_, (u32, Option<Rate>)> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::{
-        auth::Identity,
+        auth::{ClaimedLimits, Identity},
         config::LimitsConfig,
         limits::{
             SubjectLimits,
@@ -317,16 +360,12 @@ mod tests {
         a.take_publish(&state, &alice, 2).expect("within its burst");
         drop(place);
         let again = told(&a);
-        assert_eq!(
-            again,
-            [Spending {
-                key: key(&alice),
-                published: 5,
-                connects: 1,
-                connections: 0,
-                polls: 0
-            }]
-        );
+        let expected = Spending {
+            published: 5,
+            connects: 1,
+            ..Spending::nothing(key(&alice))
+        };
+        assert_eq!(again, [expected]);
     }
 
     #[test]
@@ -388,5 +427,48 @@ mod tests {
         (0..=MOST_CHANGES).for_each(note);
         let untold = changes.take();
         assert_eq!((untold.keys.len(), untold.whole), (0, Some(0)));
+    }
+
+    /// With other limits of publishing than the configuration's, which are 10 at once and one a second.
+    fn claiming(per_second: u32, burst: u32) -> Identity {
+        let claimed = ClaimedLimits {
+            publish_events_per_second: Some(per_second),
+            publish_burst: Some(burst),
+            ..ClaimedLimits::default()
+        };
+        identity("alice", Some(claimed))
+    }
+
+    /// How long a subject that spends its whole burst at one node has to wait for it at another.
+    fn wait_elsewhere(config: &LimitsConfig, alice: &Identity, burst: usize) -> Option<Duration> {
+        let [a, b] = [(); 2].map(|()| SubjectLimits::new(config));
+        let state = a.state(alice).expect("its state");
+        a.take_publish(&state, alice, burst).expect("its burst");
+        for spending in told(&a) {
+            b.hear(NodeId::random().expect("randomness"), spending);
+        }
+        // Enough for a million a second.
+        std::thread::sleep(Duration::from_millis(2));
+        let state = b.state(alice).expect("its state");
+        let again = b.take_publish(&state, alice, burst);
+        again.expect_err("nothing is left").retry_after
+    }
+
+    #[test]
+    fn what_a_token_allows_counts_elsewhere_at_its_own_rate() {
+        let tight = LimitsConfig {
+            shared: true,
+            publish_events_per_second: 1,
+            publish_burst: 10,
+            ..LimitsConfig::default()
+        };
+        let wide = wait_elsewhere(&tight, &claiming(10, 1000), 1000);
+        assert!(wide > Some(Duration::from_secs(95)), "{wide:?}");
+        let open = LimitsConfig {
+            shared: true,
+            ..LimitsConfig::default()
+        };
+        let narrow = wait_elsewhere(&open, &claiming(1, 20), 20);
+        assert!(narrow > Some(Duration::from_secs(15)), "{narrow:?}");
     }
 }

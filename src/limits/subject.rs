@@ -5,7 +5,7 @@ use std::{
     collections::HashMap,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicBool, AtomicU32, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -113,6 +113,8 @@ pub struct SubjectState {
     gaps: Mutex<Vec<Instant>>,
     /// What it spends at other nodes, where that counts.
     elsewhere: Option<Box<Elsewhere>>,
+    /// It is known not only from what other nodes told.
+    was_here: AtomicBool,
 }
 
 impl SubjectLimits {
@@ -137,23 +139,48 @@ impl SubjectLimits {
     /// # Errors
     /// `unavailable` while there are more subjects than are kept.
     pub fn state(&self, identity: &Identity) -> Result<Arc<SubjectState>, Refusal> {
-        self.state_of((identity.tenant.clone(), Arc::clone(&identity.subject)))
+        let key = (identity.tenant.clone(), Arc::clone(&identity.subject));
+        let mut part = self.part(&key);
+        if part.len() >= self.most_in_part && !part.contains_key(&key) {
+            self.make_room(&mut part);
+        }
+        let state = self.state_in(&mut part, key).ok_or_else(|| {
+            Refusal::unavailable(
+                "more users at once than this node keeps account of: try again later",
+            )
+        })?;
+        state.was_here.store(true, Ordering::Relaxed);
+        Ok(state)
     }
 
-    fn state_of(&self, key: SubjectKey) -> Result<Arc<SubjectState>, Refusal> {
-        let mut part = self.part(&key);
+    /// For one who comes to this node.
+    fn make_room(&self, part: &mut Part) {
+        // Poll series between two polls are forgotten too: one that comes again pays again, and nobody
+        // can fill the table with them.
+        let gaps_until = Instant::now() + POLL_GAP;
+        self.forget_idle(part, gaps_until);
+        if part.len() < self.most_in_part {
+            return;
+        }
+        // Of those that other nodes told of, some at a time: until more is told of them they count there
+        // alone.
+        let mut enough = self.most_in_part.div_ceil(16);
+        let now = self.clock.now();
+        part.retain(|_, state| {
+            let goes =
+                enough > 0 && Arc::strong_count(state) == 1 && !state.matters_here(now, gaps_until);
+            enough -= usize::from(goes);
+            !goes
+        });
+    }
+
+    /// `None` where there is no room for one more.
+    fn state_in(&self, part: &mut Part, key: SubjectKey) -> Option<Arc<SubjectState>> {
         if let Some(state) = part.get(&key) {
-            return Ok(Arc::clone(state));
+            return Some(Arc::clone(state));
         }
         if part.len() >= self.most_in_part {
-            // Poll series between two polls are forgotten too: one that comes again pays again,
-            // and nobody can fill the table with them.
-            self.forget_idle(&mut part, Instant::now() + POLL_GAP);
-        }
-        if part.len() >= self.most_in_part {
-            return Err(Refusal::unavailable(
-                "more users at once than this node keeps account of: try again later",
-            ));
+            return None;
         }
         let elsewhere = self.changes.as_ref();
         let state = Arc::new(SubjectState {
@@ -161,7 +188,7 @@ impl SubjectLimits {
             ..SubjectState::default()
         });
         part.insert(key, Arc::clone(&state));
-        Ok(state)
+        Some(state)
     }
 
     /// Waits until there is something to tell other nodes; for ever where limits are each node's own.
@@ -247,14 +274,14 @@ impl SubjectLimits {
         if self.changes.is_none() {
             return;
         }
-        // Where there is no room for one more it counts here alone.
-        let Ok(state) = self.state_of(spending.key) else {
+        let state = self.state_in(&mut self.part(&spending.key), spending.key);
+        // Where there is no room those that are here come first, and it counts there alone.
+        let Some(state) = state else {
             return;
         };
         let now = self.clock.now();
-        let SubjectAllowance {
-            publish, connect, ..
-        } = self.defaults;
+        let publish = spending.publish_rate.unwrap_or(self.defaults.publish);
+        let connect = spending.connect_rate.unwrap_or(self.defaults.connect);
         state.publish.owe(spending.published, publish, now);
         state.connect.owe(spending.connects, connect, now);
         if let Some(elsewhere) = &state.elsewhere {
@@ -307,7 +334,7 @@ impl SubjectLimits {
         }
         let taken = state.publish.take(events, rate, self.clock.now());
         if let (Ok(()), Some(elsewhere)) = (&taken, &state.elsewhere) {
-            elsewhere.note_published(events);
+            elsewhere.note_published(events, told(rate, self.defaults.publish));
         }
         taken.map_err(|wait| {
             Refusal::rate_limited(
@@ -343,7 +370,7 @@ impl SubjectLimits {
         })?;
         state.publish.owe(joins - at_once, rate, now);
         if let Some(elsewhere) = &state.elsewhere {
-            elsewhere.note_published(joins);
+            elsewhere.note_published(joins, told(rate, self.defaults.publish));
         }
         Ok(())
     }
@@ -384,7 +411,7 @@ impl SubjectLimits {
     ) -> Result<(), Refusal> {
         let taken = state.connect.take(1, allowance.connect, self.clock.now());
         if let (Ok(()), Some(elsewhere)) = (&taken, &state.elsewhere) {
-            elsewhere.note_connect();
+            elsewhere.note_connect(told(allowance.connect, self.defaults.connect));
         }
         taken.map_err(|wait| {
             Refusal::rate_limited(
@@ -430,12 +457,19 @@ impl SubjectState {
 
     /// Whether a new state would be the same.
     fn is_idle(&self, now: u64, gaps_until: Instant) -> bool {
+        let elsewhere = self.elsewhere.as_ref();
+        let is_elsewhere = elsewhere.is_some_and(|elsewhere| elsewhere.connections() > 0);
+        !is_elsewhere && self.owes_nothing(now, gaps_until)
+    }
+
+    /// Whether one that nobody holds is kept for more than what other nodes told.
+    fn matters_here(&self, now: u64, gaps_until: Instant) -> bool {
+        self.was_here.load(Ordering::Relaxed) && !self.owes_nothing(now, gaps_until)
+    }
+
+    fn owes_nothing(&self, now: u64, gaps_until: Instant) -> bool {
         let no_gap = self.gaps().iter().all(|until| *until <= gaps_until);
-        let is_elsewhere = self
-            .elsewhere
-            .as_ref()
-            .is_some_and(|elsewhere| elsewhere.connections() > 0);
-        self.publish.is_full(now) && self.connect.is_full(now) && no_gap && !is_elsewhere
+        self.publish.is_full(now) && self.connect.is_full(now) && no_gap
     }
 
     /// Whether other nodes are to know of it.
@@ -569,6 +603,11 @@ impl Drop for SubjectPlace {
         self.state.connections.fetch_sub(1, Ordering::Relaxed);
         self.state.note_change();
     }
+}
+
+/// The rate that other nodes have to be told.
+fn told(rate: Rate, default: Rate) -> Option<Rate> {
+    (rate != default).then_some(rate)
 }
 
 fn too_many(message: String, kind: LimitKind) -> Refusal {
@@ -734,6 +773,40 @@ pub(super) mod tests {
             assert!(!refused, "subject {number}");
         }
         assert!(known(&limits) <= PARTS);
+    }
+
+    #[test]
+    fn subjects_of_other_nodes_take_nobodys_place_here() {
+        let config = LimitsConfig {
+            shared: true,
+            ..LimitsConfig::default()
+        };
+        let limits = SubjectLimits::with_capacity(&config, PARTS * 4);
+        let other = NodeId::random().expect("randomness");
+        let hear_of_many = || {
+            for number in 0..PARTS * 40 {
+                let key = (Tenant::none(), format!("there-{number}").into());
+                let spending = Spending {
+                    connections: 1,
+                    published: 100,
+                    publish_rate: Some(Rate {
+                        per_second: 1,
+                        burst: 100,
+                    }),
+                    ..Spending::nothing(key)
+                };
+                limits.hear(other, spending);
+            }
+        };
+        hear_of_many();
+        assert_eq!(known(&limits), PARTS * 4);
+        let here: Vec<_> = (0..PARTS * 40)
+            .map(|number| identity(&format!("here-{number}"), None))
+            .filter_map(|subject| limits.place_for_stream(&subject).ok())
+            .collect();
+        assert_eq!(here.len(), PARTS * 4);
+        hear_of_many();
+        assert_eq!(known(&limits), PARTS * 4);
     }
 
     #[test]

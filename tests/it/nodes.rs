@@ -478,11 +478,16 @@ async fn joins_take_no_place_of_clients_idempotency_keys() {
 #[tokio::test]
 async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared() {
     const BURST: usize = 10;
-    let budget = "limits.publish_events_per_second = 1\nlimits.publish_burst = 10\n";
-    for is_shared in [true, false] {
+    let configured = "limits.publish_events_per_second = 1\nlimits.publish_burst = 10\n";
+    let claimed = json!({"publish_events_per_second": 1, "publish_burst": 10});
+    let alice = Claims::all("alice");
+    let claiming = alice.clone().with("limits", claimed);
+    // The configuration's limits are wide enough for all to be paid back at once.
+    let budgets = [(configured, true, &alice), (configured, false, &alice)];
+    for (budget, is_shared, claims) in budgets.into_iter().chain([("", true, &claiming)]) {
         let pair = Pair::with(&format!("limits.shared = {is_shared}\n{budget}")).await;
         for _ in 0..BURST {
-            let (status, answer) = pair.a.post(r#"{"topic":"a"}"#).await;
+            let (status, answer) = pair.a.post_as(claims, r#"{"topic":"a"}"#).await;
             assert_eq!(status, 200, "{answer}");
         }
         // Slowly enough to hear of the other node, and too fast to be paid back.
@@ -490,7 +495,7 @@ async fn publishes_of_a_subject_are_charged_at_all_nodes_where_limits_are_shared
         let mut accepted = 0;
         loop {
             pace.tick().await;
-            let (status, answer) = pair.b.post(r#"{"topic":"a"}"#).await;
+            let (status, answer) = pair.b.post_as(claims, r#"{"topic":"a"}"#).await;
             match status {
                 200 => accepted += 1,
                 _ => break assert_eq!(answer["code"], "rate_limited", "{answer}"),

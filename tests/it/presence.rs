@@ -354,13 +354,9 @@ async fn a_subject_is_on_so_many_topics_at_once_over_all_its_connections() {
     assert_eq!(announced(&mut watcher).await, joined("room:3", "alice"));
     gateway.publish("room:2", json!(2)).await;
     assert_eq!(second.event().await["data"], 2);
-    let bob = try_to_enter(
-        &gateway,
-        &Claims::all("bob"),
-        Transport::Sse,
-        "room:3,room:4",
-    );
-    bob.await.expect("his own two topics");
+    let bob = Claims::all("bob");
+    let his = try_to_enter(&gateway, &bob, Transport::Sse, "room:3,room:4");
+    his.await.expect("his own two topics");
 }
 
 /// So nobody writes more into the log by joining than by publishing.
