@@ -378,11 +378,12 @@ async fn joins_are_charged_to_the_budget_of_publishes_and_coming_back_is_not() {
                 Ok(()) => joins += 1,
                 Err(refused) => break refused,
             }
+            let most = 3 + began.elapsed().as_secs();
+            assert!(joins <= most, "{joins} joins");
         };
         assert_eq!(refused["code"], "rate_limited", "{refused}");
         assert!(refused["retryAfterMs"].as_u64() <= Some(1000), "{refused}");
-        let most = 3 + began.elapsed().as_secs();
-        assert!((3..=most).contains(&joins), "{joins} joins");
+        assert!(joins >= 3, "only {joins} joins");
         for number in 0..joins {
             let topic = format!("room:{number}");
             assert_eq!(announced(&mut watcher).await, joined(&topic, "alice"));
