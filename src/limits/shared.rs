@@ -447,8 +447,9 @@ mod tests {
         for spending in told(&a) {
             b.hear(NodeId::random().expect("randomness"), spending);
         }
-        // Enough for a million a second.
+        // Enough for a million a second to be paid back, and the subject forgotten.
         std::thread::sleep(Duration::from_millis(2));
+        b.prune();
         let state = b.state(alice).expect("its state");
         let again = b.take_publish(&state, alice, burst);
         again.expect_err("nothing is left").retry_after
