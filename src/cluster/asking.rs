@@ -328,7 +328,8 @@ impl Cluster {
             }
             None
         };
-        let ((), (), knows_all) = tokio::join!(self.tell_alive(), self.tell_all_spending(), answering);
+        let ((), (), knows_all) =
+            tokio::join!(self.tell_alive(), self.tell_all_spending(), answering);
         if let Some(knows_all) = knows_all {
             let nodes = self.heard().keys().copied().collect();
             self.tell_part(to, number, &[], knows_all, Some(nodes))

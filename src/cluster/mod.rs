@@ -562,10 +562,7 @@ impl Cluster {
                 self.gap.hear(node, number, tickets);
             }
             Said::Announced { to, .. } | Said::Tickets { to, .. } => self.note_part_to(to),
-            Said::Ticket { .. }
-            | Said::Revoke(_)
-            | Said::Alive { .. }
-            | Said::Unknown => {}
+            Said::Ticket { .. } | Said::Revoke(_) | Said::Alive { .. } | Said::Unknown => {}
         }
     }
 

@@ -327,9 +327,7 @@ impl Presence {
             return (Vec::new(), 0);
         };
         let from = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let later = members
-            .by_subject
-            .range::<str, _>((from, Bound::Unbounded));
+        let later = members.by_subject.range::<str, _>((from, Bound::Unbounded));
         let page = later
             .filter(|(_, member)| member.is_announced())
             .take(most)
