@@ -129,7 +129,7 @@ impl Cluster {
     /// Asks for all that is in force, at the beginning and whenever something was missed.
     pub(super) async fn ask_forever(&self) {
         // Nobody has told anything before.
-        if self.bus.began_log() || !self.bus.is_shared() {
+        if self.bus.began_log() {
             self.begin_as_first().await;
         }
         if !self.bus.is_shared() {

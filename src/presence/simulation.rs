@@ -395,12 +395,10 @@ impl World {
                 node.presence.enter(place.clone(), connection, now);
                 node.connections.push((place, connection, now));
             }
-            40..75 => {
-                if !node.connections.is_empty() {
-                    let which = fastrand::usize(..node.connections.len());
-                    let (place, connection, _) = node.connections.swap_remove(which);
-                    node.presence.leave(place, connection, now);
-                }
+            40..75 if !node.connections.is_empty() => {
+                let which = fastrand::usize(..node.connections.len());
+                let (place, connection, _) = node.connections.swap_remove(which);
+                node.presence.leave(place, connection, now);
             }
             80..90 => node.is_late = true,
             90..120 => node.is_late = false,
