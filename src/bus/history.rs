@@ -136,6 +136,18 @@ impl History {
         }
     }
 
+    /// The last retained events of a topic, at most so many; and whether there were none before them.
+    pub(super) fn newest(&self, tenant: &Tenant, topic: &Topic, most: usize) -> (Vec<u64>, bool) {
+        let of_tenant = self.tenants.get(tenant);
+        let history = of_tenant.and_then(|of_tenant| of_tenant.topics.get(topic.as_str()));
+        let Some(history) = history else {
+            return (Vec::new(), false);
+        };
+        let skipped = history.sequences.len().saturating_sub(most);
+        let newest = history.sequences.range(skipped..).copied().collect();
+        (newest, skipped == 0 && history.trimmed == 0)
+    }
+
     /// Anything of any topic may have been trimmed up to a position.
     pub(super) fn trim_all(&mut self, until: u64) {
         self.tenants.clear();

@@ -373,6 +373,27 @@ impl Bus {
         }
     }
 
+    /// These events, rising, as far as they are still retained; read back where they have to be.
+    ///
+    /// # Errors
+    /// As [`Bus::read_back`].
+    pub async fn events(&self, sequences: &[u64]) -> Result<Vec<Arc<Event>>, EngineError> {
+        let mut events = Vec::new();
+        let mut stored = Vec::new();
+        for sequence in sequences {
+            match self.window().event(*sequence) {
+                Whereabouts::Here(event) => events.push(event),
+                Whereabouts::Stored => stored.push(*sequence),
+                Whereabouts::Gone => {}
+            }
+        }
+        if !stored.is_empty() {
+            events.extend(self.engine.read(stored).await?);
+        }
+        events.sort_unstable_by_key(|event| event.sequence);
+        Ok(events)
+    }
+
     /// Whether other nodes may have the same log.
     pub fn is_shared(&self) -> bool {
         self.engine.is_shared()

@@ -63,6 +63,17 @@ impl Gap {
         self.lock().is_some()
     }
 
+    /// Whether an answer may still come.
+    pub fn is_heard(&self) -> bool {
+        self.lock().as_ref().is_some_and(|open| open.is_heard)
+    }
+
+    /// Whether nothing was asked since something was missed.
+    pub fn is_unasked(&self) -> bool {
+        let state = self.lock();
+        state.as_ref().is_some_and(|open| open.number.is_none())
+    }
+
     pub fn is_doubtful(&self) -> bool {
         self.lock().as_ref().is_some_and(|open| open.is_doubtful)
     }

@@ -5,6 +5,7 @@
 //! all that is in force, and each tells who is connected to it. Who is not heard any more is gone.
 
 mod announcer;
+mod asking;
 mod gap;
 mod note;
 mod spending;
@@ -12,8 +13,6 @@ mod tickets;
 
 use std::{
     collections::HashMap,
-    ops::ControlFlow,
-    pin::pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering},
@@ -24,13 +23,14 @@ use std::{
 use jiff::Timestamp;
 use tokio::{
     sync::{Notify, mpsc, oneshot, watch},
-    time::{MissedTickBehavior, sleep, timeout},
+    time::{MissedTickBehavior, sleep},
 };
 
 pub use note::About;
 
+use asking::{Awaited, Question};
 use gap::Gap;
-use note::{CountEntry, Note, RevocationEntry, Said};
+use note::{Note, RevocationEntry, Said};
 use tickets::Outcome;
 
 use crate::{
@@ -40,7 +40,7 @@ use crate::{
     event::Event,
     limits::Limits,
     node::NodeId,
-    presence::Presence,
+    presence::{Counts, Presence},
     protocol::Refusal,
     throttle::Throttle,
 };
@@ -48,12 +48,10 @@ use crate::{
 /// Notes that have come and were not looked at yet. When more come, the node asks for all that is in
 /// force.
 const WAITING_NOTES: usize = 1024;
-/// How long a new node waits for another's answer before it takes clients: without one it is alone.
+/// How long a new node waits for others to be heard before it takes clients: without any it is alone.
 const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 /// And for its own question to come back, from which on that is counted.
 const QUESTION_WITHIN: Duration = Duration::from_secs(1);
-/// Nodes that could answer wait for a random part of this, so that one does.
-const ANSWER_SPREAD_MS: u64 = 300;
 /// Revocations, and counts of connections, that are told at once, so that a note stays small.
 const REVOCATIONS_A_NOTE: usize = 500;
 const COUNTS_A_NOTE: usize = 500;
@@ -93,6 +91,10 @@ pub struct KnownNode {
 struct Heard {
     at: Instant,
     about: About,
+    /// It knew nothing when it told of it last.
+    is_new: bool,
+    /// The question of this node that it could not answer.
+    knows_not_all: Option<u64>,
 }
 
 /// This node among those of its log. One per gateway.
@@ -104,8 +106,11 @@ pub struct Cluster {
     presence: Option<Arc<Presence>>,
     /// The position at which it asked last: what came later it has read itself.
     asked_at: AtomicU64,
-    /// The questions that this node would answer; whether another one has.
-    asking: Mutex<HashMap<(NodeId, u64), bool>>,
+    /// The questions that this node would answer.
+    asking: Mutex<HashMap<(NodeId, u64), Question>>,
+    /// Its own.
+    awaited: Mutex<Awaited>,
+    answered: Notify,
     /// The nodes that are there, this one too.
     heard: Mutex<HashMap<NodeId, Heard>>,
     /// Those that have said that they are going, and when: what they said meanwhile is still heard.
@@ -116,15 +121,10 @@ pub struct Cluster {
     connections: Arc<AtomicUsize>,
     has_missed: Arc<Notify>,
     gap: Arc<Gap>,
-    /// Whose turn it is to tell counts: what is told is what is, in the order of the log.
-    counting: tokio::sync::Mutex<()>,
     /// Which of those who asked for all that was spent have been told.
     told_all_spending: watch::Sender<u64>,
     /// A node was taken for dead since this one asked last.
     has_buried: AtomicBool,
-    /// Some counts could not be told.
-    owes_counts: AtomicBool,
-    owing: Notify,
     tickets: Arc<TicketStore>,
     /// What was told to be done with tickets, and who waits for it.
     acts: Mutex<HashMap<u64, oneshot::Sender<Outcome>>>,
@@ -134,8 +134,6 @@ pub struct Cluster {
     began: Instant,
     /// Whether this node knows what is in force.
     informed: watch::Sender<bool>,
-    /// Another one has told it.
-    is_answered: AtomicBool,
 }
 
 /// What has been told and was not looked at yet.
@@ -161,6 +159,9 @@ impl Hears for Inbox {
 
     fn missed(&self) {
         self.gap.missed();
+        if let Some(presence) = &self.presence {
+            presence.has_missed();
+        }
         self.has_missed.notify_one();
     }
 }
@@ -179,6 +180,8 @@ impl Cluster {
             limits: agreed.limits,
             presence: agreed.presence,
             asking: Mutex::default(),
+            awaited: Mutex::default(),
+            answered: Notify::new(),
             heard: Mutex::default(),
             left: Mutex::default(),
             has_left: Mutex::default(),
@@ -186,18 +189,14 @@ impl Cluster {
             connections: agreed.connections,
             has_missed: Arc::default(),
             gap: Arc::clone(&gap),
-            counting: tokio::sync::Mutex::default(),
             told_all_spending: watch::Sender::new(0),
             has_buried: AtomicBool::default(),
-            owes_counts: AtomicBool::default(),
-            owing: Notify::new(),
             tickets: agreed.tickets,
             acts: Mutex::default(),
             incoming: Mutex::new(Some(incoming)),
             untold: Throttle::default(),
             began: Instant::now(),
-            informed: watch::Sender::new(bus.began_log()),
-            is_answered: AtomicBool::default(),
+            informed: watch::Sender::new(false),
             asked_at: AtomicU64::default(),
             bus,
         });
@@ -212,25 +211,6 @@ impl Cluster {
 
     pub fn node(&self) -> NodeId {
         self.node
-    }
-
-    /// Waits until the node knows what is in force, or nobody is there who could tell.
-    pub async fn informed(&self) {
-        let mut informed = self.informed.subscribe();
-        let informing = informed.wait_for(|informed| *informed);
-        // Where even its own question does not come.
-        let _ = timeout(ANSWER_WITHIN + QUESTION_WITHIN, informing).await;
-        let is_first = !self.is_answered.load(Ordering::Relaxed);
-        if is_first && self.bus.is_shared() {
-            tracing::info!(node = %self.node, "no other node answered: this one is the first");
-            self.informed.send_replace(true);
-        }
-        if is_first
-            && self.presence.is_some()
-            && let Err(error) = self.forget_everyone().await
-        {
-            tracing::warn!(%error, "clients may take those for present who were before the restart");
-        }
     }
 
     /// Tells the other nodes of a revocation that is in force here.
@@ -304,6 +284,14 @@ impl Cluster {
         }
     }
 
+    /// That it is there, which others that do not hear it find out.
+    async fn tell_alive(&self) {
+        let is_new = !*self.informed.borrow();
+        let about = self.about();
+        // Whoever does not hear of it takes this node for dead, and asks when it is back.
+        let _ = self.tell(Said::Alive { about, is_new }).await;
+    }
+
     fn knows_others(&self) -> bool {
         self.heard().keys().any(|node| *node != self.node)
     }
@@ -321,55 +309,36 @@ impl Cluster {
         };
         let presence = self.presence.clone();
         let announcing = async {
-            match presence {
-                Some(presence) => Arc::clone(&self).announce_forever(presence).await,
-                None => std::future::pending().await,
+            if let Some(presence) = &presence {
+                tokio::join!(
+                    self.announce_forever(presence),
+                    self.tell_counts_forever(presence)
+                );
             }
         };
         tokio::join!(
             self.listen(incoming),
+            self.ask_forever(),
+            self.be_there_forever(),
             announcing,
             self.tell_spending_forever()
         );
     }
 
+    /// Takes what comes as it comes: nothing in here waits for the log.
     async fn listen(self: &Arc<Self>, mut incoming: mpsc::Receiver<Vec<u8>>) {
-        // It has missed all that was before it.
-        self.has_missed.notify_one();
+        while let Some(note) = incoming.recv().await {
+            self.obey(&note);
+        }
+    }
+
+    async fn be_there_forever(&self) {
         let mut alive = tokio::time::interval(ALIVE_EVERY);
         alive.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        // Until when another node may answer.
-        let mut unanswered = pin!(sleep(Duration::MAX));
         loop {
-            tokio::select! {
-                note = incoming.recv() => match note {
-                    Some(note) => if self.obey(&note).is_break() {
-                        unanswered.as_mut().reset(tokio::time::Instant::now() + ANSWER_WITHIN);
-                    },
-                    None => return,
-                },
-                () = &mut unanswered => {
-                    self.close_gap_unanswered();
-                    self.informed.send_replace(true);
-                    unanswered.set(sleep(Duration::MAX));
-                }
-                () = self.has_missed.notified() => {
-                    let head = self.bus.window().head();
-                    self.asked_at.store(head, Ordering::Relaxed);
-                    let number = self.gap.ask();
-                    self.has_buried.store(false, Ordering::Relaxed);
-                    if let Err(error) = self.tell(Said::Ask { number }).await {
-                        tracing::warn!(%error, "the other nodes could not be asked what is in force");
-                        sleep(ASK_AGAIN).await;
-                        self.has_missed.notify_one();
-                    }
-                }
-                _ = alive.tick() => {
-                    // Whoever does not hear of it takes this node for dead, and asks when it is back.
-                    let _ = self.tell(Said::Alive(self.about())).await;
-                    self.bury_the_dead(Instant::now());
-                }
-            }
+            alive.tick().await;
+            self.tell_alive().await;
+            self.bury_the_dead(Instant::now());
         }
     }
 
@@ -410,90 +379,123 @@ impl Cluster {
         let _ = self.tell(Said::Leave).await;
     }
 
-    /// A break says that the node's own question was heard, whose answer it waits for.
-    fn obey(self: &Arc<Self>, note: &[u8]) -> ControlFlow<()> {
+    fn obey(self: &Arc<Self>, note: &[u8]) {
         let Note { node, said } = match serde_json::from_slice(note) {
             Ok(note) => note,
-            Err(error) => {
-                tracing::warn!(%error, "a note of another node makes no sense");
-                return ControlFlow::Continue(());
-            }
+            Err(error) => return tracing::warn!(%error, "a note of another node makes no sense"),
         };
         let has_left = self.left().contains_key(&node);
         let is_new = !has_left && self.note_heard(node, &said);
         match said {
             Said::Ticket { number, at, act } => self.do_act(node, number, at, act),
-            Said::Ask { number } if node == self.node => {
-                if self.gap.hear_own(number) {
-                    return ControlFlow::Break(());
-                }
-            }
+            Said::Ask { number, .. } if node == self.node => self.hear_own_question(number),
             Said::Revoke(entry) if node != self.node => self.revoke(entry.into()),
             _ if node == self.node || has_left => {}
             said => self.heed(node, said, is_new),
         }
-        ControlFlow::Continue(())
     }
 
     /// Whether it was not known to be there.
     fn note_heard(&self, node: NodeId, said: &Said) -> bool {
         let mut heard = self.heard();
-        let before = heard.remove(&node);
-        let is_new = before.is_none();
-        let about = match said {
-            Said::Alive(about) => about.clone(),
-            _ => before.map(|heard| heard.about).unwrap_or_default(),
-        };
-        let at = Instant::now();
-        heard.insert(node, Heard { at, about });
-        is_new
+        let mut is_first = false;
+        let known = heard.entry(node).or_insert_with(|| {
+            is_first = true;
+            Heard {
+                at: Instant::now(),
+                about: About::default(),
+                is_new: false,
+                knows_not_all: None,
+            }
+        });
+        known.at = Instant::now();
+        match said {
+            Said::Alive { about, is_new } => {
+                known.is_new = *is_new;
+                known.about = about.clone();
+            }
+            Said::Ask { is_new, .. } | Said::Answer { is_new, .. } => known.is_new = *is_new,
+            _ => {}
+        }
+        if let Said::Answer {
+            number,
+            knows_all: false,
+            is_last: true,
+            to,
+            ..
+        } = said
+            && *to == self.node
+        {
+            known.knows_not_all = Some(*number);
+        }
+        is_first
     }
 
     /// What another node says of itself, or to this one.
     fn heed(self: &Arc<Self>, node: NodeId, said: Said, is_new: bool) {
         if is_new {
             tracing::info!(%node, "another node is there");
+            if let Some(presence) = &self.presence {
+                presence.expect(node, Instant::now());
+            }
             // Whoever was there when this node asked answers, and whoever came later tells all from its
-            // beginning.
+            // beginning. One that was taken for dead has to be asked, as soon as it says that it is there.
             let was_dead = self.has_buried.load(Ordering::Relaxed);
-            if was_dead && !matches!(said, Said::Ask { .. }) {
+            if was_dead && matches!(said, Said::Alive { .. }) {
                 self.has_missed.notify_one();
             }
         }
         match said {
-            Said::Ask { number } => {
-                self.asking().insert((node, number), false);
-                tokio::spawn(Arc::clone(self).answer(node, number));
-            }
+            Said::Ask { number, .. } => self.hear_question(node, number),
             Said::Answer {
                 to,
                 number,
                 revocations,
                 is_last,
                 knows_all,
+                nodes,
+                ..
             } => {
                 // Good for whoever it is for.
-                for entry in revocations {
-                    self.revoke(entry.into());
+                self.revoke_all(revocations);
+                if to != self.node {
+                    if knows_all {
+                        self.hear_answered(to, number, is_last);
+                    }
+                    return;
                 }
-                let is_whole = is_last && knows_all;
-                if is_whole && to == self.node {
-                    if let Some(closed) = self.gap.close(node, number) {
-                        self.close_gap(closed);
-                    }
-                    if !self.gap.is_open() {
-                        self.is_answered.store(true, Ordering::Relaxed);
-                        self.informed.send_replace(true);
-                    }
-                } else if is_whole && let Some(is_answered) = self.asking().get_mut(&(to, number)) {
-                    *is_answered = true;
+                self.note_part();
+                if !is_last || !knows_all {
+                    return;
+                }
+                self.expect_all(nodes);
+                if let Some(closed) = self.gap.close(node, number) {
+                    self.close_gap(closed);
+                }
+                self.answered.notify_one();
+            }
+            Said::Revoked { revocations } => self.revoke_all(revocations),
+            Said::Counts {
+                number,
+                after,
+                begins_anew,
+                is_last,
+                counts,
+            } => {
+                let counts = counts.into_iter();
+                let counts = Counts {
+                    number,
+                    after,
+                    begins_anew,
+                    is_last,
+                    counts: counts.filter_map(|entry| entry.try_into().ok()).collect(),
+                };
+                if let Some(presence) = &self.presence {
+                    presence.hear(node, counts, Instant::now());
                 }
             }
-            Said::Counts {
-                begins_anew,
-                counts,
-            } => self.hear_counts(node, begins_anew, counts),
             Said::Announced { to, announced } if to == self.node => {
+                self.note_part();
                 if let Some(presence) = &self.presence {
                     let announced = announced.into_iter();
                     let announced = announced.filter_map(|entry| entry.try_into().ok());
@@ -516,25 +518,32 @@ impl Cluster {
                 to,
                 number,
                 tickets,
-            } if to == self.node => self.gap.hear(node, number, tickets),
-            Said::Announced { .. }
-            | Said::Tickets { .. }
-            | Said::Ticket { .. }
-            | Said::Revoke(_)
-            | Said::Alive(_)
-            | Said::Unknown => {}
+            } if to == self.node => {
+                self.note_part();
+                self.gap.hear(node, number, tickets);
+            }
+            Said::Announced { to, .. } | Said::Tickets { to, .. } => self.note_part_to(to),
+            Said::Ticket { .. } | Said::Revoke(_) | Said::Alive { .. } | Said::Unknown => {}
         }
     }
 
-    fn hear_counts(&self, node: NodeId, begins_anew: bool, counts: Vec<CountEntry>) {
-        let Some(presence) = &self.presence else {
-            return;
-        };
-        if begins_anew {
-            presence.forget_node(node, Instant::now());
+    /// Nodes are there that this one has perhaps not heard yet.
+    fn expect_all(&self, nodes: Vec<NodeId>) {
+        let now = Instant::now();
+        for node in nodes {
+            if node == self.node || self.left().contains_key(&node) {
+                continue;
+            }
+            self.heard().entry(node).or_insert_with(|| Heard {
+                at: now,
+                about: About::default(),
+                is_new: false,
+                knows_not_all: None,
+            });
+            if let Some(presence) = &self.presence {
+                presence.expect(node, now);
+            }
         }
-        let counts = counts.into_iter().filter_map(|entry| entry.try_into().ok());
-        presence.hear(node, counts.collect(), Instant::now());
     }
 
     /// Its clients come to other nodes within the grace, as after any other end of a connection.
@@ -560,11 +569,24 @@ impl Cluster {
     /// It has to ask what it does not know.
     fn missed(&self) {
         self.gap.missed();
+        if let Some(presence) = &self.presence {
+            presence.has_missed();
+        }
         self.has_missed.notify_one();
     }
 
-    fn asking(&self) -> MutexGuard<'_, HashMap<(NodeId, u64), bool>> {
+    fn asking(&self) -> MutexGuard<'_, HashMap<(NodeId, u64), Question>> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, Awaited> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn revoke_all(self: &Arc<Self>, revocations: Vec<RevocationEntry>) {
+        for entry in revocations {
+            self.revoke(entry.into());
+        }
     }
 
     /// Puts a revocation in force that another node told of, and ends the sessions that it hits.
@@ -612,57 +634,6 @@ impl Cluster {
                 .await
             {
                 tracing::warn!(%error, "the other nodes do not know how long a revocation lasts");
-            }
-        }
-    }
-
-    async fn answer(self: Arc<Self>, to: NodeId, number: u64) {
-        let counts = async {
-            if let Some(presence) = &self.presence
-                && self.tell_all_counts(presence).await.is_err()
-            {
-                self.owes_counts.store(true, Ordering::Relaxed);
-                self.owing.notify_one();
-            }
-        };
-        // The first is told with the next one where it can not be told now.
-        let _ = tokio::join!(
-            self.tell(Said::Alive(self.about())),
-            self.tell_all_spending(),
-            counts
-        );
-        sleep(Duration::from_millis(fastrand::u64(..ANSWER_SPREAD_MS))).await;
-        let is_answered = self.asking().remove(&(to, number)) != Some(false);
-        if is_answered {
-            return;
-        }
-        let knows_all = *self.informed.borrow() && !self.gap.is_open();
-        if let Some(presence) = &self.presence {
-            self.tell_announced(to, &presence.announced()).await;
-        }
-        // Tickets that it may not know to be used it does not pass on.
-        if !self.gap.is_doubtful()
-            && let Err(error) = self.tell_tickets(to, number).await
-        {
-            return tracing::warn!(%error, node = %to, "a node could not be told of tickets");
-        }
-        let entries = self.revocations.all(Timestamp::now());
-        let mut chunks = entries.chunks(REVOCATIONS_A_NOTE).peekable();
-        loop {
-            let part = chunks.next().unwrap_or_default();
-            let is_last = chunks.peek().is_none();
-            let answer = Said::Answer {
-                to,
-                number,
-                revocations: part.iter().map(RevocationEntry::from).collect(),
-                is_last,
-                knows_all,
-            };
-            if let Err(error) = self.tell(answer).await {
-                return tracing::warn!(%error, node = %to, "a new node could not be answered");
-            }
-            if is_last {
-                return;
             }
         }
     }

@@ -28,7 +28,12 @@ pub(super) enum Said {
     Revoke(RevocationEntry),
     /// I am new, or have missed something: who tells me what is in force, and who is where? `number`
     /// names the question on my side.
-    Ask { number: u64 },
+    Ask {
+        number: u64,
+        /// I know nothing yet.
+        #[serde(default)]
+        is_new: bool,
+    },
     /// What is in force, for the one that asked; more follows where this is not the last part.
     Answer {
         to: NodeId,
@@ -37,10 +42,20 @@ pub(super) enum Said {
         is_last: bool,
         /// I know all that is in force, and am not new myself.
         knows_all: bool,
+        #[serde(default)]
+        is_new: bool,
+        /// With the last part: whom I take to be there.
+        #[serde(default)]
+        nodes: Vec<NodeId>,
     },
-    /// How many connections subjects have to me, and where it begins anew, no others until more follows.
+    /// What may not have been heard everywhere, since I have missed a part of the log.
+    Revoked { revocations: Vec<RevocationEntry> },
+    /// How many connections subjects have to me: see [`crate::presence::Counts`].
     Counts {
+        number: u64,
+        after: u64,
         begins_anew: bool,
+        is_last: bool,
         counts: Vec<CountEntry>,
     },
     /// Who was announced, as far as I have read the log: for the one that asked.
@@ -70,7 +85,13 @@ pub(super) enum Said {
         tickets: Vec<TicketEntry>,
     },
     /// I am still here, and who I am.
-    Alive(About),
+    Alive {
+        #[serde(flatten)]
+        about: About,
+        /// I do not know yet what is in force.
+        #[serde(default)]
+        is_new: bool,
+    },
     /// I am going, and my clients to other nodes.
     Leave,
     /// What only a later version says.

@@ -35,6 +35,18 @@ pub(super) enum Outcome {
     Unknown,
 }
 
+/// Whoever waits for an act: a client that has gone waits no longer.
+struct Waiting<'a> {
+    cluster: &'a Cluster,
+    number: u64,
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.cluster.acts().remove(&self.number);
+    }
+}
+
 impl Cluster {
     /// Makes a ticket for an identity that was verified just now.
     ///
@@ -113,19 +125,18 @@ impl Cluster {
         let number = fastrand::u64(..);
         let (tell, told) = oneshot::channel();
         self.acts().insert(number, tell);
-        let outcome = async {
-            let said = Said::Ticket { number, at, act };
-            self.tell(said).await.map_err(Refusal::from)?;
-            match timeout(DONE_WITHIN, told).await {
-                Ok(Ok(outcome)) => Ok(outcome),
-                Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(
-                    "this node has not caught up with the log: try again",
-                )),
-            }
+        let _waiting = Waiting {
+            cluster: self,
+            number,
         };
-        let outcome = outcome.await;
-        self.acts().remove(&number);
-        outcome
+        let said = Said::Ticket { number, at, act };
+        self.tell(said).await.map_err(Refusal::from)?;
+        match timeout(DONE_WITHIN, told).await {
+            Ok(Ok(outcome)) => Ok(outcome),
+            Ok(Err(_)) | Err(_) => Err(Refusal::unavailable(
+                "this node has not caught up with the log: try again",
+            )),
+        }
     }
 
     /// Does what a node wants done.

@@ -5,15 +5,19 @@
 //! the log says: the events `presence:join` and `presence:leave` on the topic `presence:TOPIC`, which
 //! every node reads. Where the two differ, a change has to be announced. The node on which it
 //! happened does so at once, the others after a while if it has not; a key for each change keeps
-//! it from being announced twice.
+//! it from being announced twice. A node announces only what it has told the others of its own
+//! connections, and no leave while it does not know all of theirs.
 //!
 //! Pure but for its lock: `cluster` tells the other nodes and appends to the log.
 
+mod hearing;
 mod member;
 mod places;
+mod telling;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    ops::Bound,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -21,8 +25,12 @@ use std::{
 use serde::Deserialize;
 use tokio::sync::Notify;
 
-use member::Member;
+pub use telling::Counts;
+
+use hearing::Teller;
+use member::{Member, REMEMBERED};
 use places::Places;
+use telling::Telling;
 
 use crate::{
     event::Event,
@@ -39,6 +47,9 @@ const LEFT_TO_OTHERS: Duration = Duration::from_millis(250);
 /// How often the other nodes are told of one more connection, or one less, of a member: a client that
 /// polls has one and none in turn.
 const TELL_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a leave is put off where this node does not know all that others have told.
+const PUT_OFF: Duration = Duration::from_millis(500);
 
 /// A change that the log tells of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -76,7 +87,7 @@ pub struct Place {
 }
 
 /// A change to be announced.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Announcement {
     pub place: Place,
     pub change: Change,
@@ -87,7 +98,7 @@ pub struct Announcement {
 
 /// How many connections a subject has on a topic to the node that tells it; `None` where it does
 /// not count there any more.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Count {
     pub place: Place,
     pub connections: Option<u32>,
@@ -100,11 +111,19 @@ pub struct Present {
     pub connections: u64,
 }
 
+/// Where an announcement came to in the log.
+#[derive(Clone, Copy, Debug)]
+pub struct Appended {
+    pub position: u64,
+    /// It was there before, put there by whichever node.
+    pub is_duplicate: bool,
+    /// Up to where this node has read the log.
+    pub read_until: u64,
+}
+
 /// What is to be done, and when to ask again.
 #[derive(Debug, Default)]
 pub struct Due {
-    /// What the other nodes have to be told.
-    pub counts: Vec<Count>,
     pub announcements: Vec<Announcement>,
     pub next: Option<Instant>,
 }
@@ -114,25 +133,37 @@ pub struct Due {
 pub struct Presence {
     topics: Vec<TopicFilter>,
     grace: Duration,
-    is_shared: bool,
     /// Topics that a subject may be on at once at this node.
     most_places: usize,
     state: Mutex<State>,
-    /// Something has become due.
+    /// Something is to be announced, or told.
     changed: Notify,
+    has_to_tell: Notify,
 }
 
 #[derive(Default)]
 struct State {
-    topics: HashMap<(Tenant, Topic), BTreeMap<Arc<str>, Member>>,
+    is_shared: bool,
+    topics: HashMap<(Tenant, Topic), Members>,
     /// Of the subjects that count here.
     places: Places,
-    /// Counts that changed here and were not told yet.
-    untold: BTreeSet<(Instant, Place)>,
+    telling: Telling,
+    tellers: HashMap<NodeId, Teller>,
+    /// This node was told what was announced before it began to read the log, or after it missed a
+    /// part of it.
+    is_informed: bool,
     /// When to look whether a member came back.
     lingering: BTreeSet<(Instant, Place)>,
     /// When to look whether a change has to be announced.
     checks: BTreeSet<(Instant, Place)>,
+}
+
+/// Those of whom something is known on one topic.
+#[derive(Default)]
+struct Members {
+    by_subject: BTreeMap<Arc<str>, Member>,
+    /// How many of them are announced.
+    announced: usize,
 }
 
 /// The part of an announcement that is read back.
@@ -155,10 +186,14 @@ impl Presence {
         Self {
             topics,
             grace,
-            is_shared,
             most_places: usize::MAX,
-            state: Mutex::default(),
+            state: Mutex::new(State {
+                is_shared,
+                is_informed: !is_shared,
+                ..State::default()
+            }),
             changed: Notify::new(),
+            has_to_tell: Notify::new(),
         }
     }
 
@@ -182,11 +217,6 @@ impl Presence {
     /// How long a member counts whose last connection has gone.
     pub fn grace(&self) -> Duration {
         self.grace
-    }
-
-    /// What has to be announced of a subject.
-    pub fn needs(&self, place: &Place) -> Option<Change> {
-        self.lock().known(place).and_then(|member| member.needs())
     }
 
     /// A connection to this node has subscribed to topics that are covered, all of one subject's; where
@@ -216,7 +246,7 @@ impl Presence {
         for place in places {
             state.enter(place, connection, now);
         }
-        self.changed.notify_one();
+        self.notify();
         Ok(())
     }
 
@@ -231,34 +261,41 @@ impl Presence {
         if let Some(until) = lingers_until {
             state.lingering.insert((until, place));
         }
+        self.notify();
+    }
+
+    /// What another node tells of its connections.
+    pub fn hear(&self, node: NodeId, told: Counts, now: Instant) {
+        self.lock().hear(node, told, now);
         self.changed.notify_one();
     }
 
-    /// Another node's counts.
-    pub fn hear(&self, node: NodeId, counts: Vec<Count>, now: Instant) {
-        let mut state = self.lock();
-        for count in counts {
-            state
-                .member(&count.place)
-                .set_there(node, count.connections);
-            state.check_later(count.place, now);
-        }
-        self.changed.notify_one();
+    /// Another node is there, which will tell all of its connections.
+    pub fn expect(&self, node: NodeId, now: Instant) {
+        self.lock().expect(node, now);
     }
 
     /// Another node is gone, and with it its connections.
     pub fn forget_node(&self, node: NodeId, now: Instant) {
-        let mut state = self.lock();
-        let mut changed = Vec::new();
-        state.for_each(|place, member| {
-            member.set_there(node, None);
-            if member.needs().is_some() {
-                changed.push(place());
-            }
-        });
-        for place in changed {
-            state.check_later(place, now);
-        }
+        self.lock().forget_node(node, now);
+        self.changed.notify_one();
+    }
+
+    /// This node does not know what was announced, nor all that others have told, until it
+    /// [`Presence::is_informed`]; nor whether another has asked.
+    pub fn has_missed(&self) {
+        self.lock().is_informed = false;
+        self.tell_all();
+    }
+
+    /// This node has asked the others, who all tell all of their connections from now on.
+    pub fn has_asked(&self, now: Instant) {
+        self.lock().expect_all(now);
+    }
+
+    /// This node knows what was announced, or nobody does.
+    pub fn is_informed(&self) {
+        self.lock().is_informed = true;
         self.changed.notify_one();
     }
 
@@ -283,9 +320,8 @@ impl Presence {
             subject: announced.data.user_id.into(),
         };
         let mut state = self.lock();
-        let member = state.member(&place);
-        member.announced(change, event.sequence);
-        if member.counts_here() {
+        state.announced(&place, change, event.sequence, now);
+        if state.member(&place).counts_here() {
             state.check(place, now);
         } else {
             state.check_later(place, now);
@@ -295,13 +331,10 @@ impl Presence {
 
     fn read_forget(&self, topic: (Tenant, Topic), position: u64, now: Instant) {
         let mut state = self.lock();
-        let Some(members) = state.topics.get_mut(&topic) else {
+        let Some(members) = state.topics.get(&topic) else {
             return;
         };
-        let subjects: Vec<_> = members.keys().cloned().collect();
-        for member in members.values_mut() {
-            member.announced(Change::Leave, position);
-        }
+        let subjects: Vec<_> = members.by_subject.keys().cloned().collect();
         let (tenant, topic) = topic;
         for subject in subjects {
             let (tenant, topic) = (tenant.clone(), topic.clone());
@@ -310,6 +343,7 @@ impl Presence {
                 topic,
                 subject,
             };
+            state.announced(&place, Change::Leave, position, now);
             state.check_later(place, now);
         }
         self.changed.notify_one();
@@ -328,15 +362,16 @@ impl Presence {
         let Some(members) = state.topics.get(&(tenant.clone(), topic.clone())) else {
             return (Vec::new(), 0);
         };
-        let present = || members.iter().filter(|(_, member)| member.is_announced());
-        let page = present()
-            .filter(|(subject, _)| after.is_none_or(|after| &***subject > after))
+        let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let later = members.by_subject.range::<str, _>((from, Bound::Unbounded));
+        let page = later
+            .filter(|(_, member)| member.is_announced())
             .take(most)
             .map(|(subject, member)| Present {
                 subject: Arc::clone(subject),
                 connections: member.connections(),
             });
-        (page.collect(), present().count())
+        (page.collect(), members.announced)
     }
 
     /// Waits until something may be due.
@@ -347,13 +382,35 @@ impl Presence {
     /// What is due now. Of each announcement the end has to be told.
     pub fn take_due(&self, now: Instant) -> Due {
         let mut state = self.lock();
-        state.expire(now);
-        let counts = state.take_untold(now);
+        if state.expire(now) {
+            self.has_to_tell.notify_one();
+        }
         Due {
-            counts: if self.is_shared { counts } else { Vec::new() },
             announcements: state.take_announcements(now),
             next: state.next_due(),
         }
+    }
+
+    /// An announcement was appended to the log. Where the log had it, and there must have been more
+    /// since, the position after which the next one of its kind is to be announced.
+    pub fn appended(&self, what: &Announcement, came_to: Appended, now: Instant) -> Option<u64> {
+        let Appended {
+            position,
+            is_duplicate,
+            read_until,
+        } = came_to;
+        let place = &what.place;
+        let mut state = self.lock();
+        // What this node has read stands in the log after all that it knows of an earlier join. A leave
+        // belongs to one join, and there is no second one of it.
+        let is_known = what.change == Change::Join && is_duplicate && position <= read_until;
+        if !is_known {
+            state.announced(place, what.change, position, now);
+            return None;
+        }
+        let needs = state.known(place).and_then(|member| member.needs());
+        // It may be in the part that this node has missed, and be the last one.
+        (state.is_informed && needs == Some(what.change)).then_some(position)
     }
 
     /// An announcement has been made, or could not be made; when to look whether another is needed.
@@ -366,18 +423,29 @@ impl Presence {
         self.changed.notify_one();
     }
 
-    /// All counts of this node, to be told to all others, which forget those told before.
-    pub fn counts(&self) -> Vec<Count> {
-        let mut counts = Vec::new();
-        self.lock().for_each(|place, member| {
-            // What is told here is what the others know last.
-            member.tell();
-            counts.extend(member.count().map(|connections| Count {
-                place: place(),
-                connections: Some(connections),
-            }));
-        });
-        counts
+    /// Tells the other nodes all counts, since one of them knows nothing of them.
+    pub fn tell_all(&self) {
+        self.lock().telling.tell_all();
+        self.has_to_tell.notify_one();
+    }
+
+    /// Waits until there may be something to tell.
+    pub async fn has_to_tell(&self) {
+        self.has_to_tell.notified().await;
+    }
+
+    /// What the other nodes are to be told now, of at most so many members, or when to ask again.
+    /// Whether it was told has to be told to [`Presence::counts_told`] before there is more.
+    pub fn take_counts(&self, now: Instant, most: usize) -> Result<Counts, Option<Instant>> {
+        let mut state = self.lock();
+        let note = state.take_counts(now, most);
+        note.ok_or_else(|| state.telling.next_due(now))
+    }
+
+    /// The other nodes were told, or perhaps not: then they are told again.
+    pub fn counts_told(&self, note: Counts, is_told: bool, now: Instant) {
+        self.lock().counts_told(note, is_told, now);
+        self.changed.notify_one();
     }
 
     /// Who is announced, and at which position: for a node that has not read all of the log that
@@ -396,11 +464,16 @@ impl Presence {
         let mut state = self.lock();
         for (place, position) in announced {
             if position <= began {
-                state.member(&place).announced(Change::Join, position);
+                state.announced(&place, Change::Join, position, now);
                 state.check_later(place, now);
             }
         }
         self.changed.notify_one();
+    }
+
+    fn notify(&self) {
+        self.changed.notify_one();
+        self.has_to_tell.notify_one();
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -408,10 +481,27 @@ impl Presence {
     }
 }
 
+/// Whether nobody is on a topic after its last announcements, in order; where they are not whole, there were
+/// others before them. Rather not where it can not be told.
+pub fn leaves_nobody(announcements: &[Arc<Event>], is_whole: bool) -> bool {
+    let mut last_of = HashMap::new();
+    for event in announcements.iter().rev() {
+        if &*event.name == FORGET {
+            return !last_of.values().any(|change| *change == Change::Join);
+        }
+        let announced = serde_json::from_slice::<Announced<'_>>(event.json());
+        let (Some(change), Ok(announced)) = (Change::of(&event.name), announced) else {
+            return false;
+        };
+        last_of.entry(announced.data.user_id).or_insert(change);
+    }
+    is_whole && !last_of.values().any(|change| *change == Change::Join)
+}
+
 impl State {
     fn for_each(&mut self, mut act: impl FnMut(&dyn Fn() -> Place, &mut Member)) {
         for ((tenant, topic), members) in &mut self.topics {
-            for (subject, member) in members {
+            for (subject, member) in &mut members.by_subject {
                 let place = || Place {
                     tenant: tenant.clone(),
                     topic: topic.clone(),
@@ -425,12 +515,34 @@ impl State {
     fn member(&mut self, place: &Place) -> &mut Member {
         let topic = (place.tenant.clone(), place.topic.clone());
         let members = self.topics.entry(topic).or_default();
-        members.entry(Arc::clone(&place.subject)).or_default()
+        members
+            .by_subject
+            .entry(Arc::clone(&place.subject))
+            .or_default()
     }
 
     fn known(&mut self, place: &Place) -> Option<&mut Member> {
         let topic = (place.tenant.clone(), place.topic.clone());
-        self.topics.get_mut(&topic)?.get_mut(&place.subject)
+        let members = self.topics.get_mut(&topic)?;
+        members.by_subject.get_mut(&place.subject)
+    }
+
+    /// What the log says of a member.
+    fn announced(&mut self, place: &Place, change: Change, position: u64, now: Instant) {
+        let topic = (place.tenant.clone(), place.topic.clone());
+        let members = self.topics.entry(topic).or_default();
+        let subject = Arc::clone(&place.subject);
+        let member = members.by_subject.entry(subject).or_default();
+        let was_announced = member.is_announced();
+        member.announced(change, position, now);
+        match (was_announced, member.is_announced()) {
+            (false, true) => members.announced += 1,
+            (true, false) => members.announced -= 1,
+            _ => {}
+        }
+        if change == Change::Leave {
+            self.check(place.clone(), now + REMEMBERED);
+        }
     }
 
     /// On how many of these their subject does not count yet here, and of how many of them nobody was
@@ -457,26 +569,9 @@ impl State {
     }
 
     fn tell(&mut self, place: &Place, at: Instant) {
-        self.untold.insert((at, place.clone()));
-    }
-
-    fn take_untold(&mut self, now: Instant) -> Vec<Count> {
-        let mut counts = Vec::new();
-        while let Some((at, _)) = self.untold.first()
-            && *at <= now
-            && let Some((_, place)) = self.untold.pop_first()
-        {
-            let Some(member) = self.known(&place) else {
-                continue;
-            };
-            if member.tell() {
-                counts.push(Count {
-                    connections: member.count(),
-                    place,
-                });
-            }
+        if self.is_shared {
+            self.telling.tell(place, at);
         }
-        counts
     }
 
     fn check(&mut self, place: Place, at: Instant) {
@@ -488,21 +583,25 @@ impl State {
         self.check(place, now + delay);
     }
 
-    /// Those who have not come back count no more.
-    fn expire(&mut self, now: Instant) {
+    /// Those who have not come back count no more. Whether there are any.
+    fn expire(&mut self, now: Instant) -> bool {
+        let mut are_any = false;
         while let Some((until, _)) = self.lingering.first()
             && *until <= now
             && let Some((_, place)) = self.lingering.pop_first()
         {
             if self.known(&place).is_some_and(|member| member.expire(now)) {
+                are_any = true;
                 self.places.remove(&place);
                 self.tell(&place, now);
                 self.check(place, now);
             }
         }
+        are_any
     }
 
     fn take_announcements(&mut self, now: Instant) -> Vec<Announcement> {
+        let (is_shared, is_whole) = (self.is_shared, self.is_whole(now));
         let mut announcements = Vec::new();
         while let Some((at, _)) = self.checks.first()
             && *at <= now
@@ -511,14 +610,19 @@ impl State {
             let Some(member) = self.known(&place) else {
                 continue;
             };
-            if let Some((change, after)) = member.begin_announcing() {
-                announcements.push(Announcement {
-                    place,
-                    change,
-                    after,
-                });
-            } else if member.is_forgettable() {
-                self.forget(&place);
+            match member.needs() {
+                None if member.is_forgettable(now) => self.forget(&place),
+                // It is looked at again when they were told.
+                Some(_) if is_shared && !member.is_known_to_others() => {}
+                Some(Change::Leave) if !is_whole => self.check(place, now + PUT_OFF),
+                _ => {
+                    let begun = member.begin_announcing();
+                    announcements.extend(begun.map(|(change, after)| Announcement {
+                        place,
+                        change,
+                        after,
+                    }));
+                }
             }
         }
         announcements
@@ -527,15 +631,15 @@ impl State {
     fn forget(&mut self, place: &Place) {
         let topic = (place.tenant.clone(), place.topic.clone());
         if let Some(members) = self.topics.get_mut(&topic) {
-            members.remove(&place.subject);
-            if members.is_empty() {
+            members.by_subject.remove(&place.subject);
+            if members.by_subject.is_empty() {
                 self.topics.remove(&topic);
             }
         }
     }
 
     fn next_due(&self) -> Option<Instant> {
-        let queues = [&self.untold, &self.lingering, &self.checks];
+        let queues = [&self.lingering, &self.checks];
         let firsts = queues.into_iter().filter_map(|queue| queue.first());
         firsts.map(|(at, _)| *at).min()
     }

@@ -12,7 +12,10 @@ use tribus::config::EngineKind;
 
 use crate::{
     durability::until_ready_is,
-    support::{Claims, Program, Relay, SharedLog, Sse, TestGateway, engine, free_address, within},
+    support::{
+        Claims, Node, Program, RedisServer, Relay, SharedLog, Sse, TestGateway, VOLATILE, Ws,
+        engine, free_address, within,
+    },
 };
 
 #[tokio::test]
@@ -135,19 +138,9 @@ async fn a_subject_is_present_once_wherever_it_is_connected() {
         ws.frame("live").await;
         there.push(ws);
     }
+    assert_eq!(announced(&mut watcher).await, change("join", "alice"));
     let bob = pair.b.ws_as(&Claims::all("bob"), "topics=room:1").await;
-    let mut told = Vec::new();
-    for _ in 0..2 {
-        let event = watcher.event().await;
-        told.push((event["event"].clone(), event["data"]["user_id"].clone()));
-    }
-    assert_eq!(
-        told,
-        [
-            (json!("presence:join"), json!("alice")),
-            (json!("presence:join"), json!("bob"))
-        ]
-    );
+    assert_eq!(announced(&mut watcher).await, change("join", "bob"));
     for node in [&pair.a, &pair.b, &late] {
         let claims = Claims::all("watcher");
         let counted = async {
@@ -166,21 +159,166 @@ async fn a_subject_is_present_once_wherever_it_is_connected() {
     drop(bob);
     let Pair { a, b, more } = pair;
     b.stop().await;
-    let left = watcher.event().await;
-    assert_eq!(
-        (&left["event"], &left["data"]["user_id"]),
-        (&json!("presence:leave"), &json!("bob"))
-    );
+    assert_eq!(announced(&mut watcher).await, change("leave", "bob"));
     let again = TestGateway::with(&more).await;
     let mut bob = again.ws_as(&Claims::all("bob"), "topics=room:1").await;
     bob.frame("live").await;
-    let joined = watcher.event().await;
-    assert_eq!(
-        (&joined["event"], &joined["data"]["user_id"]),
-        (&json!("presence:join"), &json!("bob"))
-    );
+    assert_eq!(announced(&mut watcher).await, change("join", "bob"));
     drop(there);
     drop(a);
+}
+
+/// Change and subject of the next announcement.
+async fn announced(watcher: &mut Ws) -> (String, String) {
+    let event = watcher.event().await;
+    let text = |value: &Value| value.as_str().expect("text").to_owned();
+    (text(&event["event"]), text(&event["data"]["user_id"]))
+}
+
+fn change(change: &str, subject: &str) -> (String, String) {
+    (format!("presence:{change}"), subject.to_owned())
+}
+
+async fn enter(gateway: &TestGateway, subject: &str) -> Ws {
+    let mut ws = gateway.ws_as(&Claims::all(subject), "topics=room:1").await;
+    ws.frame("live").await;
+    ws
+}
+
+const PRESENCE: &str = "presence.topics = [\"room:*\"]\npresence.grace = \"1s\"\n";
+
+/// Its members leave as soon as it is taken for dead, each of them once though two nodes notice.
+#[tokio::test]
+async fn who_was_at_a_node_that_is_killed_leaves_once() {
+    const DEAD_WITHIN: Duration = Duration::from_secs(25);
+    let log = SharedLog::in_redis().await;
+    // So that who watches hears something meanwhile.
+    let toml = format!("{PRESENCE}heartbeat = \"2s\"\n");
+    let nodes = [
+        log.gateway_with(log.server, &toml).await,
+        log.gateway_with(log.server, PRESENCE).await,
+    ];
+    let url = format!("redis://{}", log.server);
+    let mut killed = Node::new(&[
+        ("BUS__ENGINE", "redis"),
+        ("BUS__REDIS__URL", &url),
+        ("BUS__NAMESPACE", &log.namespace),
+        ("PRESENCE__TOPICS", "[\"room:*\"]"),
+        ("PRESENCE__GRACE", "1s"),
+    ]);
+    killed.start().await;
+    until_ready_is(&killed.gateway(), 200).await;
+    until_ready_is(&nodes[1], 200).await;
+    let mut watcher = nodes[0].ws("topics=presence:room:1").await;
+    let mut there = Vec::new();
+    for subject in ["alice", "bob"] {
+        there.push(enter(&killed.gateway(), subject).await);
+        assert_eq!(announced(&mut watcher).await, change("join", subject));
+    }
+    let _also_here = enter(&nodes[1], "bob").await;
+    killed.kill().await;
+    let left = tokio::time::timeout(DEAD_WITHIN, announced(&mut watcher)).await;
+    assert_eq!(left.expect("a leave"), change("leave", "alice"));
+    // Whoever looks at it later finds it done.
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let _carol = enter(&nodes[0], "carol").await;
+    assert_eq!(announced(&mut watcher).await, change("join", "carol"));
+}
+
+/// It takes a node seconds to tell a new one of all of its clients. Meanwhile nobody takes them for gone.
+#[tokio::test]
+async fn nobody_leaves_while_a_node_tells_a_new_one_of_its_clients() {
+    const SLOW: Duration = Duration::from_millis(700);
+    // More than one note of them.
+    const TOPICS: usize = 1200;
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let slow = log.gateway_with(relay.address, PRESENCE).await;
+    let other = log.gateway_with(log.server, PRESENCE).await;
+    until_ready_is(&other, 200).await;
+    let mut watcher = other.ws("topics=presence:room:*").await;
+    watcher.frame("live").await;
+    let mut streams = Vec::new();
+    for part in 0..TOPICS / 100 {
+        let topics: Vec<_> = (0..100)
+            .map(|number| format!("room:{part}-{number}"))
+            .collect();
+        let mut alice = slow.ws_as(&Claims::all("alice"), "").await;
+        alice
+            .ask(json!({"type": "subscribe", "topics": topics}))
+            .await;
+        streams.push(alice);
+    }
+    for _ in 0..TOPICS {
+        assert_eq!(announced(&mut watcher).await, change("join", "alice"));
+    }
+    relay.delay(SLOW);
+    let new = log.gateway_with(log.server, PRESENCE).await;
+    until_ready_is(&new, 200).await;
+    tokio::time::sleep(4 * SLOW).await;
+    let _bob = enter(&other, "bob").await;
+    assert_eq!(announced(&mut watcher).await, change("join", "bob"));
+}
+
+/// It takes longer than a new node waits for a sign of others.
+#[tokio::test]
+async fn a_node_that_is_slow_to_answer_is_not_taken_for_none() {
+    const SLOW: Duration = Duration::from_millis(1200);
+    let log = SharedLog::in_redis().await;
+    let relay = Relay::to(log.server).await;
+    let slow = log.gateway_with(relay.address, PRESENCE).await;
+    until_ready_is(&slow, 200).await;
+    let mut watcher = slow.ws("topics=presence:room:1").await;
+    let _alice = enter(&slow, "alice").await;
+    assert_eq!(announced(&mut watcher).await, change("join", "alice"));
+    relay.delay(SLOW);
+    let new = log.gateway_with(log.server, PRESENCE).await;
+    until_ready_is(&new, 200).await;
+    let claims = Claims::all("watcher");
+    let answer = new.get("/presence", "topic=room:1", &claims).await;
+    let answer: Value = answer.json().await.expect("JSON");
+    assert_eq!(answer["members"][0]["user_id"], "alice", "{answer}");
+    let _bob = enter(&new, "bob").await;
+    assert_eq!(announced(&mut watcher).await, change("join", "bob"));
+}
+
+/// What a node had told goes with the log, and another one had not heard it yet.
+#[tokio::test]
+async fn a_revocation_that_went_with_the_log_is_told_again() {
+    let mut server = RedisServer::start(VOLATILE).await;
+    let relays = [
+        Relay::to(server.address).await,
+        Relay::to(server.address).await,
+    ];
+    let toml = |relay: &Relay| {
+        format!(
+            "bus.engine = \"redis\"\nbus.redis.url = {:?}\n",
+            relay.url()
+        )
+    };
+    let a = TestGateway::with(&toml(&relays[0])).await;
+    until_ready_is(&a, 200).await;
+    let b = TestGateway::with(&toml(&relays[1])).await;
+    until_ready_is(&b, 200).await;
+    relays[1].stall_from(true);
+    disconnect(&a, json!({"sub": "alice"})).await;
+    server.kill();
+    relays[0].stall(true);
+    relays[1].cut();
+    relays[1].stall_from(false);
+    server.start_again().await;
+    // It asks, and is not answered, before the other one is back.
+    let accepted = async { while b.post(r#"{"topic":"a"}"#).await.0 != 200 {} };
+    within("a publish", accepted).await;
+    assert_eq!(
+        b.poll_as(&Claims::all("alice"), "topics=a&wait=0").await.0,
+        200
+    );
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    relays[0].stall(false);
+    let revoked =
+        async { while b.poll_as(&Claims::all("alice"), "topics=a&wait=0").await.0 != 401 {} };
+    within("the revocation", revoked).await;
 }
 
 #[tokio::test]

@@ -403,3 +403,40 @@ async fn joins_are_charged_to_the_budget_of_publishes_and_coming_back_is_not() {
         assert!(refused["retryAfterMs"].as_u64() > Some(1000), "{refused}");
     }
 }
+
+/// Nothing is appended for topics that were left before: else each restart would make the log longer.
+#[tokio::test]
+async fn a_restart_says_nothing_of_topics_on_which_nobody_was() {
+    let log = tempfile::tempdir().expect("a directory");
+    let on_disk = format!(
+        "{KEPT}bus.engine = \"disk\"\nbus.disk.path = {:?}\n",
+        log.path().display().to_string()
+    );
+    let mut gateway = TestGateway::with(&on_disk).await;
+    let mut watcher = watch(&gateway).await;
+    drop(enter(&gateway, "alice", "room:left").await);
+    assert_eq!(announced(&mut watcher).await, joined("room:left", "alice"));
+    assert_eq!(announced(&mut watcher).await, left("room:left", "alice"));
+    let _bob = enter(&gateway, "bob", "room:1").await;
+    assert_eq!(announced(&mut watcher).await, joined("room:1", "bob"));
+    for _ in 0..3 {
+        gateway.stop().await;
+        gateway = TestGateway::with(&on_disk).await;
+    }
+    let _carol = enter(&gateway, "carol", "room:2").await;
+    let mut all = gateway
+        .ws_as(&self::watcher(), "topics=presence:room:*&cursor=earliest")
+        .await;
+    let mut last = Vec::new();
+    while last.last() != Some(&joined("room:2", "carol")) {
+        last.push(announced(&mut all).await);
+    }
+    let expected = [
+        joined("room:left", "alice"),
+        left("room:left", "alice"),
+        joined("room:1", "bob"),
+        change("forget", "room:1", ""),
+        joined("room:2", "carol"),
+    ];
+    assert_eq!(last, expected);
+}

@@ -136,6 +136,12 @@ impl Window {
         self.read().history.topics(wanted, most)
     }
 
+    /// The last retained events of a topic, at most so many, rising; and whether there were none before
+    /// them.
+    pub fn newest(&self, tenant: &Tenant, topic: &Topic, most: usize) -> (Vec<u64>, bool) {
+        self.read().history.newest(tenant, topic, most)
+    }
+
     /// The position just before the oldest retained event.
     pub fn earliest(&self) -> u64 {
         let state = self.read();

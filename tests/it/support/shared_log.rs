@@ -8,7 +8,7 @@ pub struct SharedLog {
     /// As `bus.engine` names it.
     pub engine: &'static str,
     pub server: SocketAddr,
-    namespace: String,
+    pub namespace: String,
 }
 
 impl SharedLog {
