@@ -27,6 +27,12 @@ struct ServerDetails {
     #[serde(skip_serializing_if = "Option::is_none")]
     role: Option<&'static str>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    replicas: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    storage: Option<&'static str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cluster: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     behind: Option<u64>,
     heard_ms: u64,
 }
@@ -37,6 +43,9 @@ impl From<LogServer> for ServerDetails {
             address: server.address,
             version: server.version,
             role: server.role,
+            replicas: server.replicas,
+            storage: server.storage,
+            cluster: server.cluster,
             behind: server.behind,
             heard_ms: u64::try_from(server.heard.as_millis()).unwrap_or(u64::MAX),
         }

@@ -149,6 +149,11 @@ pub struct LogServer {
     pub version: Option<String>,
     /// `None` where it has none.
     pub role: Option<&'static str>,
+    /// How many servers keep the log, `disk` or `memory` of each, and the name of their cluster; `None`
+    /// where it does not tell.
+    pub replicas: Option<usize>,
+    pub storage: Option<&'static str>,
+    pub cluster: Option<String>,
     /// Positions that this node knows to be given, and its tail has not come to; `None` where it does
     /// not count them.
     pub behind: Option<u64>,

@@ -243,8 +243,13 @@ impl Engine for NatsEngine {
         let facts = self.view.facts();
         Some(LogServer {
             address: self.server.shown().to_owned(),
-
             role: None,
+            replicas: facts.as_ref().map(|facts| facts.replicas),
+            storage: facts.as_ref().map(|facts| match facts.is_in_memory {
+                true => "memory",
+                false => "disk",
+            }),
+            cluster: facts.as_ref().and_then(|facts| facts.cluster.clone()),
             version: facts.map(|facts| facts.version),
             // What it has seen are messages, of which some are several positions.
             behind: None,

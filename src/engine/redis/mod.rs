@@ -222,6 +222,9 @@ impl Engine for RedisEngine {
             // It speaks to no other.
             role: facts.is_some().then_some("master"),
             version: facts.map(|facts| facts.version),
+            replicas: None,
+            storage: None,
+            cluster: None,
             behind: Some(self.view.behind()),
             heard: self.view.health.heard_ago(),
         })

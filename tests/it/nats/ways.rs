@@ -363,6 +363,15 @@ async fn a_log_on_three_servers_outlives_each_of_them() {
     }
     let (_, answer) = gateway.post(r#"{"topic":"y"}"#).await;
     assert_eq!(answer["durability"], "replicated", "{answer}");
+    let details = gateway.http.get(gateway.admin_url("/readyz"));
+    let details = details.header("Accept", "application/json").send().await;
+    let details: Value = details.expect("an answer").json().await.expect("JSON");
+    let server = &details["server"];
+    assert_eq!(details["durability"], "replicated", "{details}");
+    assert_eq!(
+        (&server["replicas"], &server["storage"], &server["cluster"]),
+        (&json!(3), &json!("disk"), &json!("c"))
+    );
     // A key that is under way is waited for, however the servers agree on it.
     for number in 0..20 {
         let key = format!("same-{number}");
