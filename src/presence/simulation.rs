@@ -409,6 +409,8 @@ impl World {
             130..160 => node.is_deaf = false,
             160 if self.is_known_without(at) => self.replace(at),
             161 if self.is_known_without(at) => self.miss(at),
+            // Then it is much that it misses.
+            162..170 if self.nodes[at].is_late && self.is_known_without(at) => self.miss(at),
             _ => {}
         }
     }
