@@ -134,6 +134,22 @@ impl Endpoint {
         Some(Connector::Rustls(Arc::clone(&trust.websocket)))
     }
 
+    /// The parts of the address, for whoever speaks HTTP itself.
+    pub fn address(&self) -> &Url {
+        &self.base
+    }
+
+    /// Whom a TLS connection trusts: what `--ca` names, or the system's authorities.
+    pub fn tls(&self) -> Result<Arc<rustls::ClientConfig>> {
+        if let Some(trust) = &self.trust {
+            return Ok(Arc::clone(&trust.websocket));
+        }
+        let mut roots = RootCertStore::empty();
+        // One that cannot be read is no reason to do without the others.
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        Ok(Arc::new(trusting(roots)?))
+    }
+
     /// Reads the token file again. False where there is none, or where it still holds the same token.
     pub fn renew_token(&mut self) -> Result<bool> {
         let Some(file) = &self.token_file else {
@@ -160,17 +176,21 @@ impl Trust {
             http.push(reqwest::Certificate::from_der(&authority).with_context(of_file)?);
             roots.add(authority).with_context(of_file)?;
         }
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let websocket = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .context("cannot set up TLS")?
-            .with_root_certificates(roots)
-            .with_no_client_auth();
+        let websocket = trusting(roots)?;
         Ok(Self {
             http,
             websocket: Arc::new(websocket),
         })
     }
+}
+
+fn trusting(roots: RootCertStore) -> Result<rustls::ClientConfig> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .context("cannot set up TLS")?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
 }
 
 impl FromStr for Secret {

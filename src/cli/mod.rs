@@ -1,4 +1,5 @@
-//! The command line: `serve`, `token`, `check-config`, `health`, `log`, `publish`, `subscribe`.
+//! The command line: `serve`, `token`, `check-config`, `health`, `log`, `publish`, `subscribe`,
+//! `bench`.
 
 mod backoff;
 mod endpoint;
@@ -9,6 +10,7 @@ mod tag;
 mod tls_failure;
 mod variables;
 
+mod bench;
 mod check_config;
 mod health;
 mod log;
@@ -42,6 +44,7 @@ enum Command {
     Log(log::Args),
     Publish(publish::Args),
     Subscribe(subscribe::Args),
+    Bench(bench::Args),
 }
 
 impl Cli {
@@ -58,6 +61,7 @@ impl Cli {
             Command::Health(args) => as_client(health::run(args)),
             Command::Publish(args) => as_client(publish::run(args)),
             Command::Subscribe(args) => as_client(subscribe::run(args)),
+            Command::Bench(args) => as_client(bench::run(args)),
         }
     }
 }

@@ -1,0 +1,472 @@
+//! Publishes on a schedule that waits for nobody: an event is due when it is due, however long the one before takes.
+//!
+//! Each topic has its lane, a thread with one connection, so that the events of a topic are published in their order. A
+//! lane sleeps until its next event is due, and then publishes all that are due in one request; what becomes due
+//! meanwhile goes with the next one, and its latency counts from when it was due.
+
+use std::io::{self, Read, Write};
+use std::net::TcpStream;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use hdrhistogram::Histogram;
+
+use super::client::http::Head;
+use super::complaints::Complaints;
+use super::course::{Course, nanoseconds};
+use super::record;
+use super::stamp::Stamp;
+use super::tally::Unaccepted;
+use crate::cli::failure::{Failure, Refusal};
+
+const MOST_LANES: u32 = 8;
+
+/// What the gateway takes in one batch by default, with room to spare.
+const MOST_BATCH_EVENTS: usize = 2048;
+const MOST_BATCH_BYTES: usize = 512 * 1024;
+
+const CONNECT_LIMIT: Duration = Duration::from_secs(5);
+const ANSWER_LIMIT: Duration = Duration::from_secs(15);
+
+/// After a failure, so that a gateway that is gone is not asked in a circle.
+const PAUSE: Duration = Duration::from_millis(50);
+
+/// A connection that was quiet for so long may have been closed by the other side.
+const QUIET: Duration = Duration::from_secs(1);
+
+/// What of the schedule is not published so long after it was due is given up.
+const LATEST: Duration = Duration::from_secs(30);
+
+const LONGEST_ANSWER: usize = 4 << 20;
+
+/// Events that go round the topics.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    /// When the first is due, in nanoseconds since the run began.
+    pub start: u64,
+    pub events: u64,
+    /// Of each topic, the number of its first event here.
+    pub first: Arc<[u32]>,
+    /// All are due at the start.
+    pub at_once: bool,
+}
+
+/// The lanes at work.
+#[derive(Debug)]
+pub struct Publisher {
+    lanes: Vec<JoinHandle<Published>>,
+    done: Arc<AtomicU64>,
+}
+
+/// What became of the events.
+#[derive(Debug)]
+pub struct Published {
+    /// Of each topic: how many were tried, whatever became of them, and which were not accepted for certain.
+    topics: Vec<(u32, Unaccepted)>,
+    pub accepted: u64,
+    pub failed: u64,
+    pub failures: Complaints,
+    /// From when an event was due until it was sent.
+    pub behind: Histogram<u64>,
+    /// From sending a request until its answer.
+    pub answered: Histogram<u64>,
+}
+
+struct Lane {
+    course: Arc<Course>,
+    schedule: Schedule,
+    number: u32,
+    lanes: u32,
+    connection: Option<Connection>,
+    done: Arc<AtomicU64>,
+    published: Published,
+}
+
+struct Connection {
+    stream: Stream,
+    used: Instant,
+    buffer: Vec<u8>,
+}
+
+enum Stream {
+    Plain(TcpStream),
+    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
+}
+
+impl Publisher {
+    pub fn start(course: &Arc<Course>, schedule: &Schedule) -> Result<Self> {
+        let count = course.plan.topics.min(MOST_LANES);
+        let done = Arc::new(AtomicU64::new(0));
+        let lane = |number| Lane {
+            course: Arc::clone(course),
+            schedule: schedule.clone(),
+            number,
+            lanes: count,
+            connection: None,
+            done: Arc::clone(&done),
+            published: Published::new(course.plan.topics),
+        };
+        let lanes = (0..count).map(|number| {
+            let lane = lane(number);
+            std::thread::Builder::new()
+                .name("bench publisher".to_owned())
+                .spawn(move || lane.run())
+                .context("cannot start a thread")
+        });
+        Ok(Self {
+            lanes: lanes.collect::<Result<_>>()?,
+            done,
+        })
+    }
+
+    /// Events that were published or failed so far.
+    pub fn done(&self) -> u64 {
+        self.done.load(Ordering::Relaxed)
+    }
+
+    pub fn is_finished(&self) -> bool {
+        self.lanes.iter().all(JoinHandle::is_finished)
+    }
+
+    /// Waits for the last answer, and adds what became of the events to `published`.
+    pub fn finish(self, published: &mut Published) -> Result<()> {
+        for lane in self.lanes {
+            let share = lane
+                .join()
+                .map_err(|_| anyhow::anyhow!("a thread that publishes has failed"))?;
+            published.merge(share);
+        }
+        Ok(())
+    }
+}
+
+impl Published {
+    pub fn new(topics: u32) -> Self {
+        Self {
+            topics: vec![(0, Unaccepted::NONE); topics as usize],
+            accepted: 0,
+            failed: 0,
+            failures: Complaints::default(),
+            behind: record::histogram(),
+            answered: record::histogram(),
+        }
+    }
+
+    /// How many events of `topic` there were, and which of them the gateway did not accept.
+    pub fn of_topic(&self, topic: u32) -> (u32, &Unaccepted) {
+        const NONE: &Unaccepted = &Unaccepted::NONE;
+        let topic = self.topics.get(topic as usize);
+        topic.map_or((0, NONE), |(count, unaccepted)| (*count, unaccepted))
+    }
+
+    /// The number after the last accepted event of each topic.
+    pub fn goals(&self) -> Arc<[u32]> {
+        let goals = self.topics.iter();
+        goals
+            .map(|(count, unaccepted)| unaccepted.end_of_accepted(*count))
+            .collect()
+    }
+
+    /// The number of each topic's next event.
+    pub fn counts(&self) -> Arc<[u32]> {
+        self.topics.iter().map(|(count, _)| *count).collect()
+    }
+
+    /// Each topic is of one lane of one schedule at a time, and later schedules have higher numbers.
+    fn merge(&mut self, other: Self) {
+        for ((count, unaccepted), (others, more)) in self.topics.iter_mut().zip(other.topics) {
+            *count = (*count).max(others);
+            unaccepted.append(more);
+        }
+        self.accepted += other.accepted;
+        self.failed += other.failed;
+        self.failures.merge(other.failures);
+        record::merge(&mut self.behind, &other.behind);
+        record::merge(&mut self.answered, &other.answered);
+    }
+}
+
+impl Default for Published {
+    fn default() -> Self {
+        Self::new(0)
+    }
+}
+
+impl Lane {
+    fn run(mut self) -> Published {
+        let mut event = self.next_own(0);
+        let mut batch = Vec::new();
+        while event < self.schedule.events {
+            let first = self.due(event);
+            let now = self.course.now();
+            if first > now {
+                std::thread::sleep(Duration::from_nanos(first - now));
+            }
+            let now = self.course.now();
+            batch.clear();
+            event = self.collect(event, now, &mut batch);
+            if now - first.min(now) > nanoseconds(LATEST) {
+                self.fail(&batch, "not published in time");
+                continue;
+            }
+            record::note(
+                &mut self.published.behind,
+                Duration::from_nanos(now.saturating_sub(first)),
+            );
+            self.publish(&batch);
+        }
+        self.published
+    }
+
+    /// The events from `event` on that are due by `now`, as many as one request takes; gives the next one.
+    fn collect(&self, mut event: u64, now: u64, batch: &mut Vec<Stamp>) -> u64 {
+        let each = self.course.plan.size + 64;
+        while event < self.schedule.events
+            && self.due(event) <= now
+            && batch.len() < MOST_BATCH_EVENTS
+            && (batch.is_empty() || batch.len() * each < MOST_BATCH_BYTES)
+        {
+            let topics = u64::from(self.course.plan.topics);
+            let topic = event % topics;
+            // Topics fit, and numbers within a topic were checked to.
+            let (topic, turn) = (topic as u32, (event / topics) as u32);
+            batch.push(Stamp {
+                topic,
+                number: self.schedule.first[topic as usize] + turn,
+                due: self.due(event),
+            });
+            event = self.next_own(event + 1);
+        }
+        event
+    }
+
+    /// The first event from `event` on whose topic is of this lane.
+    fn next_own(&self, mut event: u64) -> u64 {
+        let topics = u64::from(self.course.plan.topics);
+        while event < self.schedule.events
+            && event % topics % u64::from(self.lanes) != u64::from(self.number)
+        {
+            event += 1;
+        }
+        event
+    }
+
+    fn due(&self, event: u64) -> u64 {
+        let after = if self.schedule.at_once {
+            Duration::ZERO
+        } else {
+            self.course.plan.due(event)
+        };
+        self.schedule.start + nanoseconds(after)
+    }
+
+    fn publish(&mut self, batch: &[Stamp]) {
+        let request = self.request(batch);
+        let sent = Instant::now();
+        match self.exchange(&request) {
+            Ok(()) => {
+                record::note(&mut self.published.answered, sent.elapsed());
+                self.published.accepted += batch.len() as u64;
+                for stamp in batch {
+                    self.published.topics[stamp.topic as usize].0 = stamp.number + 1;
+                }
+                self.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
+            }
+            Err(failure) => {
+                self.connection = None;
+                self.fail(batch, &failure.to_string());
+                std::thread::sleep(
+                    failure
+                        .retry_after()
+                        .unwrap_or_default()
+                        .clamp(PAUSE, ANSWER_LIMIT),
+                );
+            }
+        }
+    }
+
+    fn fail(&mut self, batch: &[Stamp], why: &str) {
+        for stamp in batch {
+            let (count, unaccepted) = &mut self.published.topics[stamp.topic as usize];
+            *count = stamp.number + 1;
+            unaccepted.push(stamp.number);
+            self.published.failures.add(why);
+        }
+        self.published.failed += batch.len() as u64;
+        self.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
+    }
+
+    fn request(&self, batch: &[Stamp]) -> Vec<u8> {
+        let Course {
+            plan,
+            stamps,
+            target,
+            ..
+        } = &*self.course;
+        let mut body = Vec::with_capacity(batch.len() * (plan.size + 64) + 2);
+        for stamp in batch {
+            body.push(if body.is_empty() { b'[' } else { b',' });
+            let topic = plan.topic_name(stamp.topic);
+            body.extend_from_slice(format!(r#"{{"topic":"{topic}","data":"#).as_bytes());
+            stamps.write(*stamp, &mut body);
+            body.push(b'}');
+        }
+        body.push(b']');
+        let mut request = Vec::with_capacity(body.len() + 2048);
+        target.post("/publish", body.len(), &mut request);
+        request.extend_from_slice(&body);
+        request
+    }
+
+    fn exchange(&mut self, request: &[u8]) -> Result<(), Failure> {
+        if self.connection.as_ref().is_some_and(Connection::is_closed) {
+            self.connection = None;
+        }
+        let connection = match &mut self.connection {
+            Some(connection) => connection,
+            None => {
+                let opened = Connection::open(&self.course, self.number as usize);
+                let opened = opened.map_err(|error| Failure::of_connect(&error))?;
+                self.connection.insert(opened)
+            }
+        };
+        connection.used = Instant::now();
+        let sent = connection
+            .stream
+            .write_all(request)
+            .and_then(|()| connection.stream.flush());
+        sent.map_err(|error| broken(&error))?;
+        let keeps_alive = connection.read_answer()?;
+        if !keeps_alive {
+            self.connection = None;
+        }
+        Ok(())
+    }
+}
+
+impl Connection {
+    fn open(course: &Course, turn: usize) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&course.target.address(turn), CONNECT_LIMIT)?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
+        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
+        let stream = match course.target.tls() {
+            Some(tls) => {
+                let session =
+                    rustls::ClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
+                let session = session.map_err(io::Error::other)?;
+                Stream::Tls(Box::new(rustls::StreamOwned::new(session, stream)))
+            }
+            None => Stream::Plain(stream),
+        };
+        Ok(Self {
+            stream,
+            used: Instant::now(),
+            buffer: Vec::new(),
+        })
+    }
+
+    /// Whether the other side has closed it, as servers do with a connection that is quiet.
+    fn is_closed(&self) -> bool {
+        if self.used.elapsed() < QUIET {
+            return false;
+        }
+        let stream = match &self.stream {
+            Stream::Plain(stream) => stream,
+            Stream::Tls(stream) => &stream.sock,
+        };
+        let looked = stream
+            .set_nonblocking(true)
+            .and_then(|()| stream.peek(&mut [0]));
+        let blocks = stream.set_nonblocking(false);
+        let is_quiet = looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        // Whatever else is there, it is no answer to what was not asked yet.
+        !is_quiet || blocks.is_err()
+    }
+
+    /// Whether the connection takes another request.
+    fn read_answer(&mut self) -> Result<bool, Failure> {
+        self.buffer.clear();
+        let (mut head, length) = loop {
+            self.read_more()?;
+            if let Some(head) = Head::parse(&self.buffer)? {
+                break head;
+            }
+        };
+        let mut end = length;
+        let mut from = length;
+        loop {
+            let (decoded, is_over) = head.framing.decode(&mut self.buffer[..], from)?;
+            end += decoded - from;
+            self.buffer.truncate(end);
+            if is_over {
+                break;
+            }
+            from = end;
+            self.read_more()?;
+        }
+        if head.status == 200 {
+            return Ok(head.keeps_alive);
+        }
+        let body = &self.buffer[length..end];
+        Err(Failure::Refused(Refusal::of_http(
+            head.status,
+            &head.headers,
+            body,
+        )))
+    }
+
+    fn read_more(&mut self) -> Result<(), Failure> {
+        let mut piece = [0; 16 * 1024];
+        match self.stream.read(&mut piece) {
+            Ok(0) => Err(Failure::Broken(
+                "the connection was closed before the answer".to_owned(),
+            )),
+            Ok(_) if self.buffer.len() > LONGEST_ANSWER => Err(Failure::Broken(
+                "the answer is longer than any of the gateway".to_owned(),
+            )),
+            Ok(read) => {
+                self.buffer.extend_from_slice(&piece[..read]);
+                Ok(())
+            }
+            Err(error) => Err(broken(&error)),
+        }
+    }
+}
+
+impl Read for Stream {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.read(buffer),
+            Self::Tls(stream) => stream.read(buffer),
+        }
+    }
+}
+
+impl Write for Stream {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Plain(stream) => stream.write(bytes),
+            Self::Tls(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Plain(stream) => stream.flush(),
+            Self::Tls(stream) => stream.flush(),
+        }
+    }
+}
+
+fn broken(error: &io::Error) -> Failure {
+    match error.kind() {
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
+            Failure::Broken("no answer in time".to_owned())
+        }
+        _ => Failure::Broken(error.to_string()),
+    }
+}
