@@ -3,12 +3,14 @@
 mod client;
 mod complaints;
 mod course;
+mod dialect;
 mod outcome;
 mod plan;
 mod progress;
 mod publisher;
 mod reader;
 mod record;
+mod report;
 mod server;
 mod stages;
 mod stamp;
@@ -16,6 +18,7 @@ mod table;
 mod tally;
 mod target;
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,6 +27,7 @@ use anyhow::{Context, Result, bail};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE};
 
 use self::course::Course;
+use self::dialect::{Dialect, Peer};
 use self::outcome::Outcome;
 use self::plan::{Plan, Transport, Wish};
 use self::progress::Progress;
@@ -120,6 +124,22 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
+    /// Measure another server instead: its own frames, the same count
+    #[arg(long, value_enum, value_name = "SERVER")]
+    peer: Option<Peer>,
+
+    /// Path of the peer where events are published, one a request; {topic} stands for the topic
+    #[arg(long, value_name = "PATH", requires = "peer")]
+    peer_publish: Option<String>,
+
+    /// Path of the peer where a topic is subscribed; {topic} stands for the topic
+    #[arg(long, value_name = "PATH", requires = "peer")]
+    peer_subscribe: Option<String>,
+
+    /// Also write a page with the table and charts to this file
+    #[arg(long, value_name = "FILE")]
+    report: Option<PathBuf>,
+
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -130,15 +150,22 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     let endpoint = Endpoint::new(args.endpoint.clone())?;
     let plan = Plan::new(wish(&args))?;
     let process = args.pid.map(Process::find).transpose()?;
+    args.report.as_deref().map(report::try_file).transpose()?;
     allow_files(plan.connections)?;
-    knock(&endpoint, &plan).await?;
+    let dialect = dialect(&args);
+    if dialect == Dialect::Tribus {
+        knock(&endpoint, &plan).await?;
+    }
     let target = Target::find(&endpoint)?;
-    let course = Arc::new(Course::new(plan, target));
+    let course = Arc::new(Course::new(plan, target, dialect));
     let progress = Progress::new(args.json);
     let findings = stages::run(&course, process.as_ref(), &progress)?;
     drop(progress);
     let outcome = Outcome::new(endpoint.base(), &course.plan, &findings);
     print(&outcome, args.json)?;
+    if let Some(file) = &args.report {
+        report::write(&outcome, file)?;
+    }
     Ok(if outcome.ok {
         ExitCode::SUCCESS
     } else {
@@ -146,9 +173,26 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     })
 }
 
+fn dialect(args: &Args) -> Dialect {
+    let Some(peer) = args.peer else {
+        return Dialect::Tribus;
+    };
+    let (publish, subscribe) = peer.paths();
+    Dialect::Of {
+        peer,
+        publish: args.peer_publish.as_deref().unwrap_or(publish).to_owned(),
+        subscribe: args
+            .peer_subscribe
+            .as_deref()
+            .unwrap_or(subscribe)
+            .to_owned(),
+    }
+}
+
 fn wish(args: &Args) -> Wish {
+    let is_spoken = |transport: &Transport| args.peer.is_none_or(|peer| peer.has(*transport));
     Wish {
-        transports: args.transport.clone(),
+        transports: args.transport.iter().copied().filter(is_spoken).collect(),
         connections: args.connections,
         topics: args.topics,
         rate: args.rate,

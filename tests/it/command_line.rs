@@ -54,7 +54,7 @@ impl Serving {
         Program::tribus(&arguments, &all)
     }
 
-    async fn start_on(address: &str, variables: &[(&str, &str)]) -> Self {
+    pub async fn start_on(address: &str, variables: &[(&str, &str)]) -> Self {
         let mut program = Self::program(address, variables);
         let line = program.says("listening").await;
         let field = |name: &str| {

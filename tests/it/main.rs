@@ -2,6 +2,7 @@
 //! tokio-tungstenite for WebSocket, reqwest with an SSE parser for streams, reqwest for polls.
 
 mod authentication;
+mod bench;
 mod client;
 mod command_line;
 mod conformance;

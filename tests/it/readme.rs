@@ -93,12 +93,13 @@ enum Step {
     SetToken,
     PublishOne,
     PrintToken,
+    Bench,
     /// Tried by the tests of several nodes.
     Cluster,
 }
 
 /// How each command begins.
-const COMMANDS: [(&str, Step); 14] = [
+const COMMANDS: [(&str, Step); 15] = [
     ("make run", Step::Run),
     ("make cluster", Step::Cluster),
     ("TRIBUS__AUTH__ALLOWED_ORIGINS=", Step::RunForPage),
@@ -125,6 +126,7 @@ const COMMANDS: [(&str, Step); 14] = [
     ),
     ("./target/release/tribus publish order:", Step::PublishOne),
     ("./target/release/tribus token ", Step::PrintToken),
+    ("./target/release/tribus bench ", Step::Bench),
 ];
 
 const ENVELOPE: &str = r#"{"type":"event","#;
@@ -178,6 +180,7 @@ impl Reader {
             [Step::MakeSecret, Step::SetSecret, Step::Serve] => self.serve_with_real_key(text),
             [Step::SetSecret, Step::SetToken, Step::Subscribe] => self.follow_with_token(text),
             [Step::SetSecret, Step::SetToken, Step::PublishOne] => self.publish_with_token(text),
+            [Step::SetSecret, Step::SetToken, Step::Bench] => self.bench(text),
             [Step::Cluster] => {}
             [Step::PrintToken] => self.tokens.extend(self.shell.output(text)),
             other => panic!("one block with {other:?}: tell this test what comes of it"),
@@ -407,6 +410,12 @@ impl Reader {
         self.tokens.extend(self.shell.output("echo $TRIBUS_TOKEN"));
         let follower = self.follower.as_mut().expect("a follower by now");
         assert!(follower.line_with(ENVELOPE).contains(&id), "{id}");
+    }
+
+    fn bench(&self, text: &str) {
+        let told = self.shell.output(text);
+        let verdict = told.last().expect("a verdict");
+        assert_eq!(verdict, "every client got every event, once and in order");
     }
 
     fn assert_tokens_open_the_gateway_with_the_real_key(&self) {

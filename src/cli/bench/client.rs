@@ -127,11 +127,11 @@ impl Client {
         socket
             .register(registry, token)
             .map_err(|error| unreachable(&error))?;
-        let link = Link::new(self.transport);
-        let topic = course.plan.topic_name(self.topic);
+        let link = Link::new(self.transport, course.dialect.peer());
+        let path = self.path(course);
         self.connection = Some(Box::new(Connection {
             socket,
-            unsent: link.request(&course.target, &topic, self.cursor.text()),
+            unsent: link.request(&course.target, &path),
             link,
             is_connected: false,
             kept: Vec::new(),
@@ -164,7 +164,11 @@ impl Client {
         connection.flush().map_err(|error| broken(&error))?;
         // A poll with a cursor may wait for its answer, and misses nothing meanwhile.
         let is_sent = connection.unsent.is_empty();
-        if is_sent && self.transport == Transport::Poll && self.cursor.text().is_some() {
+        if is_sent
+            && connection
+                .link
+                .is_live_when_asked(self.cursor.text().is_some())
+        {
             self.become_live();
         }
         Ok(())
@@ -270,14 +274,24 @@ impl Client {
         };
         if asks_again {
             let topic = course.plan.topic_name(self.topic);
-            connection.unsent = connection
-                .link
-                .request(&course.target, &topic, self.cursor.text());
+            let cursor = self.cursor.text();
+            let path = course
+                .dialect
+                .subscribe_path(self.transport, &topic, cursor);
+            connection.unsent = connection.link.request(&course.target, &path);
         }
         if connection.unsent.is_empty() {
             return Ok(());
         }
         connection.flush().map_err(|error| broken(&error))
+    }
+
+    fn path(&self, course: &Course) -> String {
+        let topic = course.plan.topic_name(self.topic);
+        let cursor = self.cursor.text();
+        course
+            .dialect
+            .subscribe_path(self.transport, &topic, cursor)
     }
 
     fn become_live(&mut self) {

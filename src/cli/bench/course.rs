@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::dialect::Dialect;
 use super::plan::Plan;
 use super::stamp::Stamps;
 use super::target::Target;
@@ -11,16 +12,18 @@ use super::target::Target;
 pub struct Course {
     pub plan: Plan,
     pub target: Target,
+    pub dialect: Dialect,
     pub stamps: Stamps,
     began: Instant,
 }
 
 impl Course {
-    pub fn new(plan: Plan, target: Target) -> Self {
+    pub fn new(plan: Plan, target: Target, dialect: Dialect) -> Self {
         Self {
             stamps: Stamps::new(&plan.run, plan.size),
             plan,
             target,
+            dialect,
             began: Instant::now(),
         }
     }

@@ -49,6 +49,17 @@ pub struct Outcome {
     pub gateway: Option<Cost>,
     pub bench: Own,
     pub timeline: Vec<Second>,
+    /// For the report.
+    #[serde(skip)]
+    pub curves: Vec<Curve>,
+}
+
+/// The latency of a group at many percentiles.
+#[derive(Debug)]
+pub struct Curve {
+    pub name: String,
+    /// A share of the deliveries, below 1, and the milliseconds within which they came.
+    pub points: Vec<(f64, f64)>,
 }
 
 /// The clients of one group.
@@ -181,6 +192,7 @@ impl Outcome {
                 busy: ratio(share.busy, share.steady) / plan.threads as f64,
             },
             timeline: timeline(findings),
+            curves: curves(findings),
         }
     }
 
@@ -264,6 +276,29 @@ fn row(name: &str, members: Members, latency: Times) -> Row {
         account: members.account,
         latency,
     }
+}
+
+/// Up to the percentile that the slowest of the deliveries stands for.
+fn curves(findings: &Findings) -> Vec<Curve> {
+    const STEPS: u32 = 160;
+    const NINES: f64 = 4.0;
+    let curve = |group: Group| {
+        let latency = findings.share.record.latency(group);
+        let most = (latency.len() as f64).log10().min(NINES);
+        let share = |step| 1.0 - 10f64.powf(-most * f64::from(step) / f64::from(STEPS));
+        let points = (0..=STEPS).map(share);
+        Curve {
+            name: group.name().to_owned(),
+            points: points
+                .map(|share| (share, latency.value_at_quantile(share) as f64 / 1000.0))
+                .collect(),
+        }
+    };
+    let groups = Group::ALL.into_iter();
+    groups
+        .filter(|group| !findings.share.record.latency(*group).is_empty())
+        .map(curve)
+        .collect()
 }
 
 fn cost(gateway: &Gateway, findings: &Findings) -> Cost {

@@ -203,6 +203,10 @@ impl Plan {
 fn check(wish: &Wish, transports: &[Transport]) -> Result<()> {
     let shares = transports.len();
     ensure!(
+        shares > 0,
+        "--transport names none that this peer has: give ws"
+    );
+    ensure!(
         (1..=MOST_CONNECTIONS).contains(&wish.connections),
         "--connections is from 1 to {MOST_CONNECTIONS}"
     );

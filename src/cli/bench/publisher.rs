@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
-use super::client::http::Head;
+use super::client::http::{Framing, Head};
 use super::complaints::Complaints;
 use super::course::{Course, nanoseconds};
 use super::record;
@@ -264,9 +264,9 @@ impl Lane {
     }
 
     fn publish(&mut self, batch: &[Stamp]) {
-        let request = self.request(batch);
+        let (requests, count) = self.requests(batch);
         let sent = Instant::now();
-        match self.exchange(&request) {
+        match self.exchange(&requests, count) {
             Ok(()) => {
                 record::note(&mut self.published.answered, sent.elapsed());
                 self.published.accepted += batch.len() as u64;
@@ -299,6 +299,29 @@ impl Lane {
         self.done.fetch_add(batch.len() as u64, Ordering::Relaxed);
     }
 
+    /// The request with all of the batch, or one for each event, and how many that are.
+    fn requests(&self, batch: &[Stamp]) -> (Vec<u8>, usize) {
+        if self.course.dialect.peer().is_none() {
+            return (self.request(batch), 1);
+        }
+        let Course {
+            plan,
+            stamps,
+            target,
+            dialect,
+            ..
+        } = &*self.course;
+        let (mut requests, mut body) = (Vec::new(), Vec::new());
+        for stamp in batch {
+            body.clear();
+            stamps.write(*stamp, &mut body);
+            let path = dialect.publish_path(&plan.topic_name(stamp.topic));
+            target.post(&path.unwrap_or_default(), body.len(), &mut requests);
+            requests.extend_from_slice(&body);
+        }
+        (requests, batch.len())
+    }
+
     fn request(&self, batch: &[Stamp]) -> Vec<u8> {
         let Course {
             plan,
@@ -321,7 +344,8 @@ impl Lane {
         request
     }
 
-    fn exchange(&mut self, request: &[u8]) -> Result<(), Failure> {
+    /// Sends the requests one behind the other, and waits for the answers to all of them.
+    fn exchange(&mut self, requests: &[u8], count: usize) -> Result<(), Failure> {
         if self.connection.as_ref().is_some_and(Connection::is_closed) {
             self.connection = None;
         }
@@ -336,12 +360,18 @@ impl Lane {
         connection.used = Instant::now();
         let sent = connection
             .stream
-            .write_all(request)
+            .write_all(requests)
             .and_then(|()| connection.stream.flush());
         sent.map_err(|error| broken(&error))?;
-        let keeps_alive = connection.read_answer()?;
-        if !keeps_alive {
-            self.connection = None;
+        for answer in 1..=count {
+            if !connection.read_answer()? {
+                self.connection = None;
+                return if answer == count {
+                    Ok(())
+                } else {
+                    Err(closed())
+                };
+            }
         }
         Ok(())
     }
@@ -387,44 +417,50 @@ impl Connection {
         !is_quiet || blocks.is_err()
     }
 
-    /// Whether the connection takes another request.
+    /// Whether the connection takes another request. What came behind the answer stays for the next one.
     fn read_answer(&mut self) -> Result<bool, Failure> {
-        self.buffer.clear();
         let (mut head, length) = loop {
-            self.read_more()?;
             if let Some(head) = Head::parse(&self.buffer)? {
                 break head;
             }
-        };
-        let mut end = length;
-        let mut from = length;
-        loop {
-            let (decoded, is_over) = head.framing.decode(&mut self.buffer[..], from)?;
-            end += decoded - from;
-            self.buffer.truncate(end);
-            if is_over {
-                break;
-            }
-            from = end;
             self.read_more()?;
-        }
-        if head.status == 200 {
+        };
+        self.buffer.drain(..length);
+        let body = match &mut head.framing {
+            Framing::Length(length) => {
+                while self.buffer.len() < *length {
+                    self.read_more()?;
+                }
+                self.buffer.drain(..*length).collect()
+            }
+            // Only answers to single requests are expected to come so.
+            framing => {
+                let mut body = Vec::new();
+                loop {
+                    let (end, is_over) = framing.decode(&mut self.buffer, 0)?;
+                    body.extend_from_slice(&self.buffer[..end]);
+                    self.buffer.clear();
+                    if is_over {
+                        break body;
+                    }
+                    self.read_more()?;
+                }
+            }
+        };
+        if (200..300).contains(&head.status) {
             return Ok(head.keeps_alive);
         }
-        let body = &self.buffer[length..end];
         Err(Failure::Refused(Refusal::of_http(
             head.status,
             &head.headers,
-            body,
+            &body,
         )))
     }
 
     fn read_more(&mut self) -> Result<(), Failure> {
         let mut piece = [0; 16 * 1024];
         match self.stream.read(&mut piece) {
-            Ok(0) => Err(Failure::Broken(
-                "the connection was closed before the answer".to_owned(),
-            )),
+            Ok(0) => Err(closed()),
             Ok(_) if self.buffer.len() > LONGEST_ANSWER => Err(Failure::Broken(
                 "the answer is longer than any of the gateway".to_owned(),
             )),
@@ -460,6 +496,10 @@ impl Write for Stream {
             Self::Tls(stream) => stream.flush(),
         }
     }
+}
+
+fn closed() -> Failure {
+    Failure::Broken("the connection was closed before the answer".to_owned())
 }
 
 fn broken(error: &io::Error) -> Failure {

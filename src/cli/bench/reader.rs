@@ -368,7 +368,7 @@ impl Work {
             .goals
             .as_ref()
             .and_then(|goals| goals.get(client.topic as usize));
-        goal.is_some_and(|goal| client.tally.next() >= *goal)
+        goal.is_some_and(|goal| client.tally.has_come_to(*goal))
     }
 
     fn timeout(&self) -> Option<Duration> {

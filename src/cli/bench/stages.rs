@@ -14,7 +14,7 @@ use super::reader::{Reader, Share, Sight};
 use super::server::Process;
 
 /// Opening is over when nobody has come in for so long.
-const OPENING_PATIENCE: Duration = Duration::from_secs(15);
+const OPENING_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the gateway still does for new clients is not what an idle one takes.
 const SETTLING: Duration = Duration::from_millis(500);

@@ -17,79 +17,99 @@ pub fn print(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     writeln!(out)?;
     print_clients(outcome, out)?;
     writeln!(out)?;
-    for line in lines(outcome) {
+    for line in notes(outcome) {
         writeln!(out, "{line}")?;
     }
+    writeln!(out)?;
+    let style = if outcome.ok { GOOD } else { BAD };
+    writeln!(out, "{style}{}{style:#}", verdict(outcome))
+}
+
+/// What stands below the table.
+pub fn notes(outcome: &Outcome) -> Vec<String> {
+    let mut notes = lines(outcome);
     for (what, complaints) in [
         ("not let in", &outcome.refused),
         ("had to try again", &outcome.delayed),
         ("cut while live", &outcome.cut),
         ("not published", &outcome.published.failures),
     ] {
-        print_complaints(what, complaints, out)?;
+        let told = complaints.iter();
+        notes.extend(
+            told.map(|Complaint { what: why, count }| {
+                format!("{what}: {} × {why}", grouped(*count))
+            }),
+        );
     }
-    for doubt in outcome.doubts() {
-        writeln!(out, "note: {doubt}")?;
-    }
-    writeln!(out)?;
-    print_verdict(outcome, out)
+    let doubts = outcome.doubts().into_iter();
+    notes.extend(doubts.map(|doubt| format!("note: {doubt}")));
+    notes
 }
 
-fn title(outcome: &Outcome) -> String {
+/// What was asked for.
+pub fn title(outcome: &Outcome) -> String {
     format!(
-        "{}: {} connections, {} topics, {} events/s of {} bytes for {}",
+        "{}: {}, {}, {} events/s of {} bytes for {}",
         outcome.url,
-        grouped(outcome.connections as u64),
-        grouped(u64::from(outcome.topics)),
+        counted(outcome.connections as u64, "connection"),
+        counted(u64::from(outcome.topics), "topic"),
         grouped(u64::from(outcome.rate)),
         outcome.size,
         seconds(outcome.duration_seconds)
     )
 }
 
-fn print_clients(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
-    const COLUMNS: [&str; 12] = [
-        "",
-        "clients",
-        "live",
-        "deliveries",
-        "lost",
-        "repeated",
-        "misplaced",
-        "resets",
-        "p50",
-        "p99",
-        "p99.9",
-        "max",
-    ];
+const COLUMNS: [&str; 12] = [
+    "",
+    "clients",
+    "live",
+    "deliveries",
+    "lost",
+    "repeated",
+    "misplaced",
+    "resets",
+    "p50",
+    "p99",
+    "p99.9",
+    "max",
+];
+
+type Cells = [String; COLUMNS.len()];
+
+/// The heads of the columns, and the rows.
+pub fn columns(outcome: &Outcome) -> (Cells, Vec<Cells>) {
     let mut rows: Vec<_> = outcome.groups.iter().map(cells).collect();
     if rows.len() > 1 {
         rows.push(cells(&outcome.total));
     }
+    (COLUMNS.map(str::to_owned), rows)
+}
+
+fn print_clients(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
+    let (head, rows) = columns(outcome);
     let width = |column: usize| {
-        let cells = rows.iter().map(|row| row[column].chars().count());
-        cells.max().unwrap_or_default().max(COLUMNS[column].len())
+        let cells = rows
+            .iter()
+            .chain([&head])
+            .map(|row: &Cells| row[column].chars().count());
+        cells.max().unwrap_or_default()
     };
     let widths: [usize; COLUMNS.len()] = std::array::from_fn(width);
-    let line = |cells: &[String]| {
-        let mut line = format!("{:<1$}", cells[0], widths[0]);
-        for (cell, width) in cells.iter().zip(widths).skip(1) {
-            line.push_str(&format!("  {cell:>width$}"));
-        }
-        line
+    let line = |cells: &Cells| {
+        let numbers = cells.iter().zip(widths).skip(1);
+        numbers.fold(
+            format!("{:<1$}", cells[0], widths[0]),
+            |line, (cell, width)| format!("{line}  {cell:>width$}"),
+        )
     };
-    writeln!(
-        out,
-        "{HEADING}{}{HEADING:#}",
-        line(&COLUMNS.map(str::to_owned))
-    )?;
+    writeln!(out, "{HEADING}{}{HEADING:#}", line(&head))?;
     for row in &rows {
         writeln!(out, "{}", line(row))?;
     }
     Ok(())
 }
 
-fn cells(row: &Row) -> [String; 12] {
+fn cells(row: &Row) -> Cells {
     let account = &row.account;
     let time = |time| match account.delivered {
         0 => "-".to_owned(),
@@ -124,8 +144,8 @@ fn lines(outcome: &Outcome) -> Vec<String> {
     )];
     if outcome.hops > 0 {
         lines.push(format!(
-            "{} hops to another transport",
-            grouped(outcome.hops)
+            "{} to another transport",
+            counted(outcome.hops, "hop")
         ));
     }
     if outcome.total.account.missed_by_reset > 0 {
@@ -157,37 +177,22 @@ fn lines(outcome: &Outcome) -> Vec<String> {
         ));
     }
     lines.push(format!(
-        "bench: {} thread{} of clients, busy for {:.0} % of the time",
-        outcome.bench.threads,
-        if outcome.bench.threads == 1 { "" } else { "s" },
+        "bench: {} of clients, busy for {:.0} % of the time",
+        counted(outcome.bench.threads as u64, "thread"),
         outcome.bench.busy * 100.0
     ));
     lines
 }
 
-fn print_complaints(what: &str, complaints: &[Complaint], out: &mut impl Write) -> io::Result<()> {
-    for complaint in complaints {
-        writeln!(
-            out,
-            "{what}: {} × {}",
-            grouped(complaint.count),
-            complaint.what
-        )?;
-    }
-    Ok(())
-}
-
-fn print_verdict(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
+/// What came of it, in a line.
+pub fn verdict(outcome: &Outcome) -> String {
     if outcome.ok {
-        return writeln!(
-            out,
-            "{GOOD}every client got every event, once and in order{}{GOOD:#}",
-            if outcome.total.account.resets > 0 {
-                ", or was told of a gap"
-            } else {
-                ""
-            }
-        );
+        let told = if outcome.total.account.resets > 0 {
+            ", or was told of a gap"
+        } else {
+            ""
+        };
+        return format!("every client got every event, once and in order{told}");
     }
     let total = &outcome.total;
     let account = &total.account;
@@ -201,23 +206,23 @@ fn print_verdict(outcome: &Outcome, out: &mut impl Write) -> io::Result<()> {
     let mut told: Vec<_> = faults
         .into_iter()
         .filter(|(count, _)| *count > 0)
-        .map(|(count, what)| format!("{} events {what}", grouped(count)))
+        .map(|(count, what)| format!("{} {what}", counted(count, "event")))
         .collect();
     if away > 0 {
-        told.push(format!("{} clients not let in", grouped(away as u64)));
+        told.push(format!("{} not let in", counted(away as u64, "client")));
     }
     if let Some(back) = &outcome.catch_up
         && back.complete < back.clients
     {
         told.push(format!(
-            "{} clients not back",
-            grouped((back.clients - back.complete) as u64)
+            "{} not back",
+            counted((back.clients - back.complete) as u64, "client")
         ));
     }
     if outcome.published.accepted == 0 {
         told.push("nothing published".to_owned());
     }
-    writeln!(out, "{BAD}{}{BAD:#}", told.join(", "))
+    told.join(", ")
 }
 
 fn seconds(seconds: f64) -> String {
@@ -232,8 +237,14 @@ fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
+/// So many of these.
+fn counted(number: u64, what: &str) -> String {
+    let plural = if number == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", grouped(number))
+}
+
 /// With commas between thousands.
-fn grouped(number: u64) -> String {
+pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.char_indices() {

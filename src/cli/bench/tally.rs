@@ -70,9 +70,9 @@ impl Tally {
         self.excused = true;
     }
 
-    /// The number that is to come next.
-    pub fn next(&self) -> u32 {
-        self.next
+    /// Whether the event before `goal` has come, or the client was told that it missed what is before it.
+    pub fn has_come_to(&self, goal: u32) -> bool {
+        self.next >= goal || self.excused
     }
 
     /// The account, where `published` events of the topic were tried to be published.

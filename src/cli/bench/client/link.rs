@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use super::http::{Head, Malformed};
 use super::{poll, sse, ws};
+use crate::cli::bench::dialect::Peer;
 use crate::cli::bench::plan::Transport;
 use crate::cli::bench::target::Target;
 use crate::cli::failure::{Failure, Refusal};
@@ -43,26 +44,26 @@ pub enum Link {
 }
 
 impl Link {
-    pub fn new(transport: Transport) -> Self {
+    pub fn new(transport: Transport, peer: Option<Peer>) -> Self {
         match transport {
-            Transport::Ws => Self::Ws(ws::WebSocket::default()),
-            Transport::Sse => Self::Sse(sse::Stream::default()),
-            Transport::Poll => Self::Poll(poll::Poll::default()),
+            Transport::Ws => Self::Ws(ws::WebSocket::new(peer)),
+            Transport::Sse => Self::Sse(sse::Stream::new(peer)),
+            Transport::Poll => Self::Poll(poll::Poll::new(peer)),
         }
     }
 
-    /// The request that subscribes `topic`, from now on or after `cursor`.
-    pub fn request(&self, target: &Target, topic: &str, cursor: Option<&str>) -> Vec<u8> {
-        let position = match cursor {
-            Some(cursor) => format!("&cursor={cursor}"),
-            None => String::new(),
-        };
-        let query = format!("?topics={topic}{position}");
+    /// The request that subscribes, at this path and query.
+    pub fn request(&self, target: &Target, path: &str) -> Vec<u8> {
         match self {
-            Self::Ws(_) => ws::request(target, &query),
-            Self::Sse(_) => sse::request(target, &query),
-            Self::Poll(_) => poll::request(target, &query),
+            Self::Ws(link) => link.request(target, path),
+            Self::Sse(_) => target.get(path, "Accept: text/event-stream\r\n"),
+            Self::Poll(_) => target.get(path, ""),
         }
+    }
+
+    /// Whether the request alone makes the client miss nothing more, and its answer may take long.
+    pub fn is_live_when_asked(&self, has_cursor: bool) -> bool {
+        matches!(self, Self::Poll(poll) if has_cursor || poll.waits_at_once())
     }
 
     /// Reads what is in `buffer`, of which the bytes from `fresh` on were not there the last time, and tells `sink`.

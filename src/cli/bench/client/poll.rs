@@ -1,18 +1,17 @@
 //! Long-poll: request after request on one connection.
 
+use reqwest::header::{ETAG, LAST_MODIFIED};
 use serde::Deserialize;
 
 use super::http::{Framing, Head};
 use super::link::{Item, Kept, refusal};
-use crate::cli::bench::target::Target;
+use crate::cli::bench::dialect::Peer;
 use crate::cli::failure::{Failure, Refusal};
-
-/// Most events that one answer is asked for.
-const MOST_EVENTS: usize = 1000;
 
 /// The state is the head of an answer, once it has come. Bytes that are kept are then of the body, without its chunks.
 #[derive(Debug, Default)]
 pub struct Poll {
+    peer: Option<Peer>,
     head: Option<Head>,
     is_live: bool,
 }
@@ -25,11 +24,19 @@ struct Answer {
     reconnect_after_ms: Option<u64>,
 }
 
-pub fn request(target: &Target, query: &str) -> Vec<u8> {
-    target.get(&format!("/poll{query}&wait=25&max={MOST_EVENTS}"), "")
-}
-
 impl Poll {
+    pub fn new(peer: Option<Peer>) -> Self {
+        Self {
+            peer,
+            ..Self::default()
+        }
+    }
+
+    /// Whether the first answer comes with the first event, instead of at once with a cursor.
+    pub fn waits_at_once(&self) -> bool {
+        self.peer.is_some()
+    }
+
     pub fn read(
         &mut self,
         buffer: &mut [u8],
@@ -61,8 +68,14 @@ impl Poll {
             return Ok(start..end);
         }
         let (status, keeps_alive) = (head.status, head.keeps_alive);
+        let message_id = message_id(head);
         self.head = None;
-        self.take(status, &buffer[start..end], sink)?;
+        if self.peer.is_some() {
+            sink(Item::Events(&buffer[start..end]));
+            sink(Item::Cursor(message_id.unwrap_or_default().as_bytes()));
+        } else {
+            self.take(status, &buffer[start..end], sink)?;
+        }
         if !keeps_alive {
             return Err(Failure::Broken(
                 "the gateway ended the connection after an answer".to_owned(),
@@ -106,6 +119,14 @@ impl Poll {
             None => Ok(()),
         }
     }
+}
+
+/// Of Nchan, which tells a message's time and its number within that second in the headers of caches.
+fn message_id(head: &Head) -> Option<String> {
+    let text = |name| head.headers.get(name)?.to_str().ok();
+    let modified = text(LAST_MODIFIED)?;
+    let time = jiff::fmt::rfc2822::parse(modified).ok()?.timestamp();
+    Some(format!("{}:{}", time.as_second(), text(ETAG)?))
 }
 
 /// The cursor of an answer with events and nothing else, without parsing these.

@@ -2,20 +2,21 @@
 
 use super::http::{Framing, Head};
 use super::link::{Item, Kept, read_frame, refusal};
-use crate::cli::bench::target::Target;
+use crate::cli::bench::dialect::Peer;
 use crate::cli::failure::Failure;
 
 /// The state is the body's framing, once the head has come. Bytes that are kept are of the body, without its chunks.
 #[derive(Debug, Default)]
 pub struct Stream {
+    peer: Option<Peer>,
     body: Option<Framing>,
 }
 
-pub fn request(target: &Target, query: &str) -> Vec<u8> {
-    target.get(&format!("/events{query}"), "Accept: text/event-stream\r\n")
-}
-
 impl Stream {
+    pub fn new(peer: Option<Peer>) -> Self {
+        Self { peer, body: None }
+    }
+
     pub fn read(
         &mut self,
         buffer: &mut [u8],
@@ -33,12 +34,18 @@ impl Stream {
             }
             (start, from) = (length, length);
             self.body = Some(head.framing);
+            if self.peer.is_some() {
+                sink(Item::Live);
+            }
         }
         let Some(body) = &mut self.body else {
             return Ok(0..buffer.len());
         };
         let (end, is_over) = body.decode(buffer, from)?;
-        let used = read_lines(&buffer[start..end], sink);
+        let used = match self.peer {
+            None => read_lines(&buffer[start..end], sink),
+            Some(_) => read_blocks(&buffer[start..end], sink),
+        };
         if is_over {
             return Err(Failure::Broken("the stream ended".to_owned()));
         }
@@ -54,6 +61,21 @@ fn read_lines(body: &[u8], sink: &mut impl FnMut(Item<'_>)) -> usize {
         used = end + 1;
         if let Some(data) = line.strip_prefix(b"data: ") {
             read_frame(data, sink);
+        }
+    }
+    used
+}
+
+/// Reads whole events of any server, of which the id may come before the data, and gives how many bytes they were.
+fn read_blocks(body: &[u8], sink: &mut impl FnMut(Item<'_>)) -> usize {
+    let mut used = 0;
+    for end in memchr::memmem::find_iter(body, b"\n\n") {
+        let block = &body[used..end];
+        used = end + 2;
+        sink(Item::Events(block));
+        let mut lines = block.split(|byte| *byte == b'\n');
+        if let Some(id) = lines.find_map(|line| line.strip_prefix(b"id: ")) {
+            sink(Item::Cursor(id));
         }
     }
     used

@@ -2,6 +2,7 @@
 
 use super::http::Head;
 use super::link::{Item, Kept, read_frame, refusal};
+use crate::cli::bench::dialect::Peer;
 use crate::cli::bench::target::Target;
 use crate::cli::failure::{Failure, Refusal};
 
@@ -19,6 +20,7 @@ const PONG: u8 = 0xa;
 
 #[derive(Debug, Default)]
 pub struct WebSocket {
+    peer: Option<Peer>,
     is_open: bool,
     /// What has come of a message in several frames.
     fragments: Vec<u8>,
@@ -32,15 +34,28 @@ struct Frame {
     end: usize,
 }
 
-pub fn request(target: &Target, query: &str) -> Vec<u8> {
-    let headers = format!(
-        "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\nSec-WebSocket-Key: {KEY}\r\n\
-         Sec-WebSocket-Protocol: tribus.json.v1\r\n"
-    );
-    target.get(&format!("/ws{query}"), &headers)
-}
-
 impl WebSocket {
+    pub fn new(peer: Option<Peer>) -> Self {
+        Self {
+            peer,
+            ..Self::default()
+        }
+    }
+
+    pub fn request(&self, target: &Target, path: &str) -> Vec<u8> {
+        let subprotocol = match self.peer {
+            None => "Sec-WebSocket-Protocol: tribus.json.v1\r\n",
+            // With the id of each message in front of it.
+            Some(Peer::Nchan) => "Sec-WebSocket-Protocol: ws+meta.nchan\r\n",
+            Some(Peer::Ws | Peer::SocketIo) => "",
+        };
+        let headers = format!(
+            "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: {KEY}\r\n{subprotocol}"
+        );
+        target.get(path, &headers)
+    }
+
     pub fn read(
         &mut self,
         buffer: &mut [u8],
@@ -57,6 +72,9 @@ impl WebSocket {
             }
             self.is_open = true;
             place = length;
+            if matches!(self.peer, Some(Peer::Nchan | Peer::Ws)) {
+                sink(Item::Live);
+            }
         }
         while let Some(frame) = Frame::parse(buffer, place)? {
             place = frame.end;
@@ -72,14 +90,15 @@ impl WebSocket {
         sink: &mut impl FnMut(Item<'_>),
     ) -> Result<(), Failure> {
         match frame.opcode {
-            TEXT if frame.is_last => read_frame(payload, sink),
+            TEXT if frame.is_last => self.read_text(payload, sink),
             TEXT | CONTINUATION => {
                 self.fragments.extend_from_slice(payload);
                 if self.fragments.len() as u64 > LONGEST_FRAME {
                     return Err(too_long());
                 }
                 if frame.is_last {
-                    read_frame(&std::mem::take(&mut self.fragments), sink);
+                    let message = std::mem::take(&mut self.fragments);
+                    self.read_text(&message, sink);
                 }
             }
             PING => sink(Item::Reply(masked(PONG, payload))),
@@ -92,6 +111,40 @@ impl WebSocket {
             }
         }
         Ok(())
+    }
+}
+
+impl WebSocket {
+    fn read_text(&self, text: &[u8], sink: &mut impl FnMut(Item<'_>)) {
+        match self.peer {
+            None => read_frame(text, sink),
+            Some(Peer::Ws) => sink(Item::Events(text)),
+            Some(Peer::Nchan) => read_with_meta(text, sink),
+            Some(Peer::SocketIo) => read_packet(text, sink),
+        }
+    }
+}
+
+/// Of Nchan: lines such as `id: 1767225600:0`, an empty one, and the message.
+fn read_with_meta(text: &[u8], sink: &mut impl FnMut(Item<'_>)) {
+    sink(Item::Events(text));
+    if let Some(id) = text.strip_prefix(b"id: ") {
+        let end = memchr::memchr(b'\n', id).unwrap_or(id.len());
+        sink(Item::Cursor(&id[..end]));
+    }
+}
+
+/// Of Engine.IO 4 and Socket.IO: a digit for the packet's kind, of a message another one for its own.
+fn read_packet(packet: &[u8], sink: &mut impl FnMut(Item<'_>)) {
+    match packet {
+        [b'0', ..] => sink(Item::Reply(masked(TEXT, b"40"))),
+        [b'2', ..] => sink(Item::Reply(masked(TEXT, b"3"))),
+        [b'4', b'0', ..] => sink(Item::Live),
+        [b'4', b'2', ..] => sink(Item::Events(packet)),
+        [b'1', ..] | [b'4', b'1' | b'4', ..] => sink(Item::Ended(Failure::Broken(
+            "the server ended the session".to_owned(),
+        ))),
+        _ => {}
     }
 }
 
@@ -148,7 +201,7 @@ fn closed(payload: &[u8]) -> Failure {
     }
 }
 
-/// A control frame as clients send it; its payload has at most 125 bytes, as that which it answers.
+/// A short frame as clients send it: its payload has at most 125 bytes.
 fn masked(opcode: u8, payload: &[u8]) -> Vec<u8> {
     let payload = &payload[..payload.len().min(125)];
     let mask = fastrand::u32(..).to_be_bytes();
@@ -240,6 +293,30 @@ mod tests {
         for step in [1, 2, 3, 7, 50, wire.len()] {
             assert_eq!(read(&wire, step), expected, "in pieces of {step}");
         }
+    }
+
+    #[test]
+    fn frames_of_peers_are_read() {
+        let read = |peer, wire: &[&[u8]]| {
+            let mut link = WebSocket::new(Some(peer));
+            let mut items = Vec::new();
+            let read = link.read(&mut wire.concat(), &mut |item| items.push(shown(&item)));
+            read.expect("good frames");
+            items
+        };
+        let nchan = read(Peer::Nchan, &[HEAD, &frame(0x81, b"id: 17:0\n\n@x")]);
+        assert_eq!(nchan, ["Live", "events 12", "cursor 17:0"]);
+        let session = [
+            HEAD,
+            &frame(0x81, b"0{\"sid\":\"a\"}"),
+            &frame(0x81, b"40{\"sid\":\"b\"}"),
+            &frame(0x81, b"2"),
+            &frame(0x81, b"42[\"event\",\"@x\"]"),
+        ];
+        assert_eq!(
+            read(Peer::SocketIo, &session),
+            ["reply 8", "Live", "reply 7", "events 16"]
+        );
     }
 
     #[test]
