@@ -40,6 +40,9 @@ use super::open_files;
 /// Files besides the connections: of the publisher, the selectors, and the process's own.
 const RESERVE: u64 = 64;
 
+/// What the parser of the command line exits with too.
+const WRONG_USAGE: u8 = 2;
+
 /// An answer to a first question that takes longer is none.
 const FIRST_ANSWER: Duration = Duration::from_secs(10);
 
@@ -50,6 +53,8 @@ Examples:
   tribus bench --transport ws --topics 1 --rate 20       one topic for everyone
   tribus bench --resume --hop --slow 5%                  everyone away and back at once; from transport to transport;
                                                          one in twenty that does not read
+  tribus bench --peer nchan --url http://127.0.0.1:18180 --report nchan.html
+                                                         another server, by the same count
   tribus bench --pid $(pgrep -x tribus) --json | jq .gateway
                                                          what a gateway on this machine takes for it
 
@@ -148,7 +153,13 @@ pub struct Args {
 /// Runs it, and prints what came out.
 pub async fn run(args: Args) -> Result<ExitCode> {
     let endpoint = Endpoint::new(args.endpoint.clone())?;
-    let plan = Plan::new(wish(&args))?;
+    let plan = match Plan::new(wish(&args)) {
+        Ok(plan) => plan,
+        Err(nonsense) => {
+            eprintln!("error: {nonsense}");
+            return Ok(ExitCode::from(WRONG_USAGE));
+        }
+    };
     let process = args.pid.map(Process::find).transpose()?;
     args.report.as_deref().map(report::try_file).transpose()?;
     allow_files(plan.connections)?;

@@ -321,7 +321,7 @@ async fn bench_tells_a_refusal_once_and_what_to_do() {
 #[tokio::test]
 async fn bench_tells_how_many_clients_were_not_let_in_and_goes_on_with_the_others() {
     let gateway = TestGateway::with("limits.connections_per_subject = 20").await;
-    let more = ["--transport", "ws", "--json"];
+    let more = ["--transport", "ws"];
     let (outcome, code) = outcome(&gateway, &more).await;
     assert_eq!(code, 1);
     let total = &outcome["total"];
@@ -456,7 +456,7 @@ async fn bench_refuses_nonsense_before_it_asks_anybody() {
         let ended = Program::tribus(&all, &[("TRIBUS_URL", "http://127.0.0.1:1")])
             .ended()
             .await;
-        assert_eq!(ended.code, Some(1), "{ended:?}");
+        assert_eq!(ended.code, Some(2), "{ended:?}");
         assert!(ended.stderr.contains(part), "{part} in {ended:?}");
     }
     let wire = Program::tribus(&["bench", "--transport", "carrier-pigeon"], &[])

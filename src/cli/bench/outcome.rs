@@ -15,6 +15,9 @@ use super::tally::Account;
 /// A thread of clients that is busier than this may be what was measured.
 const BUSY: f64 = 0.85;
 
+/// Threads of clients that were ready and without a core for a larger share of the time may be too.
+const WAITED: f64 = 0.1;
+
 /// A publisher that is further behind its schedule, in milliseconds at the 99th percentile, may be too.
 const BEHIND: f64 = 10.0;
 
@@ -130,6 +133,8 @@ pub struct Own {
     pub threads: usize,
     /// Of the time of its threads of clients, in the steady phase: from 0 to 1.
     pub busy: f64,
+    /// Of the same time, the share for which they were ready and other programs had the cores.
+    pub waited: f64,
 }
 
 /// One second of the run, from the first event on.
@@ -190,6 +195,7 @@ impl Outcome {
             bench: Own {
                 threads: plan.threads,
                 busy: ratio(share.busy, share.steady) / plan.threads as f64,
+                waited: ratio(share.waited, share.steady) / plan.threads as f64,
             },
             timeline: timeline(findings),
             curves: curves(findings),
@@ -204,6 +210,13 @@ impl Outcome {
                 "the bench itself was busy for {:.0} % of the time: latencies may be its own; give it more --threads, or \
                  another machine",
                 self.bench.busy * 100.0
+            ));
+        }
+        if self.bench.waited > WAITED {
+            doubts.push(format!(
+                "the bench itself waited for a core for {:.0} % of the time, since other programs had them: latencies may be \
+                 its own",
+                self.bench.waited * 100.0
             ));
         }
         if self.published.behind.p99 > BEHIND {

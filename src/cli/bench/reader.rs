@@ -89,8 +89,9 @@ pub struct Share {
     pub hops: u64,
     /// From opening all connections again until a client has all it missed.
     pub catch_up: Histogram<u64>,
-    /// CPU time of the thread, and the time, of the steady phase.
+    /// CPU time of the thread, how long it was ready and had no core, and the time, of the steady phase.
     pub busy: Duration,
+    pub waited: Duration,
     pub steady: Duration,
 }
 
@@ -131,7 +132,7 @@ struct Work {
     returned_at: u64,
     back: Vec<bool>,
     last_live: u64,
-    began: Option<(u64, Duration)>,
+    began: Option<(u64, Duration, Duration)>,
     share: Share,
 }
 
@@ -302,13 +303,14 @@ impl Work {
                 self.set_timer(place, HOP_EVERY.mul_f64(0.5 + fastrand::f64()), Timer::Hop);
             }
         }
-        self.began = Some((self.course.now(), thread_time()));
+        self.began = Some((self.course.now(), thread_time(), thread_wait()));
     }
 
     fn end(&mut self, goals: Arc<[u32]>) {
         self.stage = Stage::Ending;
         self.goals = Some(goals);
-        if let Some((began, busy)) = self.began {
+        if let Some((began, busy, waited)) = self.began {
+            self.share.waited = thread_wait().saturating_sub(waited);
             self.share.steady = Duration::from_nanos(self.course.now().saturating_sub(began));
             self.share.busy = thread_time().saturating_sub(busy);
         }
@@ -538,6 +540,7 @@ impl Share {
             hops: 0,
             catch_up: record::histogram(),
             busy: Duration::ZERO,
+            waited: Duration::ZERO,
             steady: Duration::ZERO,
         }
     }
@@ -555,6 +558,7 @@ impl Share {
         self.hops += other.hops;
         record::merge(&mut self.catch_up, &other.catch_up);
         self.busy += other.busy;
+        self.waited += other.waited;
         self.steady = self.steady.max(other.steady);
     }
 }
@@ -565,4 +569,11 @@ fn thread_time() -> Duration {
     let seconds = u64::try_from(time.tv_sec).unwrap_or_default();
     let nanoseconds = u32::try_from(time.tv_nsec).unwrap_or_default();
     Duration::new(seconds, nanoseconds)
+}
+
+/// How long this thread was ready to run and had no core so far. Linux; elsewhere nothing is known of it.
+fn thread_wait() -> Duration {
+    let told = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap_or_default();
+    let wait = told.split_whitespace().nth(1);
+    Duration::from_nanos(wait.and_then(|wait| wait.parse().ok()).unwrap_or_default())
 }

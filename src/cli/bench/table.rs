@@ -156,13 +156,20 @@ fn lines(outcome: &Outcome) -> Vec<String> {
     }
     if let Some(back) = &outcome.catch_up {
         lines.push(format!(
-            "all back at once: {} of {} clients had what they missed after {}, {} deliveries; a client after {} (99 %: {})",
+            "all back at once: {} of {} clients had what they missed{}",
             grouped(back.complete as u64),
             grouped(back.clients as u64),
-            seconds(back.seconds),
-            grouped(back.deliveries),
-            milliseconds(back.client.p50),
-            milliseconds(back.client.p99)
+            if back.complete == 0 {
+                String::new()
+            } else {
+                format!(
+                    " after {}, {} deliveries; a client after {} (99 %: {})",
+                    seconds(back.seconds),
+                    grouped(back.deliveries),
+                    milliseconds(back.client.p50),
+                    milliseconds(back.client.p99)
+                )
+            }
         ));
     }
     if let Some(cost) = &outcome.gateway {
@@ -248,7 +255,7 @@ pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
     let mut text = String::with_capacity(digits.len() + digits.len() / 3);
     for (place, digit) in digits.char_indices() {
-        if place > 0 && (digits.len() - place) % 3 == 0 {
+        if place > 0 && (digits.len() - place).is_multiple_of(3) {
             text.push(',');
         }
         text.push(digit);
