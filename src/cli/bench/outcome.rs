@@ -343,21 +343,26 @@ fn per_second(findings: &Findings) -> f64 {
 }
 
 fn timeline(findings: &Findings) -> Vec<Second> {
-    let second =
-        |nanoseconds: u64| usize::try_from(nanoseconds / 1_000_000_000).unwrap_or(usize::MAX);
-    let first = second(findings.started_at);
-    let memory = findings.gateway.iter().flat_map(|gateway| &gateway.memory);
+    let samples = findings.gateway.iter().flat_map(|gateway| &gateway.memory);
+    let mut memory: Vec<_> = samples
+        .map(|(at, bytes)| {
+            (
+                at.saturating_sub(findings.started_at) / 1_000_000_000,
+                *bytes,
+            )
+        })
+        .collect();
+    memory.dedup_by_key(|(second, _)| *second);
     let memory_at = |wanted: usize| {
-        let mut samples = memory.clone();
-        let found = samples.find(|(at, _)| second(*at) == wanted);
-        found.map(|(_, bytes)| *bytes)
+        let found = memory.binary_search_by_key(&(wanted as u64), |(second, _)| *second);
+        found.ok().map(|place| memory[place].1)
     };
-    let seconds = findings.share.record.seconds().enumerate().skip(first);
+    let seconds = findings.share.record.seconds().enumerate();
     seconds
-        .map(|(at, deliveries)| Second {
-            second: at - first,
+        .map(|(second, deliveries)| Second {
+            second,
             deliveries,
-            memory_bytes: memory_at(at),
+            memory_bytes: memory_at(second),
         })
         .collect()
 }

@@ -28,10 +28,10 @@ impl Progress {
 
     /// Another stage, of so many steps.
     pub fn stage(&self, name: &'static str, length: u64) {
-        self.bar.set_prefix(name);
-        self.bar.set_length(length);
-        self.bar.set_position(0);
         self.bar.set_message("");
+        self.bar.set_position(0);
+        self.bar.set_length(length);
+        self.bar.set_prefix(name);
     }
 
     pub fn advance(&self, position: u64, message: impl FnOnce() -> String) {

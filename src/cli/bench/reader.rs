@@ -46,8 +46,8 @@ enum Command {
     Look(Sender<Sight>),
     /// Open the clients' connections.
     Open,
-    /// The steady phase begins: who is not there does not take part, slow clients stop reading, hops begin.
-    Begin,
+    /// The steady phase begins, with its first event due then: who is not there does not take part, slow clients stop reading, hops begin.
+    Begin(u64),
     /// Its events have all been published: slow clients read, hops end.
     End(Arc<[u32]>),
     /// Cut all connections.
@@ -171,8 +171,9 @@ impl Reader {
         self.tell(Command::Open)
     }
 
-    pub fn begin(&self) -> Result<()> {
-        self.tell(Command::Begin)
+    /// With when the first event is due.
+    pub fn begin(&self, start: u64) -> Result<()> {
+        self.tell(Command::Begin(start))
     }
 
     /// With the number after the last event of each topic.
@@ -266,7 +267,7 @@ impl Work {
             match self.commands.try_recv() {
                 Ok(Command::Look(answer)) => drop(answer.send(self.sight())),
                 Ok(Command::Open) => self.queue = (0..self.clients.len()).collect(),
-                Ok(Command::Begin) => self.begin(),
+                Ok(Command::Begin(start)) => self.begin(start),
                 Ok(Command::End(goals)) => self.end(goals),
                 Ok(Command::Leave) => self.leave(),
                 Ok(Command::Return(goals)) => self.come_back(goals),
@@ -278,7 +279,8 @@ impl Work {
         }
     }
 
-    fn begin(&mut self) {
+    fn begin(&mut self, start: u64) {
+        self.share.record.start_at(start);
         self.stage = Stage::Steady;
         self.queue.clear();
         for place in 0..self.clients.len() {

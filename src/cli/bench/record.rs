@@ -16,7 +16,9 @@ const MOST_SECONDS: usize = 2 * 24 * 60 * 60;
 #[derive(Debug)]
 pub struct Record {
     latency: [Histogram<u64>; Group::ALL.len()],
-    /// Of each group, in each second since the run began.
+    /// When the first event was due.
+    start: u64,
+    /// Of each group, in each second since then.
     seconds: Vec<[u64; Group::ALL.len()]>,
     delivered: u64,
     last: u64,
@@ -27,6 +29,7 @@ impl Record {
     pub fn new() -> Self {
         Self {
             latency: std::array::from_fn(|_| histogram()),
+            start: 0,
             seconds: Vec::new(),
             delivered: 0,
             last: 0,
@@ -42,7 +45,8 @@ impl Record {
             let latency = now.saturating_sub(due) / 1000;
             self.latency[group.place()].saturating_record(latency);
         }
-        let second = usize::try_from(now / 1_000_000_000).unwrap_or(usize::MAX);
+        let second =
+            usize::try_from(now.saturating_sub(self.start) / 1_000_000_000).unwrap_or(usize::MAX);
         if second >= self.seconds.len() {
             if second >= MOST_SECONDS {
                 return;
@@ -50,6 +54,11 @@ impl Record {
             self.seconds.resize(second + 1, [0; Group::ALL.len()]);
         }
         self.seconds[second][group.place()] += 1;
+    }
+
+    /// Has the seconds counted from `start` on, before there are deliveries.
+    pub fn start_at(&mut self, start: u64) {
+        self.start = start;
     }
 
     /// From now on deliveries are counted without their latency: the events waited for clients that were away.
@@ -71,7 +80,7 @@ impl Record {
         &self.latency[group.place()]
     }
 
-    /// Deliveries of all groups in each second since the run began.
+    /// Deliveries of all groups in each second since the first event was due.
     pub fn seconds(&self) -> impl Iterator<Item = u64> {
         self.seconds.iter().map(|groups| groups.iter().sum())
     }

@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result};
 
 use self::chart::{Chart, Line, Scale};
-use super::outcome::{Outcome, milliseconds};
+use super::outcome::Outcome;
 use super::table;
 
 const STYLE: &str = include_str!("report/style.css");
@@ -117,7 +117,7 @@ fn latency(outcome: &Outcome) -> String {
             .map(|(share, text)| (nines(share), text.to_owned()))
             .to_vec(),
         up: Scale::Log,
-        show: milliseconds,
+        show: time,
     }
     .svg()
 }
@@ -165,6 +165,17 @@ fn over_time(
         show,
     }
     .svg()
+}
+
+/// A power of ten of milliseconds.
+fn time(value: f64) -> String {
+    if value >= 999.0 {
+        format!("{:.0} s", value / 1000.0)
+    } else if value >= 0.99 {
+        format!("{value:.0} ms")
+    } else {
+        format!("{:.0} µs", value * 1000.0)
+    }
 }
 
 fn number(value: f64) -> String {

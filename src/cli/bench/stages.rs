@@ -183,7 +183,8 @@ impl Run<'_> {
             at_once: false,
         };
         let before = self.process.map(Process::cpu_time).transpose()?;
-        self.readers.iter().try_for_each(Reader::begin)?;
+        let begin = |reader: &Reader| reader.begin(schedule.start);
+        self.readers.iter().try_for_each(begin)?;
         let publisher = Publisher::start(&self.course, &schedule)?;
         self.progress.stage("publishing", schedule.events);
         while !publisher.is_finished() {

@@ -5,7 +5,7 @@ use std::fmt::Write;
 const WIDTH: f64 = 880.0;
 const HEIGHT: f64 = 300.0;
 const LEFT: f64 = 72.0;
-const RIGHT: f64 = 16.0;
+const RIGHT: f64 = 32.0;
 const TOP: f64 = 12.0;
 const BOTTOM: f64 = 34.0;
 
