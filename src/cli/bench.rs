@@ -62,8 +62,8 @@ Each client follows one topic, named bench:RUN:0 and so on, and counts its event
 waits for nobody, and their latency counts from when they were due, so that a gateway that falls behind shows. A \
 client whose connection ends comes back with its cursor.
 
-The token has to be granted `bench:**` for both, as by: tribus token --sub bench --subscribe 'bench:**' --publish \
-'bench:**'. It is one subject, so the gateway's limits of a subject hold for all clients together.
+The token has to be granted `bench:**` for both, and to be good to the end, as by: tribus token --sub bench --subscribe 'bench:**' \
+--publish 'bench:**' --ttl 1h. It is one subject, so the gateway's limits of a subject hold for all clients together.
 
 Exit codes: 0 where every client got every event, once and in order, or was told of a gap by a reset; 1 where one did not, \
 or was not let in, or nothing could be published; 2 wrong usage.";

@@ -1,5 +1,6 @@
 //! `tribus bench`: what it finds in a good gateway, and that it notices what a bad one does.
 
+mod peers;
 mod tamper;
 
 use serde_json::{Value, json};

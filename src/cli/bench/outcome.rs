@@ -336,7 +336,7 @@ fn cost(gateway: &Gateway, findings: &Findings) -> Cost {
 fn per_second(findings: &Findings) -> f64 {
     let steady = findings.share.steady.as_secs_f64();
     if steady > 0.0 {
-        findings.deliveries as f64 / steady
+        findings.steady_deliveries as f64 / steady
     } else {
         0.0
     }

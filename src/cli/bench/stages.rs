@@ -42,6 +42,8 @@ pub struct Findings {
     pub started_at: u64,
     /// Deliveries until all had come, without those to clients that came back.
     pub deliveries: u64,
+    /// Of those, the ones while events were published.
+    pub steady_deliveries: u64,
     pub catch_up: Option<CatchUp>,
     pub gateway: Option<Gateway>,
 }
@@ -78,6 +80,7 @@ struct Run<'a> {
     process: Option<&'a Process>,
     progress: &'a Progress,
     gateway: Gateway,
+    steady_deliveries: u64,
     sampled: Instant,
     shown: Instant,
 }
@@ -97,6 +100,7 @@ pub fn run(
         process,
         progress,
         gateway: Gateway::default(),
+        steady_deliveries: 0,
         sampled: Instant::now(),
         shown: Instant::now(),
     };
@@ -122,6 +126,7 @@ pub fn run(
         opened_in,
         started_at,
         deliveries,
+        steady_deliveries: run.steady_deliveries,
         catch_up,
         gateway,
     })
@@ -193,6 +198,7 @@ impl Run<'_> {
             self.show(publisher.done())?;
         }
         publisher.finish(published)?;
+        self.steady_deliveries = self.look()?.delivered;
         let goals = published.goals();
         self.readers
             .iter()
