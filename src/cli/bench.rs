@@ -51,8 +51,8 @@ Examples:
   tribus bench                                           1,000 clients on all transports, for 10 seconds
   tribus bench --url https://live.example.org --connections 5000 --topics 100 --rate 200 --duration 30s
   tribus bench --transport ws --topics 1 --rate 20       one topic for everyone
-  tribus bench --resume --hop --slow 5%                  everyone away and back at once; from transport to transport;
-                                                         one in twenty that does not read
+  tribus bench --resume --hop                            from transport to transport; in the end all back at once
+  tribus bench --slow 5%                                 one in twenty that does not read
   tribus bench --peer nchan --url http://127.0.0.1:18180 --report nchan.html
                                                          another server, by the same count
   tribus bench --pid $(pgrep -x tribus) --json | jq .gateway
@@ -129,7 +129,7 @@ pub struct Args {
     #[arg(long, value_name = "N")]
     threads: Option<usize>,
 
-    /// Measure another server instead: its own frames, the same count
+    /// Measure another server instead: its own frames, the same count. It is not shown the token
     #[arg(long, value_enum, value_name = "SERVER")]
     peer: Option<Peer>,
 
@@ -164,15 +164,16 @@ pub async fn run(args: Args) -> Result<ExitCode> {
     args.report.as_deref().map(report::try_file).transpose()?;
     allow_files(plan.connections)?;
     let dialect = dialect(&args);
-    if dialect == Dialect::Tribus {
+    let is_gateway = dialect == Dialect::Tribus;
+    if is_gateway {
         knock(&endpoint, &plan).await?;
     }
-    let target = Target::find(&endpoint)?;
+    let target = Target::find(&endpoint, is_gateway)?;
     let course = Arc::new(Course::new(plan, target, dialect));
     let progress = Progress::new(args.json);
     let findings = stages::run(&course, process.as_ref(), &progress)?;
     drop(progress);
-    let outcome = Outcome::new(endpoint.base(), &course.plan, &findings);
+    let outcome = Outcome::new(endpoint.base(), &course, &findings);
     print(&outcome, args.json)?;
     if let Some(file) = &args.report {
         report::write(&outcome, file)?;

@@ -28,6 +28,14 @@ pub enum Dialect {
 }
 
 impl Peer {
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nchan => "Nchan",
+            Self::Ws => "ws",
+            Self::SocketIo => "Socket.IO",
+        }
+    }
+
     /// The paths where it is set up as this project's documentation does.
     pub fn paths(self) -> (&'static str, &'static str) {
         match self {

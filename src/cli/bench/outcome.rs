@@ -6,7 +6,9 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 
 use super::complaints::Complaint;
-use super::plan::{Group, Plan};
+use super::course::Course;
+use super::dialect::Peer;
+use super::plan::Group;
 use super::reader::Members;
 use super::record;
 use super::stages::{Findings, Gateway};
@@ -28,6 +30,9 @@ pub struct Outcome {
     /// No client lost, repeated or misplaced an event, all took part, and something was published.
     pub ok: bool,
     pub url: String,
+    /// The server with `--peer`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub peer: Option<&'static str>,
     pub run: String,
     pub connections: usize,
     pub topics: u32,
@@ -148,7 +153,8 @@ pub struct Second {
 }
 
 impl Outcome {
-    pub fn new(url: &str, plan: &Plan, findings: &Findings) -> Self {
+    pub fn new(url: &str, course: &Course, findings: &Findings) -> Self {
+        let plan = &course.plan;
         let share = &findings.share;
         let total = total(findings);
         let published = &findings.published;
@@ -160,6 +166,7 @@ impl Outcome {
         Self {
             ok: everyone && gave_all && published.accepted > 0 && !total.account.is_faulty(),
             url: url.to_owned(),
+            peer: course.dialect.peer().map(Peer::name),
             run: plan.run.clone(),
             connections: plan.connections,
             topics: plan.topics,

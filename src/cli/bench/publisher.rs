@@ -4,8 +4,8 @@
 //! lane sleeps until its next event is due, and then publishes all that are due in one request; what becomes due
 //! meanwhile goes with the next one, and its latency counts from when it was due.
 
-use std::io::{self, Read, Write};
-use std::net::TcpStream;
+mod connection;
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread::JoinHandle;
@@ -14,13 +14,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use hdrhistogram::Histogram;
 
-use super::client::http::{Framing, Head};
+use self::connection::{ANSWER_LIMIT, Connection};
 use super::complaints::Complaints;
 use super::course::{Course, nanoseconds};
 use super::record;
 use super::stamp::Stamp;
 use super::tally::Unaccepted;
-use crate::cli::failure::{Failure, Refusal};
+use crate::cli::failure::Failure;
 
 const MOST_LANES: u32 = 8;
 
@@ -28,19 +28,11 @@ const MOST_LANES: u32 = 8;
 const MOST_BATCH_EVENTS: usize = 2048;
 const MOST_BATCH_BYTES: usize = 512 * 1024;
 
-const CONNECT_LIMIT: Duration = Duration::from_secs(5);
-const ANSWER_LIMIT: Duration = Duration::from_secs(15);
-
 /// After a failure, so that a gateway that is gone is not asked in a circle.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A connection that was quiet for so long may have been closed by the other side.
-const QUIET: Duration = Duration::from_secs(1);
-
 /// What of the schedule is not published so long after it was due is given up.
 const LATEST: Duration = Duration::from_secs(30);
-
-const LONGEST_ANSWER: usize = 4 << 20;
 
 /// Events that go round the topics.
 #[derive(Clone, Debug)]
@@ -83,17 +75,6 @@ struct Lane {
     connection: Option<Connection>,
     done: Arc<AtomicU64>,
     published: Published,
-}
-
-struct Connection {
-    stream: Stream,
-    used: Instant,
-    buffer: Vec<u8>,
-}
-
-enum Stream {
-    Plain(TcpStream),
-    Tls(Box<rustls::StreamOwned<rustls::ClientConnection, TcpStream>>),
 }
 
 impl Publisher {
@@ -357,156 +338,17 @@ impl Lane {
                 self.connection.insert(opened)
             }
         };
-        connection.used = Instant::now();
-        let sent = connection
-            .stream
-            .write_all(requests)
-            .and_then(|()| connection.stream.flush());
-        sent.map_err(|error| broken(&error))?;
+        connection.send(requests)?;
         for answer in 1..=count {
             if !connection.read_answer()? {
                 self.connection = None;
                 return if answer == count {
                     Ok(())
                 } else {
-                    Err(closed())
+                    Err(connection::closed())
                 };
             }
         }
         Ok(())
-    }
-}
-
-impl Connection {
-    fn open(course: &Course, turn: usize) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&course.target.address(turn), CONNECT_LIMIT)?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(ANSWER_LIMIT))?;
-        stream.set_write_timeout(Some(ANSWER_LIMIT))?;
-        let stream = match course.target.tls() {
-            Some(tls) => {
-                let session =
-                    rustls::ClientConnection::new(Arc::clone(&tls.config), tls.name.clone());
-                let session = session.map_err(io::Error::other)?;
-                Stream::Tls(Box::new(rustls::StreamOwned::new(session, stream)))
-            }
-            None => Stream::Plain(stream),
-        };
-        Ok(Self {
-            stream,
-            used: Instant::now(),
-            buffer: Vec::new(),
-        })
-    }
-
-    /// Whether the other side has closed it, as servers do with a connection that is quiet.
-    fn is_closed(&self) -> bool {
-        if self.used.elapsed() < QUIET {
-            return false;
-        }
-        let stream = match &self.stream {
-            Stream::Plain(stream) => stream,
-            Stream::Tls(stream) => &stream.sock,
-        };
-        let looked = stream
-            .set_nonblocking(true)
-            .and_then(|()| stream.peek(&mut [0]));
-        let blocks = stream.set_nonblocking(false);
-        let is_quiet = looked.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
-        // Whatever else is there, it is no answer to what was not asked yet.
-        !is_quiet || blocks.is_err()
-    }
-
-    /// Whether the connection takes another request. What came behind the answer stays for the next one.
-    fn read_answer(&mut self) -> Result<bool, Failure> {
-        let (mut head, length) = loop {
-            if let Some(head) = Head::parse(&self.buffer)? {
-                break head;
-            }
-            self.read_more()?;
-        };
-        self.buffer.drain(..length);
-        let body = match &mut head.framing {
-            Framing::Length(length) => {
-                while self.buffer.len() < *length {
-                    self.read_more()?;
-                }
-                self.buffer.drain(..*length).collect()
-            }
-            // Only answers to single requests are expected to come so.
-            framing => {
-                let mut body = Vec::new();
-                loop {
-                    let (end, is_over) = framing.decode(&mut self.buffer, 0)?;
-                    body.extend_from_slice(&self.buffer[..end]);
-                    self.buffer.clear();
-                    if is_over {
-                        break body;
-                    }
-                    self.read_more()?;
-                }
-            }
-        };
-        if (200..300).contains(&head.status) {
-            return Ok(head.keeps_alive);
-        }
-        Err(Failure::Refused(Refusal::of_http(
-            head.status,
-            &head.headers,
-            &body,
-        )))
-    }
-
-    fn read_more(&mut self) -> Result<(), Failure> {
-        let mut piece = [0; 16 * 1024];
-        match self.stream.read(&mut piece) {
-            Ok(0) => Err(closed()),
-            Ok(_) if self.buffer.len() > LONGEST_ANSWER => Err(Failure::Broken(
-                "the answer is longer than any of the gateway".to_owned(),
-            )),
-            Ok(read) => {
-                self.buffer.extend_from_slice(&piece[..read]);
-                Ok(())
-            }
-            Err(error) => Err(broken(&error)),
-        }
-    }
-}
-
-impl Read for Stream {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.read(buffer),
-            Self::Tls(stream) => stream.read(buffer),
-        }
-    }
-}
-
-impl Write for Stream {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        match self {
-            Self::Plain(stream) => stream.write(bytes),
-            Self::Tls(stream) => stream.write(bytes),
-        }
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        match self {
-            Self::Plain(stream) => stream.flush(),
-            Self::Tls(stream) => stream.flush(),
-        }
-    }
-}
-
-fn closed() -> Failure {
-    Failure::Broken("the connection was closed before the answer".to_owned())
-}
-
-fn broken(error: &io::Error) -> Failure {
-    match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => {
-            Failure::Broken("no answer in time".to_owned())
-        }
-        _ => Failure::Broken(error.to_string()),
     }
 }

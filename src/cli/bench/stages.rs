@@ -132,7 +132,7 @@ pub fn run(
     })
 }
 
-/// The threads, each with every so manieth client.
+/// The threads; clients are dealt out to them in turn.
 fn readers(course: &Arc<Course>) -> Result<Vec<Reader>> {
     let threads = course.plan.threads;
     let share = |thread| (thread..course.plan.connections).step_by(threads).collect();

@@ -49,8 +49,11 @@ pub fn notes(outcome: &Outcome) -> Vec<String> {
 /// What was asked for.
 pub fn title(outcome: &Outcome) -> String {
     format!(
-        "{}: {}, {}, {} events/s of {} bytes for {}",
+        "{}{}: {}, {}, {} events/s of {} bytes for {}",
         outcome.url,
+        outcome
+            .peer
+            .map_or(String::new(), |peer| format!(" ({peer})")),
         counted(outcome.connections as u64, "connection"),
         counted(u64::from(outcome.topics), "topic"),
         grouped(u64::from(outcome.rate)),
@@ -174,8 +177,9 @@ fn lines(outcome: &Outcome) -> Vec<String> {
     }
     if let Some(cost) = &outcome.gateway {
         lines.push(format!(
-            "gateway: {:.2} µs of CPU a delivery, publishing included; {:.1} KiB an idle connection; memory {} before, {} with \
+            "{}: {:.2} µs of CPU a delivery, publishing included; {:.1} KiB an idle connection; memory {} before, {} with \
              all connected, {} at the end",
+            outcome.peer.unwrap_or("gateway"),
             cost.cpu_microseconds_per_delivery,
             cost.bytes_per_idle_connection / 1024.0,
             mebibytes(cost.memory_before_bytes),

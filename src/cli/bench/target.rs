@@ -34,8 +34,9 @@ pub struct Tls {
 }
 
 impl Target {
-    /// Looks the name up, and keeps the addresses where somebody listens.
-    pub fn find(endpoint: &Endpoint) -> Result<Self> {
+    /// Looks the name up, and keeps the addresses where somebody listens. Another server than a gateway is not shown the
+    /// token, which may stand in the environment for the gateway's sake.
+    pub fn find(endpoint: &Endpoint, is_gateway: bool) -> Result<Self> {
         let url = endpoint.address();
         let addresses = listening(endpoint)?;
         let host = url.host_str().context("--url has no host")?;
@@ -47,7 +48,8 @@ impl Target {
             }),
             _ => None,
         };
-        let credential = endpoint.credential().map(|value| value.to_str());
+        let credential = endpoint.credential().filter(|_| is_gateway);
+        let credential = credential.map(|value| value.to_str());
         Ok(Self {
             addresses,
             prefix: url.path().trim_end_matches('/').to_owned(),

@@ -65,7 +65,9 @@ impl Peer {
     async fn bench(&self, more: &[&str]) -> (Value, i32) {
         let url = format!("http://{}", self.address);
         let more = [&["--json", "--url", &url], more].concat();
-        let ended = Program::tribus(&small(&more), &[]).ended().await;
+        let ended = Program::tribus(&small(&more), &[("TRIBUS_TOKEN", "for-the-gateway")])
+            .ended()
+            .await;
         let outcome = serde_json::from_str(&ended.stdout);
         let outcome = outcome.unwrap_or_else(|_| panic!("JSON: {ended:?}"));
         (outcome, ended.code.expect("an exit code"))
