@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use self::tamper::{Mischief, Tamper};
 use crate::command_line::Serving;
-use crate::support::{Claims, Ended, Program, TestGateway, TlsFiles, within};
+use crate::support::{Claims, Ended, Program, Relay, TestGateway, TlsFiles, within};
 
 /// Small and short, and a grace that a busy machine does not use up.
 const SMALL: [(&str, &str); 5] = [
@@ -336,6 +336,52 @@ async fn bench_tells_how_many_clients_were_not_let_in_and_goes_on_with_the_other
     assert!(delayed.starts_with("too_many_connections: "), "{delayed}");
 }
 
+/// Waits until so many events were published.
+async fn until_published(stats: &str, events: u64) {
+    let token = Claims::all("watcher").token();
+    let client = reqwest::Client::new();
+    within("the events to come", async {
+        loop {
+            let answer = client.get(stats).bearer_auth(&token).send().await;
+            let stats: Value = answer.expect("an answer").json().await.expect("JSON");
+            if stats["published"].as_u64() >= Some(events) {
+                return;
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+        }
+    })
+    .await;
+}
+
+/// An instrument that publishes the next event when the last one is through would find one late event here.
+#[tokio::test]
+async fn bench_counts_the_latency_of_what_was_due_while_nothing_went_through() {
+    let gateway = TestGateway::start().await;
+    let relay = Relay::to(gateway.address).await;
+    let url = format!("http://{}", relay.address);
+    let token = Claims::all("bench").token();
+    let variables = [("TRIBUS_URL", url.as_str()), ("TRIBUS_TOKEN", &token)];
+    let arguments = small(&["--json", "--duration", "3s"]);
+    let running = Program::tribus(&arguments, &variables);
+    until_published(&gateway.url("/stats"), 20).await;
+    relay.stall(true);
+    tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    relay.stall(false);
+    let ended = running.ended().await;
+    let outcome: Value =
+        serde_json::from_str(&ended.stdout).unwrap_or_else(|_| panic!("{ended:?}"));
+    assert_sound(&outcome);
+    assert_eq!(outcome["published"]["accepted"], 3 * EVENTS);
+    // A third of the events were due then, and waited from nothing to a second.
+    let latency = |name: &str| outcome["total"]["latency"][name].as_f64().expect("a time");
+    assert!(
+        latency("p90") > 400.0 && latency("max") > 800.0,
+        "{outcome}"
+    );
+    let behind = outcome["published"]["behind"]["max"].as_f64();
+    assert!(behind > Some(500.0), "{outcome}");
+}
+
 #[tokio::test]
 async fn bench_survives_a_gateway_that_restarts() {
     let grace = ("TRIBUS__SHUTDOWN__GRACE", "1s");
@@ -352,23 +398,7 @@ async fn bench_survives_a_gateway_that_restarts() {
     let variables = [("TRIBUS_URL", url.as_str()), ("TRIBUS_TOKEN", &token)];
     let more = ["--json", "--duration", "6s"];
     let running = Program::tribus(&small(&more), &variables);
-    // The clients are there once the gateway counts them.
-    within("the events to come", async {
-        let stats = gateway.url("/stats");
-        loop {
-            let answer = reqwest::Client::new()
-                .get(&stats)
-                .bearer_auth(&token)
-                .send()
-                .await;
-            let stats: Value = answer.expect("an answer").json().await.expect("JSON");
-            if stats["published"].as_u64() > Some(20) {
-                return;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-        }
-    })
-    .await;
+    until_published(&gateway.url("/stats"), 20).await;
     assert_eq!(gateway.terminate().await.code, Some(0));
     let _gateway = Serving::start_on(&address, &disk).await;
     let ended = running.ended().await;
