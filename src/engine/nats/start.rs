@@ -147,7 +147,7 @@ impl Start<'_> {
             read.position = read.position.max(position);
             // What lies before is there for its keys only; of the message itself more may be retained.
             if let Some((trimmed, _)) = numbering.place(position) {
-                read.sequence = sequence.max(trimmed.saturating_sub(1));
+                read.sequence = sequence.max(trimmed.saturating_sub(1).min(claim.last));
             }
         }
         self.tail.begin(log.log.clone(), read.position, &trims);
