@@ -14,6 +14,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::JoinHandle;
+
 use super::{
     Backoff,
     claim::{Claim, Claiming, created_at},
@@ -53,7 +55,9 @@ pub struct Follower {
     pub position: u64,
     pub trimming: Trimming,
     pub foreign: Throttle,
-    pub untrimmed: Throttle,
+    pub untrimmed: Arc<Throttle>,
+    /// What is being trimmed now.
+    pub trims: Option<JoinHandle<()>>,
 }
 
 impl Follower {
@@ -112,6 +116,10 @@ impl Follower {
     /// A feed that goes on where the tail stands.
     async fn claim(&mut self, session: &Arc<Session>) -> Result<Feed, Trouble> {
         self.view.close();
+        // What it would let go of may be another log's by now.
+        if let Some(trims) = self.trims.take() {
+            trims.abort();
+        }
         let witness = self.view.witness();
         let claiming = Claiming {
             session,
@@ -299,21 +307,34 @@ impl Follower {
             .stored_bytes
             .store(info.state.bytes, Ordering::Relaxed);
         self.note_trimmed(info.state.first_sequence.saturating_sub(1).min(self.read));
-        self.trim(&open).await;
+        self.trim(open);
         Ok(())
     }
 
-    /// A log that can not be trimmed is followed all the same.
-    async fn trim(&mut self, open: &Open) {
-        let trimmed = self
-            .trimming
-            .trim(open, &self.names, self.tail.as_ref())
-            .await;
-        if let Err(trouble) = trimmed
-            && let Some(held_back) = self.untrimmed.pass()
+    /// Beside the deliveries, which do not wait for it; a log that can not be trimmed is followed all
+    /// the same.
+    fn trim(&mut self, open: Arc<Open>) {
+        if self
+            .trims
+            .as_ref()
+            .is_some_and(|trims| !trims.is_finished())
         {
-            tracing::warn!(%trouble, held_back, "the log in NATS can not be trimmed");
+            return;
         }
+        let due = self
+            .trimming
+            .take_due(&self.log.numbering, self.tail.as_ref());
+        let Some(trim) = due else {
+            return;
+        };
+        let (names, untrimmed) = (Arc::clone(&self.names), Arc::clone(&self.untrimmed));
+        self.trims = Some(tokio::spawn(async move {
+            if let Err(trouble) = trim.carry_out(&open, &names).await
+                && let Some(held_back) = untrimmed.pass()
+            {
+                tracing::warn!(%trouble, held_back, "the log in NATS can not be trimmed");
+            }
+        }));
     }
 
     fn note_trimmed(&mut self, until: u64) {

@@ -1,9 +1,10 @@
 //! What backends publish straight into NATS: messages of a work queue, which are moved to the log.
 //!
-//! A work queue has one consumer, and whoever made it first moves them; it goes with its node, and
-//! the next one is given all that is still there, in order. A message whose end was not acknowledged
-//! comes again, and is known by its sequence, as a publish is by its idempotency key: so none is
-//! appended twice, whoever moves it.
+//! A work queue has one consumer, and whoever made it first moves them; it goes when
+//! its node's connection ends, or when another node finds it standing still, and the next one is given
+//! all that is still there, in order. A message that was not acknowledged comes again, behind those that
+//! were moved meanwhile, and is known by its sequence, as a publish is by its idempotency key: so none is
+//! appended twice within the ten minutes for which NATS knows keys, whoever moves it.
 
 use std::{
     collections::BTreeMap,

@@ -116,7 +116,8 @@ impl Start<'_> {
             position: read.position,
             trimming: Trimming::new(self.retained, trimmed, read.recent),
             foreign: Throttle::default(),
-            untrimmed: Throttle::default(),
+            untrimmed: Arc::default(),
+            trims: None,
         };
         Ok((follower, Arc::clone(session), feed))
     }

@@ -3,6 +3,10 @@
 
 use std::{
     collections::VecDeque,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -12,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use super::{
     meta::Numbered,
     names::Names,
+    numbering::Numbering,
     server::{Trouble, told},
     streams::last_message,
     view::Open,
@@ -33,7 +38,7 @@ pub struct Trimming {
     /// The last message of which the node retains nothing, as far as it was noted.
     pub until: u64,
     /// The last message that this node has let go of.
-    gone: u64,
+    gone: Arc<AtomicU64>,
     last: Instant,
     recent: Recent,
 }
@@ -44,7 +49,7 @@ impl Trimming {
         Self {
             step: (retained as u64 / STEP).max(1),
             until,
-            gone: 0,
+            gone: Arc::default(),
             last: Instant::now(),
             recent,
         }
@@ -53,7 +58,8 @@ impl Trimming {
     /// Nothing up to a message is retained, which may be of another stream than those before.
     pub fn restart(&mut self, sequence: u64) {
         self.until = sequence;
-        self.gone = 0;
+        // What is on its way says nothing of what comes now.
+        self.gone = Arc::default();
         self.recent = Recent::default();
     }
 
@@ -62,39 +68,50 @@ impl Trimming {
         self.recent.came(sequence, published);
     }
 
-    /// Notes of which messages the node retains nothing, and lets go of those whose keys are not
-    /// known any more.
-    ///
-    /// # Errors
-    /// Where NATS does not do it.
-    pub async fn trim(
-        &mut self,
-        open: &Open,
-        names: &Names,
-        tail: &dyn Tail,
-    ) -> Result<(), Trouble> {
+    /// What is to be done in NATS now, of which the noting counts as done.
+    pub fn take_due(&mut self, numbering: &Numbering, tail: &dyn Tail) -> Option<Trim> {
         let earliest = tail.earliest();
-        let Some((sequence, _)) = open.log.numbering.place(earliest) else {
-            return Ok(());
-        };
+        let (sequence, _) = numbering.place(earliest)?;
         // More of its events may be retained.
         let until = sequence.saturating_sub(1);
         let count = until.saturating_sub(self.until);
         if count < self.step && self.last.elapsed() < TRIM_AFTER {
-            return Ok(());
+            return None;
         }
         self.last = Instant::now();
-        if count > 0 {
-            // Made after the position: what it tells too much errs towards a reset.
-            remember(open, names, earliest, &tail.trims()).await;
-            self.until = until;
-        }
         let gone = until.min(self.recent.old(jiff::Timestamp::now().as_second()));
-        // Asked for nothing, NATS would let go of everything.
-        if gone > self.gone {
+        let trim = Trim {
+            // Made after the position: what it tells too much errs towards a reset.
+            table: (count > 0).then(|| (earliest, tail.trims())),
+            // Asked for nothing, NATS would let go of everything.
+            gone: (gone > self.gone.load(Ordering::Relaxed)).then_some(gone),
+            has_gone: Arc::clone(&self.gone),
+        };
+        self.until = self.until.max(until);
+        Some(trim)
+    }
+}
+
+/// What a node has to tell NATS of messages that it does not retain.
+pub struct Trim {
+    /// What was trimmed of each topic, up to a position.
+    table: Option<(u64, Vec<u8>)>,
+    /// The last message of which nobody asks for the key any more.
+    gone: Option<u64>,
+    has_gone: Arc<AtomicU64>,
+}
+
+impl Trim {
+    /// # Errors
+    /// Where NATS does not let go of messages. It is tried again.
+    pub async fn carry_out(self, open: &Open, names: &Names) -> Result<(), Trouble> {
+        if let Some((position, table)) = self.table {
+            remember(open, names, position, &table).await;
+        }
+        if let Some(gone) = self.gone {
             let purge = open.stream.purge().sequence(gone + 1).await;
             purge.map_err(|error| Trouble::asked("to let go of old messages", &error))?;
-            self.gone = gone;
+            self.has_gone.store(gone, Ordering::Relaxed);
         }
         Ok(())
     }

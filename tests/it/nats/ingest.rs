@@ -147,19 +147,26 @@ async fn a_malformed_message_is_dropped_and_counted_and_those_behind_it_come() {
     );
 }
 
-/// The node that moves them is killed among them: another one goes on.
-#[tokio::test]
-async fn what_a_node_was_moving_when_it_was_killed_is_published_once_and_in_order() {
+/// A node of its own server, in the namespace `n`, that moves what comes.
+async fn a_node_that_moves() -> (NatsServer, Node) {
     let server = NatsServer::start().await;
     let settings = [
         ("BUS__ENGINE", "nats"),
         ("BUS__NATS__URL", &*server.url()),
         ("BUS__NAMESPACE", "n"),
     ];
-    let mut first = Node::new(&settings);
-    first.start().await;
+    let mut node = Node::new(&settings);
+    node.start().await;
     let jetstream = server.jetstream().await;
     until_moved(&jetstream, "n").await;
+    (server, node)
+}
+
+/// The node that moves them is killed among them: another one goes on.
+#[tokio::test]
+async fn what_a_node_was_moving_when_it_was_killed_is_published_once_and_in_order() {
+    let (server, mut first) = a_node_that_moves().await;
+    let jetstream = server.jetstream().await;
     let other = gateway(&server, "n").await;
     let mut ws = other.ws("topics=order:*").await;
     for number in 0..300 {
@@ -183,16 +190,8 @@ async fn what_a_node_was_moving_when_it_was_killed_is_published_once_and_in_orde
 /// Its connection stands, and nobody is there.
 #[tokio::test]
 async fn what_waits_for_a_node_that_is_stopped_is_moved_by_another() {
-    let server = NatsServer::start().await;
-    let settings = [
-        ("BUS__ENGINE", "nats"),
-        ("BUS__NATS__URL", &*server.url()),
-        ("BUS__NAMESPACE", "n"),
-    ];
-    let mut first = Node::new(&settings);
-    first.start().await;
+    let (server, mut first) = a_node_that_moves().await;
     let jetstream = server.jetstream().await;
-    until_moved(&jetstream, "n").await;
     let other = gateway(&server, "n").await;
     let mut ws = other.ws("topics=order:*").await;
     first.program().signal("STOP");
